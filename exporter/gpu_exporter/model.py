@@ -1,0 +1,115 @@
+"""What flows through the exporter: devices, readings, snapshots. Frozen, in base units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+from gpu_exporter.columns import Metric
+
+Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
+
+NOTHING: Final[Mapping[Metric, float]] = MappingProxyType({})
+NOTHING_LABELLED: Final[Mapping[tuple[Metric, str], float]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Identity of one GPU, read when the source opens it. Empty strings are what the device does not tell."""
+
+    index: int
+    uuid: str
+    model: str
+    architecture: str = ""
+    brand: str = ""
+    pci_bus_id: str = ""
+    serial: str = ""
+    vbios_version: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells this GPU apart over reopenings: its UUID, or its index while it has never told one."""
+        return self.uuid or f"index {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Versions that the driver tells."""
+
+    driver_version: str = ""
+    cuda_version: str = ""
+    nvml_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Versions of this program."""
+
+    version: str
+    python_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a device could not be read."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One device at one moment.
+
+    ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
+    ``increments`` holds the growth of counters that we keep, since the device's previous reading.
+    ``labelled`` holds the rows with a label valued at run time: (row, label value) -> value.
+    """
+
+    device: Device
+    values: Mapping[Metric, float] = NOTHING
+    increments: Mapping[Metric, float] = NOTHING
+    labelled: Mapping[tuple[Metric, str], float] = NOTHING_LABELLED
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Xid:
+    """One XID event: ``timestamp`` is Unix time in seconds."""
+
+    device: Device
+    xid: int
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that one exposition tells; never changed after it was published.
+
+    ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
+    ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    """
+
+    build: Build
+    source: str
+    driver: Driver | None = None
+    readings: tuple[Reading, ...] = ()
+    ok: bool = False
+    timestamp: float | None = None
+    monotonic: float = field(default=0.0)
+    duration: float | None = None
+    overruns: int = 0
+    stuck: int = 0
+    paused: bool = False
+    gpus_expected: int | None = None
+    config_ok: bool = True
+
+    @property
+    def gpus_found(self) -> int:
+        return len(self.readings)
+
+    @property
+    def gpus_up(self) -> int:
+        return sum(1 for reading in self.readings if reading.failure is None)
