@@ -73,9 +73,13 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The number of NVLinks in a state (``NVML_FI_DEV_NVLINK_GET_STATE``, else ``nvmlDeviceGetNvLinkState``)."""
+    """The number of NVLinks in a state (``NVML_FI_DEV_NVLINK_GET_STATE``).
+
+    With ``per_link`` each link is asked by ``nvmlDeviceGetNvLinkState``, once a minute, for drivers without the field.
+    """
 
     active: bool
+    per_link: bool = False
 
 
 @dataclass(frozen=True, slots=True)

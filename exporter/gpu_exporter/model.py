@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from gpu_exporter.columns import Metric
 
 Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
-
-NOTHING: Final[Mapping[Metric, float]] = MappingProxyType({})
-NOTHING_LABELLED: Final[Mapping[tuple[Metric, str], float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +65,9 @@ class Reading:
     """
 
     device: Device
-    values: Mapping[Metric, float] = NOTHING
-    increments: Mapping[Metric, float] = NOTHING
-    labelled: Mapping[tuple[Metric, str], float] = NOTHING_LABELLED
+    values: Mapping[Metric, float] = field(default_factory=dict)
+    increments: Mapping[Metric, float] = field(default_factory=dict)
+    labelled: Mapping[tuple[Metric, str], float] = field(default_factory=dict)
     failure: Failure | None = None
 
 
@@ -108,8 +104,10 @@ class Snapshot:
 
     @property
     def gpus_found(self) -> int:
+        """GPUs that the driver lists or has listed."""
         return len(self.readings)
 
     @property
     def gpus_up(self) -> int:
+        """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)

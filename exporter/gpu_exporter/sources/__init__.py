@@ -1,10 +1,11 @@
-"""Where readings come from. ``open_source`` picks the module; each source is one file or folder beside this one."""
+"""Where readings come from. ``opener`` picks the module; each source is one file or folder beside this one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Reading, Xid
 
 
@@ -23,7 +24,7 @@ class Source(Protocol):
 
     @property
     def devices(self) -> Sequence[Device]:
-        """Every device found, the lost ones as well; the same objects until the source is closed."""
+        """Every device found, in index order. One that was lost as the source opened has no UUID until it answers."""
 
     def read(self, device: Device) -> Reading:
         """Read one device. Its own failure is in the reading; SourceError means the whole source failed."""
@@ -31,5 +32,21 @@ class Source(Protocol):
     def events(self) -> Sequence[Xid]:
         """XID events since the previous call; never blocks."""
 
-    def close(self) -> None:
-        """Let go of the driver."""
+    def close(self, *, hung: bool = False) -> None:
+        """Let go of the driver; with ``hung``, a call still hangs inside and the driver must not be shut down."""
+
+
+def opener(config: Config) -> tuple[str, Callable[[], Source]]:
+    """The configured source's name, and what opens it (again and again, should it fail).
+
+    Modules are imported here, so that a simulated fleet needs no driver binding and the other way round.
+    """
+    if config.source == "fake":
+        from gpu_exporter.sources.fake import FakeFleet  # noqa: PLC0415
+
+        fake = config.fake
+        fleet = FakeFleet(gpus=fake.gpus, model=fake.model, seed=fake.seed, scenario=fake.scenario)
+        return "fake", fleet.open
+    from gpu_exporter.sources.nvml import NvmlSource  # noqa: PLC0415
+
+    return "nvml", NvmlSource

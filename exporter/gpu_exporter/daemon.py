@@ -1,0 +1,142 @@
+"""The running exporter: sampler, pages and server put together, and the signals that steer them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from gpu_exporter import __version__, logs
+from gpu_exporter.config import Config, ConfigError, changed, load
+from gpu_exporter.exposition import Page, Renderer
+from gpu_exporter.model import Build, Snapshot
+from gpu_exporter.sampler import Sampler
+from gpu_exporter.server import Server
+from gpu_exporter.sources import opener
+from gpu_exporter.web import Application
+
+log = logging.getLogger(__name__)
+
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+# Opening takes 1 to 2 s a GPU without persistence mode; see the sampler.
+OPENING: Final = 75.0  # seconds
+
+
+class StartError(Exception):
+    """The daemon cannot start; one line for whoever started it."""
+
+
+def sampler(config: Config) -> Sampler:
+    """A sampler over the configured source, not yet started."""
+    name, open_source = opener(config)
+    build = Build(version=__version__, python_version=platform.python_version())
+    return Sampler(open_source=open_source, source_name=name, collection=config.collection, build=build)
+
+
+class Provider:
+    """What the web application asks for: the sampler's newest snapshot, rendered once."""
+
+    def __init__(self, source: Sampler) -> None:
+        self._sampler = source
+        self._renderer = Renderer()
+        self._lock = threading.Lock()
+        self._page: tuple[Snapshot, Page] | None = None
+
+    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
+        """The newest snapshot's bytes."""
+        snapshot = self._sampler.latest()
+        with self._lock:
+            if self._page is None or self._page[0] is not snapshot:
+                self._page = (snapshot, self._renderer.page(snapshot))
+            page = self._page[1]
+        return page.body(openmetrics=openmetrics, gzip=gzip)
+
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot."""
+        return self._sampler.latest()
+
+    def live(self) -> str | None:
+        """See Sampler.live."""
+        return self._sampler.live()
+
+    def ready(self) -> str | None:
+        """See Sampler.ready."""
+        return self._sampler.ready()
+
+
+def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[str, str]]) -> None:
+    """Run until SIGTERM or SIGINT. Raises StartError or ConfigError before anything listens."""
+    # Blocked before any thread starts, so that only sigwait below ever takes them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    samples = sampler(config)
+    provider = Provider(samples)
+    application = Application(provider=provider, telemetry_path=config.web.telemetry_path)
+    address = config.web.listen_address
+    try:
+        server = Server(application, host=address.host, port=address.port, allow=config.web.allow)
+    except OSError as error:
+        raise StartError(f"web.listen_address: '{address}': {error.strerror or error}; write a free one") from None
+    samples.start()
+    if config.require_gpu:
+        _require_gpu(samples, server)
+    server.start()
+    if config.source == "fake":
+        log.warning("the data is simulated: no real GPU is read", extra={"source": "fake"})
+    log.info("listening", extra={"address": f"{address.host}:{server.port}", "path": config.web.telemetry_path})
+    _obey_signals(config, path, overrides, samples, server)
+    server.close()
+    samples.close()
+    if samples.latest().stuck:
+        # The driver library's exit handlers would wait for the call that hangs.
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _require_gpu(samples: Sampler, server: Server) -> None:
+    samples.wait_first(OPENING)
+    if not samples.latest().gpus_up:
+        why = samples.ready() or "the driver lists no GPU"
+        server.close()
+        samples.close()
+        raise StartError(f"require_gpu: no GPU can be read: {why}")
+
+
+def _obey_signals(
+    config: Config, path: Path | None, overrides: Mapping[str, tuple[str, str]], samples: Sampler, server: Server
+) -> None:
+    while True:
+        received = signal.sigwait(_SIGNALS)
+        if received == signal.SIGUSR1:
+            samples.toggle_pause()
+        elif received == signal.SIGHUP:
+            config = _reload(config, path, overrides, samples, server)
+        else:
+            log.info("stopping", extra={"signal": signal.Signals(received).name})
+            return
+
+
+def _reload(
+    config: Config, path: Path | None, overrides: Mapping[str, tuple[str, str]], samples: Sampler, server: Server
+) -> Config:
+    """Put a changed file into force; with a bad one, go on as before."""
+    try:
+        new = load(path, overrides)
+    except ConfigError as error:
+        log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the line says it all
+        samples.reconfigure(config.collection, ok=False)
+        return config
+    restart = [setting.key for setting in changed(config, new) if not setting.reload]
+    if restart:
+        log.warning("changed settings need a restart to take effect", extra={"settings": ",".join(restart)})
+    samples.reconfigure(new.collection, ok=True)
+    server.allow = new.web.allow
+    logs.set_level(new.log)
+    log.info("configuration reloaded")
+    return new

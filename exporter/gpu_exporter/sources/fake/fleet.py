@@ -1,0 +1,288 @@
+"""The simulated machine: its GPUs, the story that happens to them, and the driver that can come and go.
+
+A fleet outlives the sources that are opened on it, as hardware outlives a driver: a ``FakeSource`` that the sampler
+closes and opens again finds the same GPUs, counters and faults, and the scenario goes on where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from gpu_exporter.catalog import DEVICE_METRICS
+from gpu_exporter.model import Device, Driver, Failure, Reading, Reason, Xid
+from gpu_exporter.sources import SourceError
+from gpu_exporter.sources.fake.models import MODELS, GpuModel
+from gpu_exporter.sources.fake.scenario import Event, Fleet, ScenarioFile
+from gpu_exporter.sources.fake.simulation import Conditions, Simulation
+from gpu_exporter.sources.fake.workloads import SimulatedProcess, assign, key
+
+Wait: TypeAlias = Callable[[threading.Event, float], bool]
+
+DRIVER: Final = Driver(driver_version="590.48.01", cuda_version="13.1", nvml_version="13.590.48.01")
+_PLAIN: Final = tuple((row, row.fake) for row in DEVICE_METRICS if row.fake is not None and row.dynamic is None)
+_FANS: Final = next(row for row in DEVICE_METRICS if row.fake == "fan_speeds")
+_LOOK_EVERY: Final = 1.0  # seconds of the clock between looks at the scenario file
+_POLL: Final = 0.05  # seconds between looks of a hanging read at the story
+_MOST_XIDS: Final = 4096  # kept until somebody asks
+_FAILURES: Final[dict[str, tuple[Reason, str]]] = {
+    "lost": ("lost", "GPU is lost: it has fallen off the bus"),
+    "reset_required": ("reset_required", "GPU requires a reset"),
+}
+
+
+class FakeFleet:
+    """Simulated GPUs of one machine, and what happens to them.
+
+    ``clock`` tells Unix time. ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads
+    pass their time. Raises ConfigError where the scenario cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        gpus: int,
+        model: str,
+        seed: int,
+        scenario: Path | None = None,
+        clock: Callable[[], float] = time.time,
+        wait: Wait = threading.Event.wait,
+    ) -> None:
+        board = MODELS[model]
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._file = ScenarioFile(scenario, Fleet(gpus, board)) if scenario is not None else None
+        self._start = self._looked = clock()
+        self._simulations = tuple(
+            Simulation(model=board, workload=workload, start=self._start) for workload in assign(gpus, seed)
+        )
+        self._active: tuple[dict[str, Event], ...] = tuple({} for _ in range(gpus))
+        self._driver_gone: Event | None = None
+        self._xids: deque[Xid] = deque(maxlen=_MOST_XIDS)
+        self.wait = wait
+        self.devices = tuple(_identity(board, seed, index) for index in range(gpus))
+        self.driver_generation = 0
+        self._agenda = self._plan()
+
+    def open(self) -> FakeSource:
+        """Open a source, as the driver is opened. Raises SourceError while the driver is gone."""
+        return FakeSource(fleet=self)
+
+    def advance(self) -> float:
+        """Let happen what is due by now; the Unix time reached."""
+        with self._lock:
+            now = self._clock()
+            if self._file is not None and abs(now - self._looked) >= _LOOK_EVERY:
+                self._looked = now
+                if self._file.changed():
+                    self._recover(range(len(self.devices)), now)
+                    self._driver_gone = None
+                    self._start = now
+                    self._agenda = self._plan()
+            while self._agenda and self._start + self._agenda[0][0] <= now:
+                at, undo, event = self._agenda.popleft()
+                self._happen(event, self._start + at, undo=undo)
+            return now
+
+    def driver_gone(self) -> bool:
+        """True while no driver is loaded."""
+        return self._driver_gone is not None
+
+    def hanging(self, index: int) -> bool:
+        """True while calls for this GPU do not return."""
+        return "hang" in self._active[index]
+
+    def delay(self, index: int) -> float:
+        """Seconds that a call for this GPU takes longer than it should."""
+        slow = self._active[index].get("slow")
+        return slow.delay if slow is not None else 0.0
+
+    def processes(self, index: int) -> tuple[SimulatedProcess, ...]:
+        """Who holds memory of this GPU as of its latest reading; nothing of a GPU that does not answer."""
+        with self._lock:
+            return () if self._failure(index) else self._simulations[index].processes()
+
+    def reading(self, index: int, now: float) -> Reading:
+        """What the driver answers for one GPU at Unix time ``now``."""
+        device = self.devices[index]
+        with self._lock:
+            failure = self._failure(index)
+            if failure is not None:
+                return Reading(device, failure=failure)
+            simulation = self._simulations[index]
+            simulation.advance(now)
+            quantities = simulation.quantities()
+            fans = simulation.fan_speeds()
+        values = {row: quantities[name] for row, name in _PLAIN if name in quantities}
+        return Reading(device, values, labelled={(_FANS, str(fan)): speed for fan, speed in enumerate(fans)})
+
+    def take_xids(self) -> tuple[Xid, ...]:
+        """XIDs that nobody took yet."""
+        with self._lock:
+            xids = tuple(self._xids)
+            self._xids.clear()
+            return xids
+
+    # --- the story --------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> deque[tuple[float, bool, Event]]:
+        """What happens when: events of one moment in the file's order, then what ends at it."""
+        events = self._file.events if self._file is not None else ()
+        entries = [(event.at, False, event) for event in events]
+        entries += [(event.at + event.lasts, True, event) for event in events if event.lasts is not None]
+        return deque(sorted(entries, key=lambda entry: entry[0]))
+
+    def _happen(self, event: Event, when: float, *, undo: bool) -> None:
+        if event.fault == "driver_gone":
+            if not undo:
+                self._driver_gone = event
+                self.driver_generation += 1
+            elif self._driver_gone is event:
+                self._driver_gone = None
+            return
+        if event.fault == "recover":
+            self._recover(event.gpus or range(len(self.devices)), when)
+            if not event.gpus:
+                self._driver_gone = None
+            return
+        for index in event.gpus:
+            self._simulations[index].advance(when)
+            if event.fault == "xid":
+                self._xids.append(Xid(self.devices[index], event.xid, when))
+                continue
+            self._switch(index, event, on=not undo)
+            self._simulations[index].change(_conditions(self._active[index]))
+
+    def _switch(self, index: int, event: Event, *, on: bool) -> None:
+        """A fault begins or ends on a GPU. One kind holds once; the later event replaces the earlier."""
+        active, simulation = self._active[index], self._simulations[index]
+        name = event.fault
+        if event.process is not None:
+            name = f"process {event.process.pid}"
+        elif event.fault == "ecc":
+            name = f"ecc {event.place}"
+        if not on:
+            if active.get(name) is event:
+                del active[name]
+            return
+        if event.stop or (event.fault == "mig" and not event.enabled):
+            active.pop(name, None)
+            return
+        active[name] = event
+        if event.fault == "ecc":
+            rows = event.count if event.remap in {"done", "pending"} else 0
+            simulation.count_ecc(severity=event.severity, location=event.location, count=event.count, rows=rows)
+        elif event.fault == "pcie":
+            simulation.count_link_errors(pcie_replays=event.count)
+        elif event.fault == "nvlink":
+            simulation.count_link_errors(nvlink_errors=event.count)
+
+    def _recover(self, indices: Sequence[int], when: float) -> None:
+        """Clear everything that the scenario did to these GPUs, as a reset does."""
+        for index in indices:
+            self._simulations[index].advance(when)
+            self._active[index].clear()
+            self._simulations[index].change(Conditions())
+            self._simulations[index].reset()
+
+    def _failure(self, index: int) -> Failure | None:
+        for fault, (reason, message) in _FAILURES.items():
+            if fault in self._active[index]:
+                return Failure(reason, message)
+        return None
+
+
+class FakeSource:
+    """The Source over a fleet, from opening to ``close``. Raises SourceError while the driver is gone."""
+
+    name = "fake"
+
+    def __init__(self, *, fleet: FakeFleet) -> None:
+        fleet.advance()
+        if fleet.driver_gone():
+            raise SourceError("the simulated driver is not loaded (scenario: driver_gone)")
+        self.driver = DRIVER
+        self._fleet = fleet
+        self._generation = fleet.driver_generation
+        self._closed = threading.Event()
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """Every GPU of the fleet, the lost ones as well."""
+        return self._fleet.devices
+
+    def read(self, device: Device) -> Reading:
+        """One GPU now. Blocks while the scenario lets it hang; ``close`` and recovery release it."""
+        fleet, index = self._fleet, device.index
+        now = self._alive()
+        delay = fleet.delay(index)
+        if delay:
+            fleet.wait(self._closed, delay)
+            now = self._alive()
+        while fleet.hanging(index):
+            fleet.wait(self._closed, _POLL)
+            now = self._alive()
+        return fleet.reading(index, now)
+
+    def events(self) -> Sequence[Xid]:
+        """XIDs since the previous call."""
+        self._fleet.advance()
+        if self._closed.is_set() or self._fleet.driver_gone():
+            return ()
+        return self._fleet.take_xids()
+
+    def close(self, *, hung: bool = False) -> None:
+        """Let go of the driver; reads that hang or are slow end with SourceError, so ``hung`` changes nothing."""
+        self._closed.set()
+
+    def _alive(self) -> float:
+        """Unix time, with the story brought up to it. Handles of an unloaded driver stay dead when it is back."""
+        now = self._fleet.advance()
+        if self._closed.is_set():
+            raise SourceError("the simulated driver was closed")
+        if self._fleet.driver_gone():
+            raise SourceError("the simulated driver is not loaded (scenario: driver_gone)")
+        if self._generation != self._fleet.driver_generation:
+            raise SourceError("the simulated driver was loaded anew; open it again")
+        return now
+
+
+def _conditions(active: dict[str, Event]) -> Conditions:
+    """What the active faults of a GPU amount to."""
+    events = active.values()
+    return Conditions(
+        overheat=next((event.target for event in events if event.fault == "overheat"), None),
+        fans_stopped="fan_stop" in active,
+        power_brake="power_brake" in active,
+        workload=next((event.workload for event in events if event.fault == "workload"), None),
+        mig="mig" in active,
+        pcie_width=next((event.width for event in events if event.fault == "pcie"), 16),
+        nvlinks_down=next((event.links for event in events if event.fault == "nvlink"), 0),
+        remap_pending=any(event.remap == "pending" for event in events),
+        remap_failure=any(event.remap == "failure" for event in events),
+        processes=tuple(event.process for event in events if event.process is not None),
+    )
+
+
+def _identity(model: GpuModel, seed: int, index: int) -> Device:
+    """Names that the same seed gives again; eight GPUs a PCI domain."""
+    node, slot = divmod(index, len(model.buses))
+    unique = uuid.UUID(
+        int=key(seed, model.name, "uuid", index) << 64 | key(seed, model.name, "uuid low", index), version=4
+    )
+    serial = f"165{key(seed, model.name, 'serial', index) % 10**10:010d}" if model.serial else ""
+    return Device(
+        index=index,
+        uuid=f"GPU-{unique}",
+        model=model.product,
+        architecture=model.architecture,
+        brand=model.brand,
+        pci_bus_id=f"{node:08X}:{model.buses[slot]}:00.0",
+        serial=serial,
+        vbios_version=model.vbios,
+    )

@@ -1,0 +1,132 @@
+"""NVIDIA's management library (NVML) as a source: every GPU on its own, so that a sick one never hides the others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import pynvml
+
+from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
+from gpu_exporter.sources import SourceError
+from gpu_exporter.sources.nvml import identity
+from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
+from gpu_exporter.sources.nvml.plan import Plan
+from gpu_exporter.sources.nvml.xids import XidListener
+
+log = logging.getLogger(__name__)
+
+# Limits and modes change by an administrator's hand only; each is asked for once a minute, not all GPUs in one tick.
+_SLOW_EVERY: Final = 60.0
+_SLOW_STEP: Final = 5.0
+_SLOW_STEPS: Final = 12
+
+
+class _Gpu:
+    """One device with its handle and plan; belongs to whichever thread reads it."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.plan: Plan | None = None
+        self.slow_due = 0.0
+        self.down = False
+
+
+class NvmlSource:
+    """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened."""
+
+    name = "nvml"
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._monotonic = monotonic
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise source_error(error) from error
+        try:
+            self.driver: Driver = identity.driver()
+            release = self.driver.driver_version.partition(".")[0]
+            self._release = int(release) if release.isdigit() else 0
+            self._xids = XidListener(clock=clock)
+            self._gpus = [self._meet(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        except pynvml.NVMLError as error:
+            self._shut_down()
+            raise source_error(error) from error
+        except SourceError:
+            self._shut_down()
+            raise
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """Every device the driver lists; a lost one has no name until it answers."""
+        return [gpu.device for gpu in self._gpus]
+
+    def read(self, device: Device) -> Reading:
+        """Read one device; see Source.read."""
+        gpu = self._gpus[device.index]
+        try:
+            if gpu.plan is None or gpu.down:
+                self._take_handle(gpu)
+            values, increments, labelled = self._read(gpu)
+        except DeviceFailedError as error:
+            gpu.down = True
+            return Reading(gpu.device, failure=error.failure)
+        gpu.down = False
+        return Reading(gpu.device, values, increments, labelled)
+
+    def events(self) -> Sequence[Xid]:
+        """XIDs since the previous call."""
+        return self._xids.drain()
+
+    def close(self, *, hung: bool = False) -> None:
+        """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
+        self._xids.close(free=not hung)
+        if not hung:
+            self._shut_down()
+
+    def _read(self, gpu: _Gpu) -> tuple[Any, Any, Any]:
+        now = self._monotonic()
+        slow = now >= gpu.slow_due
+        if gpu.plan is None:
+            raise DeviceFailedError(Failure("unknown", "no handle"))
+        parts = gpu.plan.read(slow=slow)
+        if slow:
+            stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
+            gpu.slow_due = now + _SLOW_EVERY + stagger
+        return parts
+
+    def _meet(self, index: int) -> _Gpu:
+        """The device at its index; one that is already lost is kept, nameless, so that it is seen and asked again."""
+        gpu = _Gpu(Device(index=index, uuid="", model=""))
+        try:
+            self._take_handle(gpu)
+        except DeviceFailedError as error:
+            gpu.down = True
+            log.warning("GPU did not answer as it was opened", extra={"gpu": index, "why": error.failure.message})
+        return gpu
+
+    def _take_handle(self, gpu: _Gpu) -> None:
+        """Look the device up (again): a handle taken before a GPU went down may never answer."""
+        index = gpu.device.index
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        except pynvml.NVMLError as error:
+            raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
+            raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
+        if not gpu.device.uuid:
+            gpu.device = identity.device(index, handle)
+        if gpu.plan is None:
+            gpu.plan = Plan(handle, driver_release=self._release)
+        gpu.plan.handle = handle
+        self._xids.watch(gpu.device, handle)
+
+    @staticmethod
+    def _shut_down() -> None:
+        try:
+            pynvml.nvmlShutdown()
+        except pynvml.NVMLError as error:
+            log.debug("NVML did not shut down", extra={"error": str(error)})

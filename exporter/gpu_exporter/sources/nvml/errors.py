@@ -1,0 +1,77 @@
+"""What an NVML return code means: for one value, for one device, or for the whole source."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pynvml
+
+from gpu_exporter.model import Failure, Reason
+from gpu_exporter.sources import SourceError
+
+# Never asked again until the source is reopened.
+UNSUPPORTED: Final = frozenset(
+    {
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_INVALID_ARGUMENT,
+        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+        pynvml.NVML_ERROR_DEPRECATED,
+        pynvml.NVML_ERROR_VGPU_ECC_NOT_SUPPORTED,
+    }
+)
+# No value at this moment; asked again at the next tick. Some calls raise NVMLError with code SUCCESS for an empty list.
+NO_VALUE_NOW: Final = frozenset(
+    {
+        pynvml.NVML_SUCCESS,
+        pynvml.NVML_ERROR_NOT_FOUND,
+        pynvml.NVML_ERROR_NO_DATA,
+        pynvml.NVML_ERROR_NOT_READY,
+        pynvml.NVML_ERROR_INSUFFICIENT_SIZE,
+        pynvml.NVML_ERROR_CORRUPTED_INFOROM,
+    }
+)
+# The device as a whole is gone, whichever call says so.
+_DEVICE_GONE: Final[dict[int, Reason]] = {
+    pynvml.NVML_ERROR_GPU_IS_LOST: "lost",
+    pynvml.NVML_ERROR_GPU_NOT_FOUND: "lost",
+    pynvml.NVML_ERROR_RESET_REQUIRED: "reset_required",
+}
+_SOURCE_GONE: Final = {
+    pynvml.NVML_ERROR_UNINITIALIZED: "NVML was shut down beneath the exporter; it is opened again",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA kernel driver is not loaded: run nvidia-smi to see why",
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+        "libnvidia-ml.so.1 was not found: install the NVIDIA driver, or start the container with GPUs"
+    ),
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        "the driver's library and kernel module differ: the driver was upgraded; reload the module, reboot, or "
+        "restart the container"
+    ),
+}
+
+
+class DeviceFailedError(Exception):
+    """The device cannot be read at all."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def raise_if_fatal(code: int, call: str) -> None:
+    """Raise SourceError or DeviceFailedError where the code condemns more than one value."""
+    if code in _SOURCE_GONE:
+        raise SourceError(_SOURCE_GONE[code])
+    if code in _DEVICE_GONE:
+        raise DeviceFailedError(Failure(_DEVICE_GONE[code], f"{call}: {pynvml.NVMLError(code)}"))
+
+
+def failure(code: int, call: str) -> Failure:
+    """The device's failure for a code that every call answered."""
+    reason: Reason = "permission" if code == pynvml.NVML_ERROR_NO_PERMISSION else "unknown"
+    return Failure(_DEVICE_GONE.get(code, reason), f"{call}: {pynvml.NVMLError(code)}")
+
+
+def source_error(error: pynvml.NVMLError) -> SourceError:
+    """Why NVML could not be opened."""
+    return SourceError(_SOURCE_GONE.get(error.value, f"NVML cannot be opened: {error}"))
