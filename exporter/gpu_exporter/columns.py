@@ -17,6 +17,12 @@ MILLI: Final = 1e-3
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
 
+
+def scaled(value: float, scale: float) -> float:
+    """``value`` x ``scale``; a scale below one divides, so that 1234567890 mJ are 1234567.89 J and not …8900000001."""
+    return value * scale if scale >= 1 else value / round(1 / scale)
+
+
 Kind: TypeAlias = Literal["gauge", "counter", "info"]
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import yaml
@@ -19,7 +20,10 @@ SOURCES: Final = ("auto", "nvml", "fake")
 MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _FORMATS: Final = ("logfmt", "json")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS: Final = (3600.0, 60.0, 1.0, 0.001)
+_DURATION: Final = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in ("h", "m(?!s)", "s", "ms")))
+_LARGEST: Final = 256 * 1024  # bytes; a file of settings has a few hundred
+_DEEPEST: Final = 16
 T = TypeVar("T")
 
 
@@ -27,26 +31,25 @@ class ConfigError(Exception):
     """A setting cannot be used; the message is one line for the person who wrote it."""
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     """What a parser answers; the caller adds where the value stands. The message ends in what would be accepted."""
 
 
-# --- parsers: from YAML or text to a value -------------------------------------------------------------------------------
+# --- parsers: from YAML or text to a value ----------------------------------------------------------------------------
 
 
 def duration(value: Any) -> float:
     """Seconds, from a Prometheus duration: 5s, 500ms, 1m, 1m30s."""
-    if isinstance(value, str) and (parts := re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value)):
-        if "".join(number + unit for number, unit in parts) == value:
-            return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    raise _Refused(f"{_shown(value)} is not a duration; write 5s, 500ms or 1m")
+    if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
+        return sum(float(number) * unit for number, unit in zip(match.groups(), _UNITS, strict=True) if number)
+    raise _RefusedError(f"{_shown(value)} is not a duration; write 5s, 500ms or 1m")
 
 
 def _duration_between(low: float, high: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         seconds = duration(value)
         if not low <= seconds <= high:
-            raise _Refused(f"{_shown(value)} is out of range; write {_seconds(low)} to {_seconds(high)}")
+            raise _RefusedError(f"{_shown(value)} is out of range; write {_seconds(low)} to {_seconds(high)}")
         return seconds
 
     return parse
@@ -54,10 +57,10 @@ def _duration_between(low: float, high: float) -> Callable[[Any], float]:
 
 def _integer_between(low: int, high: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _Refused(f"{_shown(value)} is not a whole number from {low} to {high}")
+            raise _RefusedError(f"{_shown(value)} is not a whole number from {low} to {high}")
         return value
 
     return parse
@@ -66,7 +69,7 @@ def _integer_between(low: int, high: int) -> Callable[[Any], int]:
 def _one_of(*names: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in names:
-            raise _Refused(f"{_shown(value)} is not known; write one of {', '.join(names)}")
+            raise _RefusedError(f"{_shown(value)} is not known; write one of {', '.join(names)}")
         return str(value)
 
     return parse
@@ -77,20 +80,20 @@ def _boolean(value: Any) -> bool:
         return value
     if isinstance(value, str) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
-    raise _Refused(f"{_shown(value)} is not a switch; write true or false")
+    raise _RefusedError(f"{_shown(value)} is not a switch; write true or false")
 
 
 def _path(value: Any) -> Path:
-    if not isinstance(value, str) or not value:
-        raise _Refused(f"{_shown(value)} is not a file; write a path")
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise _RefusedError(f"{_shown(value)} is not a file; write a path")
     return Path(value)
 
 
 def _url_path(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9_.~/-]*", value):
-        raise _Refused(f"{_shown(value)} is not a URL path; write one such as /metrics")
+        raise _RefusedError(f"{_shown(value)} is not a URL path; write one such as /metrics")
     if value == "/" or value.startswith("/api/") or value in {"/livez", "/readyz"}:
-        raise _Refused(f"{_shown(value)} is taken by another page; write one such as /metrics")
+        raise _RefusedError(f"{_shown(value)} is taken by another page; write one such as /metrics")
     return value
 
 
@@ -106,21 +109,28 @@ class Address:
 
 
 def _address(value: Any) -> Address:
-    match = (
-        re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]*)):(\d{1,5})", value) if isinstance(value, str) else None
-    )
-    if match is None or int(match[3]) > 65535:
-        raise _Refused(f"{_shown(value)} is not an address; write :9435, 127.0.0.1:9435 or [::1]:9435")
+    pattern = r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]*)):([0-9]{1,5})"
+    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    if match is None or int(match[3]) > 65535 or (match[1] and not _is_ipv6(match[1])):
+        raise _RefusedError(f"{_shown(value)} is not an address; write :9435, 127.0.0.1:9435 or '[::1]:9435'")
     return Address(match[1] or match[2] or "", int(match[3]))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
-    items = value.split(",") if isinstance(value, str) else value
+    items = [item for item in value.split(",") if value.strip()] if isinstance(value, str) else value
     if not isinstance(items, list):
-        raise _Refused(f"{_shown(value)} is not a list of networks; write ['10.0.0.0/8', '::1/128']")
+        raise _RefusedError(f"{_shown(value)} is not a list of networks; write ['10.0.0.0/8', '::1/128']")
     networks = []
     for item in items:
         try:
@@ -128,26 +138,27 @@ def _networks(value: Any) -> tuple[Network, ...]:
                 raise TypeError  # noqa: TRY301 - ipaddress takes numbers too, which nobody means
             networks.append(ipaddress.ip_network(item.strip()))
         except (TypeError, ValueError):
-            raise _Refused(f"{_shown(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
+            raise _RefusedError(f"{_shown(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
     return tuple(networks)
 
 
 def _shown(value: Any) -> str:
-    text = str(value).encode("unicode_escape").decode()
+    text = (str(value).lower() if isinstance(value, bool) else str(value)).encode("unicode_escape").decode()
     return f"'{text[:80]}…'" if len(text) > 80 else f"'{text}'"
 
 
 def _seconds(value: float) -> str:
-    return f"{value * 1000:g}ms" if value < 1 else f"{value:g}s" if value < 60 else f"{value / 60:g}m"
+    units = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
+    size, unit = next(((size, unit) for size, unit in units if value >= size), units[-1])
+    return f"{value / size:g}{unit}"
 
 
-# --- the settings --------------------------------------------------------------------------------------------------------
+# --- the settings -----------------------------------------------------------------------------------------------------
 
 
 def _setting(default: T, parse: Callable[[Any], T], text: str, *, reload: bool = False, shown: str | None = None) -> T:
     """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart."""
-    metadata = {"parse": parse, "help": text, "reload": reload, "shown": shown}
-    return field(default=default, metadata=metadata)  # type: ignore[return-value]
+    return field(default=default, metadata={"parse": parse, "help": text, "reload": reload, "shown": shown})
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,30 +275,31 @@ def _as_setting(key: str, metadata: Mapping[str, Any]) -> Setting:
     return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"])
 
 
-# --- loading -------------------------------------------------------------------------------------------------------------
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = {}) -> Config:  # noqa: B006 - never changed
+def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> Config:
     """Read the file, lay the overrides over it, check the whole.
 
-    ``overrides`` maps a key to (where it was written, its text). Raises ConfigError.
+    ``overrides`` maps a key to (where it was written, its text). Without a timeout of its own, an interval of less than
+    the default timeout gets 0.6 of itself. Raises ConfigError.
     """
-    config = Config() if path is None else _from_file(path)
-    for key, (place, text) in overrides.items():
-        setting = next(setting for setting in settings() if setting.key == key)
+    written = {} if path is None else {key: (f"{path}: {key}", value) for key, value in _entries(path)}
+    config, parsers = Config(), {setting.key: setting.parse for setting in settings()}
+    for key, (place, value) in [*written.items(), *overrides.items()]:
         try:
-            config = _put(config, key, setting.parse(text))
-        except _Refused as error:
+            config = _put(config, key, parsers[key](value))
+        except _RefusedError as error:
             raise ConfigError(f"{place}: {error}") from None
-    if config.collection.timeout > config.collection.interval:
-        interval, timeout = config.collection.interval, config.collection.timeout
-        if timeout != CollectionConfig.timeout:  # type: ignore[misc]
-            raise ConfigError(
-                f"{path or 'flags'}: collection.timeout: '{_seconds(timeout)}' is longer than collection.interval; "
-                f"write at most {_seconds(interval)}"
-            )
-        config = _put(config, "collection.timeout", 0.6 * interval)
-    return config
+    interval, timeout = config.collection.interval, config.collection.timeout
+    if timeout <= interval:
+        return config
+    key = "collection.timeout"
+    if key in written or key in overrides:
+        place, text = {**written, **overrides}[key]
+        most = f"write at most {_seconds(interval)}"
+        raise ConfigError(f"{place}: {_shown(text)} is longer than collection.interval; {most}")
+    return _put(config, key, 0.6 * interval)
 
 
 def changed(old: Config, new: Config) -> list[Setting]:
@@ -295,48 +307,92 @@ def changed(old: Config, new: Config) -> list[Setting]:
     return [setting for setting in settings() if _get(old, setting.key) != _get(new, setting.key)]
 
 
-def _from_file(path: Path) -> Config:
+def read_yaml(path: Path) -> Any:
+    """The file's one document. Raises ConfigError, with the line where it is not plain YAML."""
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ConfigError(f"{path}: is larger than {_LARGEST // 1024} KiB; is it the right file?")
+        return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not text; write YAML in UTF-8") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {_first_line(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+        raise ConfigError(f"{path}: is not YAML: {where}{problem.removeprefix('but ')}") from None
+    except (ValueError, OverflowError):  # what PyYAML raises for '\UFFFFFFFF' and the like
+        raise ConfigError(f"{path}: is not YAML: an escape or a number in it is out of range") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what settings have no use for: duplicate keys, aliases, deep nesting, huge numbers."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not taken; write the value out", problem_mark=mark)
+        if self._depth == _DEEPEST:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+            usable = not isinstance(value, int) or value.bit_length() <= 64
+        except (ArithmeticError, AttributeError, LookupError, ValueError):  # PyYAML on '!!int x' and the like
+            usable = False
+        if not usable:
+            problem = f"{_shown(node.value)} is not a value; put text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        seen = set()
+        for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"{_shown(key.value)} is written twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """The settings of the file: key, value. A key left empty keeps its default."""
+    known = [setting.key for setting in settings()]
+    sections = {key.split(".")[0] for key in known if "." in key}
+    for name, value in _items(path, "", read_yaml(path), dict.fromkeys(key.split(".")[0] for key in known)):
+        if name in sections:
+            inner = [key.partition(".")[2] for key in known if key.startswith(f"{name}.")]
+            for leaf, setting in _items(path, f"{name}.", value, inner):
+                if setting is not None:
+                    yield f"{name}.{leaf}", setting
+        elif value is not None:
+            yield name, value
+
+
+def _items(path: Path, prefix: str, document: Any, known: Collection[str]) -> Iterator[tuple[str, Any]]:
     if document is None:
-        document = {}
-    return _fill(Config(), document, path, "")
-
-
-def _first_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return where + str(getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable")
-
-
-def _fill(section: T, document: Any, path: Path, prefix: str) -> T:
-    known = {entry.name: entry for entry in fields(section)}  # type: ignore[arg-type]
+        return
     if not isinstance(document, dict):
-        kind = {list: "a list", str: "text"}.get(type(document), "a single value")
-        raise ConfigError(
-            f"{path}: {prefix.rstrip('.') or 'the file'} is {kind}; write keys such as {', '.join(known)}"
-        )
-    values = {}
+        kind = "a list" if isinstance(document, list) else "text" if isinstance(document, str) else "a single value"
+        where = prefix.rstrip(".") or "the file"
+        raise ConfigError(f"{path}: {where} is {kind}; write keys such as {', '.join(known)}")
     for name, value in document.items():
         if name not in known:
             raise ConfigError(f"{path}: {prefix}{_shown(name)[1:-1]}: unknown key; write one of {', '.join(known)}")
-        current = getattr(section, name)
-        if is_dataclass(current) and not known[name].metadata:
-            values[name] = _fill(current, {} if value is None else value, path, f"{prefix}{name}.")
-            continue
-        if value is None:  # a key left empty keeps its default
-            continue
-        try:
-            values[name] = known[name].metadata["parse"](value)
-        except _Refused as error:
-            raise ConfigError(f"{path}: {prefix}{name}: {error}") from None
-    return replace(section, **values)  # type: ignore[type-var]
+        yield name, value
 
 
 def _put(config: Config, key: str, value: Any) -> Config:

@@ -413,7 +413,7 @@ class _Handler(BaseHTTPRequestHandler):
             deadline = time.monotonic() + self.server.header_deadline
         searched = 0
         while True:
-            if buffer[:1] in {b"\r", b"\n"}:  # RFC 9112 asks for patience with empty lines before a request
+            if buffer.startswith((b"\r", b"\n")):  # RFC 9112 asks for patience with empty lines before a request
                 del buffer[: len(buffer) - len(buffer.lstrip(b"\r\n"))]
             end = _END_OF_HEAD.search(buffer, searched)
             line = buffer.find(b"\n", 0, LINE_LIMIT + 1)

@@ -13,7 +13,11 @@ from typing import Final
 
 SOURCES: Final = Path(__file__).parent
 LIBRARY: Final = "libnvidia-ml.so.1"
-_FLAGS: Final = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-pthread")
+# The soname lets a process that has loaded the stand-in by its path find it again by its name, as pynvml asks for it.
+_FLAGS: Final = (
+    *("-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-pthread"),
+    f"-Wl,-soname,{LIBRARY}",
+)
 
 
 def table(header: str, macro: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Nvml, Samples
+from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Nvml, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
     UNSUPPORTED,
@@ -268,9 +268,9 @@ class Plan:
             elif column.wraps and batch[places[0]].valueType == pynvml.NVML_VALUE_TYPE_UNSIGNED_INT:
                 before = self._wrapping.get(metric, int(raw[0]))
                 self._wrapping[metric] = int(raw[0])
-                answers.increments[metric] = float((int(raw[0]) - before) % 2**32) * column.scale
+                answers.increments[metric] = scaled((int(raw[0]) - before) % 2**32, column.scale)
             else:
-                answers.values[metric] = sum(raw) * column.scale
+                answers.values[metric] = scaled(sum(raw), column.scale)
 
     def _fix(self, metric: Metric, value: float) -> None:
         """Keep a value for good. A limit computed from the moving margin would wander by a few degrees."""
@@ -310,7 +310,7 @@ class Plan:
                     growth += value * min(at - newest, _LONGEST_SAMPLE)
                 newest = at
         self._newest_sample[column.name] = newest
-        answers.increments[metric] = growth * column.scale * 1e-6
+        answers.increments[metric] = scaled(growth, column.scale) / 1e6
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: _Answers) -> None:
         for fan in range(self._fans):
@@ -326,7 +326,7 @@ class Plan:
                 )
             if speed is None:
                 return
-            answers.labelled[metric, str(fan)] = speed[0] * column.scale
+            answers.labelled[metric, str(fan)] = scaled(speed[0], column.scale)
 
     def _link_states(self, rows: list[tuple[Metric, Links]], answers: _Answers) -> None:
         states = []
@@ -357,5 +357,5 @@ def _pick(answer: Any, column: Call) -> float | None:
         return None
     if column.bit is not None:
         return float(bool(parts[0] & getattr(pynvml, column.bit)))
-    value = sum(parts) * column.scale
+    value = scaled(sum(parts), column.scale)
     return None if value in column.absent else float(value)

@@ -15,7 +15,7 @@ from gpu_exporter.model import Device, Xid
 
 log = logging.getLogger(__name__)
 
-_WAIT: Final = 1000  # milliseconds; how long closing may have to wait
+_WAIT: Final = 250  # milliseconds; closing may have to wait so long
 _OVER: Final = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 
 
