@@ -1,4 +1,4 @@
-"""The programs under test as a user runs them: the installed exporter, a real Prometheus, and waiting for what they do."""
+"""The programs under test as a user runs them: the installed exporter and a real Prometheus."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], T], what: object = "it", timeout: float = 2
 
 
 def program(name: str) -> str:
-    """A program from PATH or from what tools/setup unpacked; where it is missing, the test is skipped (in CI: fails)."""
+    """A program from PATH or from what tools/setup unpacked; where it is missing, the test is skipped (CI: fails)."""
     fetched = ROOT / ".build/debian/usr/bin" / name
     found = shutil.which(name) or (str(fetched) if fetched.exists() else None)
     if found is None:

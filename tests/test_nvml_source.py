@@ -320,7 +320,7 @@ def test_no_event_set_is_no_failure(opened: Callable[..., NvmlSource], stub: Mak
 
 
 def test_close_leaves_no_thread_and_can_be_opened_again(here: Here, stub: MakeStub) -> None:
-    machine = here(stub("h100"))
+    here(stub("h100"))
     for _ in range(3):
         source = NvmlSource()
         assert source.read(source.devices[0]).failure is None

@@ -170,8 +170,8 @@ def test_every_gpu_hangs(make: Callable[..., Sampler], hardware: Hardware) -> No
 
 
 def test_close_is_quick_while_everything_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
-    sampler = make(interval=30, timeout=20)
     hardware.hung = dict.fromkeys(range(4), threading.Event())
+    sampler = make(interval=30, timeout=20)
     until(sampler, lambda _: sum(hardware.reads) > 0)
     started = time.monotonic()
     sampler.close()

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from gpu_exporter import __version__
-from gpu_exporter.config import Config, ConfigError, load, settings
+from gpu_exporter.config import Config, ConfigError, Setting, load, settings
 
 Overrides = dict[str, tuple[str, str]]
 
@@ -26,6 +26,8 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(2)
+    except click.NoSuchOption as error:
+        _refuse(f"{error.format_message()} gpu-exporter {_named(error.ctx)}--help lists what there is.")
     except click.ClickException as error:
         _refuse(error.format_message())
     except ConfigError as error:
@@ -35,6 +37,11 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _named(context: click.Context | None) -> str:
+    name = context.command.name if context is not None else None
+    return f"{name} " if name else ""
 
 
 def _refuse(message: str) -> NoReturn:
@@ -51,6 +58,13 @@ class _DefaultGroup(click.Group):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            raise click.UsageError(f"'{args[0]}' is not a command; write one of {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
+
 
 def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add one option a setting, and the configuration file; the command gets ``config_file`` and ``given``."""
@@ -58,7 +72,7 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         switch = setting.shown in {"true", "false"}
         command = click.option(
             setting.flag,
-            f"setting:{setting.key}",
+            _parameter(setting),
             envvar=setting.variable,
             metavar=None if switch else _metavar(setting.key),
             help=setting.help + (f"  [default: {setting.shown}]" if setting.shown and not switch else ""),
@@ -75,6 +89,10 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _parameter(setting: Setting) -> str:
+    return setting.key.replace(".", "__")
+
+
 def _metavar(key: str) -> str:
     return key.rpartition(".")[2].upper()
 
@@ -84,7 +102,7 @@ def _overrides(given: dict[str, Any]) -> Overrides:
     context = click.get_current_context()
     overrides: Overrides = {}
     for setting in settings():
-        name = f"setting:{setting.key}"
+        name = _parameter(setting)
         text = given[name]
         if text is not None:
             source = context.get_parameter_source(name)
@@ -103,12 +121,12 @@ def _load(config_file: Path | None, given: dict[str, Any]) -> tuple[Config, Over
 def cli() -> None:
     """Prometheus exporter for NVIDIA GPUs: which is sick, which is wasted, and who holds it.
 
-    Without a command, serve. Every flag has an environment twin: --web.listen-address is
-    GPU_EXPORTER_WEB_LISTEN_ADDRESS.
+    Without a command, serve; "gpu-exporter serve --help" lists the flags. Each has an environment twin:
+    --web.telemetry-path is GPU_EXPORTER_WEB_TELEMETRY_PATH.
     """
 
 
-@cli.command()
+@cli.command(short_help="Publish the readings by HTTP (the default command).")
 @_with_settings
 def serve(config_file: Path | None, **given: Any) -> None:
     """Publish the readings by HTTP until told to stop (the default command).
@@ -144,7 +162,7 @@ def sample(form: str, config_file: Path | None, **given: Any) -> int:
     from gpu_exporter import logs, oneshot  # noqa: PLC0415
 
     config, _ = _load(config_file, given)
-    logs.configure(config.log)
+    logs.configure(config.log, quiet=True)
     return oneshot.sample(config, form)
 
 
@@ -156,8 +174,10 @@ def doctor(config_file: Path | None, **given: Any) -> int:
     The status is 0 where nothing is wrong, 1 where something is.
     """
     from gpu_exporter import doctor as checks  # noqa: PLC0415
+    from gpu_exporter import logs  # noqa: PLC0415
 
     config, _ = _load(config_file, given)
+    logs.configure(config.log, quiet=True)
     return checks.run(config)
 
 
@@ -189,7 +209,7 @@ def metrics(form: str, check: Path | None) -> int:
     return int(bool(difference))
 
 
-@cli.command("check-config")
+@cli.command("check-config", short_help="Check a configuration file.")
 @click.argument("file", type=click.Path(path_type=Path))
 def check_config(file: Path) -> None:
     """Check a configuration file without using it; status 2 and one line where it is refused."""

@@ -1,7 +1,7 @@
 """The shape of a catalogue row: ``Metric``, and the columns that say where a source finds its value.
 
-Numbers come from NVIDIA's NVML API reference (the call or the field identifier named in each row); ``scale`` turns their
-units into Prometheus base units at the edge.
+Numbers come from NVIDIA's NVML API reference (the call or the field identifier named in each row); ``scale`` turns
+their units into Prometheus base units at the edge.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ class Smi:
 class Metric:
     """One row: a series of every device (or, with ``own`` set, of the exporter itself).
 
-    ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names a label whose values are known only at
-    run time. ``nvml`` lists where NVML has the value, best first. ``integral_of`` names the gauge that is integrated over
-    time where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute of
-    ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
+    ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names a label whose values are known only
+    at run time. ``nvml`` lists where NVML has the value, best first. ``integral_of`` names the gauge that is integrated
+    over time where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute
+    of ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
     """
 
     name: str

@@ -128,7 +128,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
-    items = [item for item in value.split(",") if value.strip()] if isinstance(value, str) else value
+    items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list):
         raise _RefusedError(f"{_shown(value)} is not a list of networks; write ['10.0.0.0/8', '::1/128']")
     networks = []

@@ -14,9 +14,12 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _PLAIN: Final = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+')
 
 
-def configure(config: LogConfig) -> None:
-    """Send the package's log lines to standard error in the configured form."""
-    handler = logging.StreamHandler()
+def configure(config: LogConfig, *, quiet: bool = False) -> None:
+    """Send the package's log lines to standard error in the configured form.
+
+    ``quiet`` is for commands that tell their findings themselves: they log only where debug was asked for.
+    """
+    handler = logging.NullHandler() if quiet and config.level != "debug" else logging.StreamHandler()
     handler.setFormatter(_Json() if config.format == "json" else _Logfmt())
     root = logging.getLogger("gpu_exporter")
     root.handlers[:] = [handler]

@@ -34,9 +34,9 @@ def sample(config: Config, form: str) -> int:
     if form == "prometheus":
         click.echo(Renderer().page(snapshot).body(openmetrics=False, gzip=False), nl=False)
     elif form == "json":
-        from gpu_exporter.api import gpus  # noqa: PLC0415 - only this form needs it
+        from gpu_exporter.web import document  # noqa: PLC0415 - only this form needs it
 
-        click.echo(json.dumps(gpus(snapshot), indent=2))
+        click.echo(json.dumps(document(snapshot), indent=2))
     else:
         click.echo(table(snapshot))
     return int(snapshot.gpus_up < snapshot.gpus_found)

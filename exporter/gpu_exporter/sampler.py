@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 STALE_AFTER: Final = 3  # intervals
 # Without persistence mode the driver initialises every GPU as it is opened, 1 to 2 s each.
 _OPEN_TIMEOUT: Final = 60.0
+_CLOSE_TIMEOUT: Final = 5.0
 _RETRY_FIRST: Final = 1.0
 _RETRY_MOST: Final = 60.0
 # NVIDIA's container toolkit #48: a container that lost its devices answers so for ever; only a restart helps.
@@ -313,7 +314,7 @@ class Sampler:
         if self._parked:
             log.warning("the driver stays open: calls still hang in it", extra={"stuck": len(self._parked)})
         (outcome,) = self._poller.run(
-            [partial(source.close, hung=bool(self._parked))], timeout=self._collection.timeout, late=lambda _, __: None
+            [partial(source.close, hung=bool(self._parked))], timeout=_CLOSE_TIMEOUT, late=lambda _, __: None
         )
         if outcome is None:
             log.warning("closing the driver hangs; going on without")
