@@ -26,7 +26,7 @@ BASE_UNITS = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio"
 # What node_exporter and promtool's lint would call a unit that is not a base unit, or an abbreviation.
 OTHER_UNITS = re.compile(
     r"_(percent|percentage|ms|us|ns|milliseconds|microseconds|nanoseconds|minutes|hours|mhz|megahertz|mw|milliwatts|"
-    r"mj|millijoules|kb|mb|kib|mib|kilobytes|megabytes|bits|fahrenheit|kelvin|c|w|hz|secs?|min)(_|$)"
+    r"mj|millijoules|kb|mb|kib|mib|kilobytes|megabytes|bits|fahrenheit|kelvin|c|w|hz|secs?)(_|$)"
 )
 # Numbers without a unit: states, counts and switches.
 UNITLESS = {

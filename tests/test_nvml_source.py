@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ Here = Callable[[Stub], Stub]
 def opened(here: Here) -> Iterator[Callable[..., NvmlSource]]:
     sources: list[NvmlSource] = []
 
-    def open_source(machine: Stub, **rest: Callable[[], float]) -> NvmlSource:
+    def open_source(machine: Stub, **rest: Any) -> NvmlSource:
         here(machine)
         sources.append(NvmlSource(**rest))
         return sources[-1]
@@ -270,6 +272,33 @@ def test_a_gpu_lost_at_the_start_hides_nobody_and_gets_its_name(
     assert source.devices[1].uuid.startswith("GPU-")
 
 
+PROC = """\
+Model: \t\t NVIDIA H100 80GB HBM3
+IRQ:   \t\t 130
+GPU UUID: \t {uuid}
+Video BIOS: \t 96.00.a5.00.01
+Bus Location: \t 0000:{bus}:00.0
+Device Minor: \t 0
+"""
+
+
+def test_a_gpu_lost_at_the_start_is_named_by_the_kernel_driver(
+    opened: Callable[..., NvmlSource], stub: MakeStub, tmp_path: Path
+) -> None:
+    machine = stub("h100", "h100")
+    machine.lose(1)
+    uuid = "GPU-01234567-89ab-cdef-0123-456789abcdef"
+    for bus, told in (("0a", "GPU-" + "0" * 8 + "-0000-0000-0000-" + "0" * 12), ("b1", uuid)):
+        folder = tmp_path / f"proc/driver/nvidia/gpus/0000:{bus}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(PROC.format(uuid=told, bus=bus))
+    lost = opened(machine, root=tmp_path).devices[1]
+    assert (lost.uuid, lost.model, lost.pci_bus_id) == (uuid, "NVIDIA H100 80GB HBM3", "00000000:B1:00.0")
+    (folder / "information").write_text(PROC.format(uuid="GPU-????????-????-????-????-????????????", bus="b1"))
+    lost = opened(machine, root=tmp_path).devices[1]
+    assert (lost.uuid, lost.model) == ("", "NVIDIA H100 80GB HBM3")
+
+
 @pytest.mark.parametrize("code", [1, 9, 18])
 def test_a_driver_that_fails_as_a_whole_is_a_source_error(
     opened: Callable[..., NvmlSource], stub: MakeStub, code: int
@@ -358,6 +387,17 @@ def test_slow_rows_are_asked_once_a_minute(opened: Callable[..., NvmlSource], st
     assert value(source.read(device), "gpu_power_limit_watts") == 700
     now += 2
     assert value(source.read(device), "gpu_power_limit_watts") == 500
+
+
+def test_links_are_asked_one_by_one_where_the_driver_has_no_field(
+    opened: Callable[..., NvmlSource], stub: MakeStub
+) -> None:
+    machine = stub("a100")
+    machine.set(0, "nvlink_states", [1] * 10 + [0, 0])
+    source = opened(machine)
+    reading = source.read(source.devices[0])
+    assert value(reading, "gpu_nvlink_links", state="active") == 10
+    assert value(reading, "gpu_nvlink_links", state="inactive") == 2
 
 
 def test_every_row_that_nvml_has_is_read_from_some_device(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:

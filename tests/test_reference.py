@@ -42,7 +42,7 @@ def test_rows_are_folded_into_one_source() -> None:
     text = markdown()
     assert "`NVML_FI_DEV_ECC_{SBE, DBE}_{VOL, AGG}_{DEV, L1, L2, REG, TEX}`" in text
     assert "`nvmlDeviceGetClockInfo(NVML_CLOCK_{SM, GRAPHICS, MEM, VIDEO})`" in text
-    assert "`NVML_FI_DEV_TEMPERATURE_{SLOWDOWN, SHUTDOWN, GPU_MAX, MEM_MAX}_TLIMIT`" in text
+    assert "`NVML_FI_DEV_TEMPERATURE_{SLOWDOWN, SHUTDOWN, GPU_MAX}_TLIMIT`" in text
     assert "smi `retired_pages.{single_bit_ecc, double_bit}.count`" in text
     assert "`nvmlDeviceGetMemoryInfo(nvmlMemory_v2).total`<br>`nvmlDeviceGetMemoryInfo().total`" in text
 

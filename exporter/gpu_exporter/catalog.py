@@ -173,9 +173,14 @@ _THERMALS: Final = [
              "The device's own limits: where it slows down, shuts down, and the highest it should run at.",
              limit={
                  limit: ((Call("nvmlDeviceGetTemperatureThreshold", (f"NVML_TEMPERATURE_THRESHOLD_{name}",), slow=True),
-                          Limit(f"NVML_FI_DEV_TEMPERATURE_{name}_TLIMIT")), None, f"limit_{limit}")
-                 for limit, name in (("slowdown", "SLOWDOWN"), ("shutdown", "SHUTDOWN"),
-                                     ("max_operating", "GPU_MAX"), ("memory_max", "MEM_MAX"))
+                          *margin), None, f"limit_{limit}")
+                 for limit, name, margin in (
+                     ("slowdown", "SLOWDOWN", (Limit("NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT"),)),
+                     ("shutdown", "SHUTDOWN", (Limit("NVML_FI_DEV_TEMPERATURE_SHUTDOWN_TLIMIT"),)),
+                     ("max_operating", "GPU_MAX", (Limit("NVML_FI_DEV_TEMPERATURE_GPU_MAX_TLIMIT"),)),
+                     # The memory's margin is counted from the core's temperature: it says nothing in degrees.
+                     ("memory_max", "MEM_MAX", ()),
+                 )
              }),
     _gauge("gpu_fan_speed_ratio", "thermals",
            "Intended fan speed as a share of the maximum, 0 to 1; a blocked fan still tells the intended speed.",
@@ -357,8 +362,8 @@ _INTERCONNECT: Final = [
     *_family("gauge", "gpu_nvlink_links", "PCIe, NVLink",
              "NVLinks of the GPU by state; a link that sleeps to save power counts as active.",
              state={
-                 "active": ((Links(active=True),), None, "nvlinks_active"),
-                 "inactive": ((Links(active=False),), None, "nvlinks_inactive"),
+                 state: ((Links(active=active), Links(active=active, per_link=True)), None, f"nvlinks_{state}")
+                 for state, active in (("active", True), ("inactive", False))
              }),
     *(
         _counter(f"gpu_nvlink_{way}_bytes_total", "PCIe, NVLink", f"Payload bytes {verb} over all NVLinks of the GPU.",
@@ -414,7 +419,7 @@ _EXPORTER: Final = [
     _gauge("gpu_exporter_sample_duration_seconds", "exporter", "How long the latest reading of all GPUs took.",
            own="duration"),
     _counter("gpu_exporter_sample_overruns_total", "exporter",
-             "Readings that took longer than collection.interval, so that one or more were skipped.", own="overruns"),
+             "Readings that were skipped because the one before took longer than collection.interval.", own="overruns"),
     _gauge("gpu_exporter_stuck_reads", "exporter",
            "Driver calls that have not returned within collection.timeout and still hang.", own="stuck"),
     _gauge("gpu_exporter_paused", "exporter", "1 while SIGUSR1 holds the driver closed.", own="paused"),

@@ -460,7 +460,7 @@ class _Handler(BaseHTTPRequestHandler):
         """PEP 3333's dictionary; None where the request is not one."""
         target = _ORIGIN.sub("", self.path)
         body = self._read_body()
-        if body is None or not target.startswith(("/", "?", "*")):
+        if body is None or target[:1] not in {"/", "?", "*", ""}:
             return None
         path, _, query = target.partition("?")
         environ = {

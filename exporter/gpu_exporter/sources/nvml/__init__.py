@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pynvml
@@ -40,7 +41,11 @@ class NvmlSource:
     name = "nvml"
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        root: Path = Path("/"),
     ) -> None:
         self._monotonic = monotonic
         try:
@@ -52,7 +57,8 @@ class NvmlSource:
             release = self.driver.driver_version.partition(".")[0]
             self._release = int(release) if release.isdigit() else 0
             self._xids = XidListener(clock=clock)
-            self._gpus = [self._meet(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            count = pynvml.nvmlDeviceGetCount()
+            self._gpus = [self._meet(index, count, root) for index in range(count)]
         except pynvml.NVMLError as error:
             self._shut_down()
             raise source_error(error) from error
@@ -62,7 +68,7 @@ class NvmlSource:
 
     @property
     def devices(self) -> Sequence[Device]:
-        """Every device the driver lists; a lost one has no name until it answers."""
+        """Every device the driver lists; one lost from the start has the name that /proc tells, or none."""
         return [gpu.device for gpu in self._gpus]
 
     def read(self, device: Device) -> Reading:
@@ -99,9 +105,9 @@ class NvmlSource:
             gpu.slow_due = now + _SLOW_EVERY + stagger
         return parts
 
-    def _meet(self, index: int) -> _Gpu:
-        """The device at its index; one that is already lost is kept, nameless, so that it is seen and asked again."""
-        gpu = _Gpu(Device(index=index, uuid="", model=""))
+    def _meet(self, index: int, count: int, root: Path) -> _Gpu:
+        """The device at its index; one that is already lost is kept, so that it is seen and asked again."""
+        gpu = _Gpu(identity.unanswered(index, count, root=root))
         try:
             self._take_handle(gpu)
         except DeviceFailedError as error:
@@ -117,9 +123,8 @@ class NvmlSource:
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
             raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
-        if not gpu.device.uuid:
-            gpu.device = identity.device(index, handle)
         if gpu.plan is None:
+            gpu.device = identity.device(index, handle)
             gpu.plan = Plan(handle, driver_release=self._release)
         gpu.plan.handle = handle
         self._xids.watch(gpu.device, handle)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pynvml
@@ -47,6 +49,29 @@ def device(index: int, handle: Any) -> Device:
         pci_bus_id=_bus_id(handle),
         serial=_text(pynvml.nvmlDeviceGetSerial, handle),
         vbios_version=_text(pynvml.nvmlDeviceGetVbiosVersion, handle),
+    )
+
+
+def unanswered(index: int, count: int, *, root: Path = Path("/")) -> Device:
+    """What the kernel driver's /proc files tell of a device that NVML cannot look up.
+
+    NVML numbers devices in the order of their bus addresses, as the files are named; where their number is not NVML's
+    ``count`` (a container sees some only), the device stays nameless.
+    """
+    files = sorted(root.glob("proc/driver/nvidia/gpus/*/information"))
+    if len(files) != count:
+        return Device(index=index, uuid="", model="")
+    try:
+        text = files[index].read_text("utf-8", "replace")
+    except OSError:
+        return Device(index=index, uuid="", model="")
+    told = dict(re.findall(r"^([^:\n]+):[ \t]*(\S.*)$", text, re.MULTILINE))
+    uuid = told.get("GPU UUID", "")
+    return Device(
+        index=index,
+        uuid=uuid if re.fullmatch(r"GPU-[0-9a-f-]{36}", uuid) else "",  # a GPU without firmware tells question marks
+        model=told.get("Model", ""),
+        pci_bus_id=f"0000{told['Bus Location']}".upper() if "Bus Location" in told else "",
     )
 
 

@@ -1,0 +1,46 @@
+"""Documentation that is generated is current; what is promised by hand exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu_exporter.catalog import CATALOG
+from gpu_exporter.config import settings
+from harness import ROOT, environment
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_configuration_page_is_generated() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/configuration.py"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ROOT / "docs/CONFIGURATION.md").read_text() == done.stdout, "run make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_only_metrics_and_flags_that_exist(page: Path) -> None:
+    text = page.read_text()
+    metrics = {metric.name for metric in CATALOG}
+    named = {name for name in re.findall(r"`(gpu_[a-z0-9_]+)[`{ ]", text) if not name.startswith("gpu_exporter.")}
+    assert {name for name in named if name not in metrics and not name.endswith("_")} <= {"gpu_exporter"}
+    flags = {setting.flag for setting in settings()} | {"--config.file"}
+    dotted = set(re.findall(r"(--[a-z]+\.[a-z.-]+[a-z])", text))
+    assert dotted <= flags
