@@ -25,7 +25,7 @@ T = TypeVar("T")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def wait_for(condition: Callable[[], T], what: object = "it", timeout: float = 20.0) -> T:
+def wait_for(condition: Callable[[], T | None], what: object = "it", timeout: float = 20.0) -> T:
     """What the condition answers as soon as it is true."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):

@@ -12,7 +12,7 @@ import pytest
 
 from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.columns import Metric
-from gpu_exporter.model import Reading
+from gpu_exporter.model import Reading, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.nvml import NvmlSource
 from harness import wait_for
@@ -333,8 +333,13 @@ def test_xids_are_heard_with_their_time(opened: Callable[..., NvmlSource], stub:
     machine.lose(1)
     machine.xid(1, 79)
     machine.xid(0, 31)
-    heard = []
-    wait_for(lambda: heard.extend(source.events()) or len(heard) == 2)
+    heard: list[Xid] = []
+
+    def all_heard() -> bool:
+        heard.extend(source.events())
+        return len(heard) == 2
+
+    wait_for(all_heard)
     assert sorted((event.device.index, event.xid) for event in heard) == [(0, 31), (1, 79)]
     assert all(before <= event.timestamp <= time.time() for event in heard)
     assert source.events() == []
