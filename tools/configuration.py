@@ -23,8 +23,8 @@ web:
   allow: [127.0.0.0/8, 10.0.0.0/8]
 ```
 
-`gpu-exporter check-config gpu-exporter.yml` tells whether a file is accepted. An unknown key, a wrong type or a value out
-of range is refused with one line that names the file, the key, the value and what would be accepted, and status 2.
+`gpu-exporter check-config gpu-exporter.yml` tells whether a file is accepted. An unknown key, a wrong type or a value
+out of range is refused with one line that names the file, the key, the value and what would be accepted, and status 2.
 
 SIGHUP reads the file again. Settings marked "on SIGHUP" take effect at once; a changed setting that needs a restart is
 named in the log. A file that is refused changes nothing, and `gpu_exporter_config_reload_success` becomes 0.
@@ -36,11 +36,12 @@ named in the log. A file that is refused changes nothing, and `gpu_exporter_conf
 
 def main() -> None:
     """Write the page to standard output."""
-    rows = [
-        f"| `{setting.key}` | {f'`{setting.shown}`' if setting.shown else ''} "
-        f"| {'on SIGHUP' if setting.reload else 'at start'} | {setting.help} | `{setting.flag}` | `{setting.variable}` |"
-        for setting in settings()
-    ]
+    rows = []
+    for setting in settings():
+        default = f"`{setting.shown}`" if setting.shown else ""
+        effect = "on SIGHUP" if setting.reload else "at start"
+        cells = (f"`{setting.key}`", default, effect, setting.help, f"`{setting.flag}`", f"`{setting.variable}`")
+        rows.append(f"| {' | '.join(cells)} |")
     sys.stdout.write(HEAD + "\n".join(rows) + "\n")
 
 

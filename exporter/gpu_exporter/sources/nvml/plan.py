@@ -139,14 +139,14 @@ class Plan:
         if metric.name.startswith("gpu_nvlink_") and not self._links:
             return False
         if isinstance(column, Field):
-            return hasattr(pynvml, column.name) and self._field_id(column) is not None
+            return self._field_id(column) is not None
         if isinstance(column, Fans):
             return self._fans > 0
         return not isinstance(column, (Call, Samples, Limit)) or hasattr(pynvml, column.name)
 
     def _field_id(self, column: Field) -> int | None:
         if not column.renumbered:
-            return int(getattr(pynvml, column.name))
+            return getattr(pynvml, column.name, None)
         return next((number for release, number in column.renumbered if self._release >= release), None)
 
     def _is_slow(self, metric: Metric) -> bool:
