@@ -56,6 +56,37 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """One process on one GPU, as the driver tells it.
+
+    ``memory_used`` is in bytes and ``utilization`` a share of the multiprocessors' time; None is what the driver does
+    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any.
+    """
+
+    pid: int
+    type: Literal["compute", "graphics"]
+    memory_used: float | None = None
+    utilization: float | None = None
+    mig_uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a GPU, or a part of it. Empty strings are what is not known.
+
+    ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
+    a process) or its name (of an allocation).
+    """
+
+    process: str = ""
+    user: str = ""
+    container: str = ""
+    pod: str = ""
+    namespace: str = ""
+    slurm_job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One device at one moment.
 

@@ -1,0 +1,28 @@
+"""Who holds a GPU: from processes (procfs) and from what workload managers have allocated (kubernetes, slurm)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from gpu_exporter.model import Owner
+
+
+class ProcessOwners(Protocol):
+    """Tells whose a process is. Asked by the sampler, never by a scrape."""
+
+    def owner(self, pid: int) -> Owner | None:
+        """The owner; None where the process is gone or not visible. Never blocks on a name service."""
+
+    def forget_but(self, pids: Sequence[int]) -> None:
+        """Drop what is remembered of every other process."""
+
+
+class Allocations(Protocol):
+    """Tells who was given which GPU, busy or not."""
+
+    def current(self) -> Mapping[str, Sequence[Owner]]:
+        """Owners by device: a GPU's UUID, a MIG device's UUID, or a GPU's index as text. Never blocks."""
+
+    def close(self) -> None:
+        """Stop looking."""
