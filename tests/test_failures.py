@@ -130,6 +130,19 @@ def test_every_gpu_hangs(start: Start, stub: Callable[..., Stub]) -> None:
     assert time.monotonic() - started < 2
 
 
+def test_a_gpu_that_hangs_from_the_start_hides_nobody(start: Start, stub: Callable[..., Stub]) -> None:
+    machine = stub("h100", "h100", "h100")
+    machine.hang(0)
+    machine.hang(2)
+    exporter = start(machine)
+    wait_ups(exporter, 0, 1, 0)
+    assert exporter.value("gpu_exporter_stuck_reads") == 2
+    machine.recover(0)
+    machine.recover(2)
+    wait_ups(exporter, 1, 1, 1)
+    assert len({dict(labels)["uuid"] for name, labels in exporter.samples() if name == "gpu_up"}) == 3
+
+
 def test_a_driver_that_hangs_while_it_is_opened(start: Start, stub: Callable[..., Stub]) -> None:
     machine = stub("h100")
     machine.hang_init()

@@ -55,7 +55,8 @@ def named(reading: Reading) -> set[str]:
 
 def test_identity(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
     source = opened(stub("h100", "rtx4090"))
-    first, second = source.devices
+    first, second = (source.read(device).device for device in source.devices)
+    assert source.devices == [first, second]
     assert (first.index, first.model, first.architecture) == (0, "NVIDIA H100 80GB HBM3", "Hopper")
     assert first.uuid.startswith("GPU-")
     assert first.pci_bus_id.endswith(":00.0")
@@ -264,8 +265,8 @@ def test_a_gpu_lost_at_the_start_hides_nobody_and_gets_its_name(
     machine = stub("h100", "h100", "h100")
     machine.lose(1)
     source = opened(machine)
-    assert [device.uuid != "" for device in source.devices] == [True, False, True]
     readings = [source.read(device) for device in source.devices]
+    assert [reading.device.uuid != "" for reading in readings] == [True, False, True]
     assert [reading.failure is None for reading in readings] == [True, False, True]
     machine.recover(1)
     assert source.read(source.devices[1]).failure is None
@@ -292,10 +293,12 @@ def test_a_gpu_lost_at_the_start_is_named_by_the_kernel_driver(
         folder = tmp_path / f"proc/driver/nvidia/gpus/0000:{bus}:00.0"
         folder.mkdir(parents=True)
         (folder / "information").write_text(PROC.format(uuid=told, bus=bus))
-    lost = opened(machine, root=tmp_path).devices[1]
+    source = opened(machine, root=tmp_path)
+    lost = source.read(source.devices[1]).device
     assert (lost.uuid, lost.model, lost.pci_bus_id) == (uuid, "NVIDIA H100 80GB HBM3", "00000000:B1:00.0")
     (folder / "information").write_text(PROC.format(uuid="GPU-????????-????-????-????-????????????", bus="b1"))
-    lost = opened(machine, root=tmp_path).devices[1]
+    source = opened(machine, root=tmp_path)
+    lost = source.read(source.devices[1]).device
     assert (lost.uuid, lost.model) == ("", "NVIDIA H100 80GB HBM3")
 
 
@@ -329,6 +332,8 @@ def test_init_that_fails_says_why_and_recovers(here: Here, stub: MakeStub, code:
 def test_xids_are_heard_with_their_time(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
     machine = stub("h100", "h100")
     source = opened(machine)
+    for device in source.devices:
+        source.read(device)
     before = time.time()
     machine.lose(1)
     machine.xid(1, 79)
@@ -365,6 +370,8 @@ def test_close_leaves_no_thread_and_can_be_opened_again(here: Here, stub: MakeSt
 def test_close_beneath_a_hung_call_leaves_the_driver_open(here: Here, stub: MakeStub) -> None:
     machine = here(stub("h100", "h100"))
     source = NvmlSource()
+    for device in source.devices:
+        source.read(device)
     results: list[Reading] = []
     machine.hang(0)
     reader = threading.Thread(target=lambda: results.append(source.read(source.devices[0])))

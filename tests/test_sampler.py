@@ -11,6 +11,7 @@ import pytest
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot, Xid
+from gpu_exporter.poller import Outcome
 from gpu_exporter.sampler import Sampler
 from gpu_exporter.sources import SourceError
 
@@ -155,6 +156,32 @@ def test_a_hung_gpu_is_parked_once_and_comes_back(make: Callable[..., Sampler], 
     assert snapshot.readings[1].values[BUSY] >= before + 2, "what the late reading counted is not lost"
 
 
+def test_a_call_that_returns_just_past_its_deadline_is_not_parked_for_ever(hardware: Hardware) -> None:
+    sampler = Sampler(
+        open_source=hardware.open, source_name="made up", collection=CollectionConfig(), build=Build("1", "3")
+    )
+    device = hardware.gpus[0]
+    sampler._returned(device, Outcome(result=Reading(device)))
+    sampler._overran(device)
+    sampler._cycle()
+    assert (sampler.latest().stuck, up(sampler.latest())) == (0, [1, 1, 1, 1])
+    sampler.close()
+
+
+def test_a_failed_source_does_not_forget_who_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make(interval=0.2, timeout=0.1)
+    until(sampler, lambda seen: seen.ok)
+    release = threading.Event()
+    reads = list(hardware.reads)
+    hardware.hung = {3: release}
+    hardware.gone = "the driver is not loaded"
+    until(sampler, lambda seen: seen.stuck == 1 and not seen.ok)
+    until(sampler, lambda _: hardware.opened >= 2, timeout=10)
+    assert hardware.reads[3] == reads[3] + 1, "read once, parked, not read again"
+    hardware.hung = {}
+    release.set()
+
+
 def test_every_gpu_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
     sampler = make()
     until(sampler, lambda seen: seen.ok)
@@ -191,6 +218,22 @@ def test_a_driver_that_goes_and_comes_back(make: Callable[..., Sampler], hardwar
     hardware.gone = None
     snapshot = until(sampler, lambda seen: seen.ok)
     assert up(snapshot) == [1, 1, 1, 1]
+
+
+def test_a_source_that_failed_beneath_a_hung_call_is_shut_down_when_that_returns(
+    make: Callable[..., Sampler], hardware: Hardware
+) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    release = hardware.hung[1] = threading.Event()
+    until(sampler, lambda seen: seen.stuck == 1)
+    hardware.gone = "the driver is not loaded"
+    until(sampler, lambda _: hardware.closed == [True])
+    del hardware.hung[1]
+    hardware.gone = None
+    release.set()
+    until(sampler, lambda _: hardware.closed == [True, False])
+    until(sampler, lambda seen: seen.ok and up(seen) == [1, 1, 1, 1])
 
 
 def test_no_driver_at_the_start(make: Callable[..., Sampler], hardware: Hardware) -> None:

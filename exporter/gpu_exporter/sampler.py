@@ -62,12 +62,14 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
         self._source: Source | None = None
+        self._abandoned: list[Source] = []
         self._opening = False
         self._late_source: Source | None = None
         self._retry_at = 0.0
         self._retry_in = _RETRY_FIRST
         self._known: dict[str, Device] = {}
         self._parked: set[str] = set()
+        self._back: set[str] = set()
         self._late_readings: deque[Reading] = deque()
         self._down: dict[str, str] = {}
         self._source_trouble: str | None = None
@@ -176,6 +178,7 @@ class Sampler:
 
     def _cycle(self) -> None:
         started = self._monotonic()
+        self._close_abandoned()
         if self._handle_pause(started):
             return
         if self._source is None and not self._open(started):
@@ -212,10 +215,14 @@ class Sampler:
             timeout=self._collection.timeout,
             late=lambda position, outcome: self._returned(asked[position][1], outcome),
         )
-        readings = {}
-        for (_, named), outcome in zip(asked, outcomes, strict=True):
-            readings[named.key] = self._overran(named) if outcome is None else self._came(named, outcome.get())
-        for key, device in self._known.items():
+        answers = [(named, outcome) for (_, named), outcome in zip(asked, outcomes, strict=True)]
+        # Parked ones first: taking another's outcome may raise, and they must not be read a second time then.
+        readings = {named.key: self._overran(named) for named, outcome in answers if outcome is None}
+        for named, outcome in answers:
+            if outcome is not None:
+                reading = self._came(named, outcome.get())
+                readings[reading.device.key] = reading
+        for key, device in list(self._known.items()):
             if key in readings:
                 continue
             if key in self._parked:
@@ -226,7 +233,7 @@ class Sampler:
         return sorted(readings.values(), key=lambda reading: (reading.device.index, reading.device.uuid))
 
     def _named(self, device: Device) -> Device:
-        """The device under the best name it ever had: one that is lost as the driver is opened cannot tell its own."""
+        """The device under the best name it ever had: one that has not answered yet cannot tell its own."""
         if device.uuid:
             self._known.pop(replace(device, uuid="").key, None)
             return device
@@ -234,25 +241,34 @@ class Sampler:
         return next(known, device)
 
     def _came(self, device: Device, reading: Reading) -> Reading:
+        """The reading under the device's best name: its own, or the one it had before."""
+        if reading.device.uuid:
+            device = self._named(reading.device)
+            self._known[device.key] = device
         if reading.failure is not None:
             self._ledger.count_failure(device.key, reading.failure.reason)
         return replace(reading, device=device)
 
     def _overran(self, device: Device) -> Reading:
         with self._wake:
-            self._parked.add(device.key)
+            if device.key in self._back:  # it returned between its deadline and now
+                self._back.discard(device.key)
+            else:
+                self._parked.add(device.key)
         self._ledger.count_failure(device.key, "timeout")
         return Reading(
             device, failure=Failure("timeout", f"its driver call took longer than {self._collection.timeout:g} s")
         )
 
     def _returned(self, device: Device, outcome: Outcome[Reading]) -> None:
-        """A parked call came back (told on its own thread): the device is read again from the next tick on."""
+        """A late call came back (told on its own thread): the device is read again from the next tick on."""
         with self._wake:
             if device.key in self._parked:
                 self._parked.discard(device.key)
-                if outcome.result is not None:
-                    self._late_readings.append(outcome.result)
+            else:
+                self._back.add(device.key)
+            if outcome.result is not None:
+                self._late_readings.append(outcome.result)
 
     # --- opening, closing, pausing -----------------------------------------------------------------------------------
 
@@ -308,13 +324,23 @@ class Sampler:
         self._close_source(source)
 
     def _close_source(self, source: Source) -> None:
-        """Close it; where a call still hangs inside, without shutting the driver down beneath it."""
+        """Close it; where a call still hangs inside, without shutting the driver down until that has returned."""
         for event in source.events():
             self._ledger.count_xid(event)
-        if self._parked:
+        hung = bool(self._parked)
+        if hung:
             log.warning("the driver stays open: calls still hang in it", extra={"stuck": len(self._parked)})
+            self._abandoned.append(source)
+        self._call_close(source, hung=hung)
+
+    def _close_abandoned(self) -> None:
+        """Shut the driver down as often as it was opened: only then does it let go, and forget a failed session."""
+        while self._abandoned and not self._parked:
+            self._call_close(self._abandoned.pop(), hung=False)
+
+    def _call_close(self, source: Source, *, hung: bool) -> None:
         (outcome,) = self._poller.run(
-            [partial(source.close, hung=bool(self._parked))], timeout=_CLOSE_TIMEOUT, late=lambda _, __: None
+            [partial(source.close, hung=hung)], timeout=_CLOSE_TIMEOUT, late=lambda _, __: None
         )
         if outcome is None:
             log.warning("closing the driver hangs; going on without")

@@ -150,7 +150,7 @@ def gpu_document(reading: Reading) -> dict[str, Any]:
     for row, labels, value in rows:
         if value is None or not math.isfinite(value):  # JSON has no word for infinity
             continue
-        number = int(value) if value.is_integer() and abs(value) < 2**53 else value
+        number = int(value) if float(value).is_integer() and abs(value) < 2**53 else value
         if row.name in _LISTED:
             metrics.setdefault(row.name, []).append({"labels": labels, "value": number})
         else:

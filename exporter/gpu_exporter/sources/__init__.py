@@ -24,10 +24,13 @@ class Source(Protocol):
 
     @property
     def devices(self) -> Sequence[Device]:
-        """Every device found, in index order. One that was lost as the source opened has no UUID until it answers."""
+        """Every device found, in index order. One that has not answered yet may have no UUID."""
 
     def read(self, device: Device) -> Reading:
-        """Read one device. Its own failure is in the reading; SourceError means the whole source failed."""
+        """Read one device. Its own failure is in the reading; SourceError means the whole source failed.
+
+        The reading's device is the best identity known by then.
+        """
 
     def events(self) -> Sequence[Xid]:
         """XID events since the previous call; never blocks."""

@@ -48,6 +48,7 @@ class NvmlSource:
         root: Path = Path("/"),
     ) -> None:
         self._monotonic = monotonic
+        self._root = root
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
@@ -57,8 +58,8 @@ class NvmlSource:
             release = self.driver.driver_version.partition(".")[0]
             self._release = int(release) if release.isdigit() else 0
             self._xids = XidListener(clock=clock)
-            count = pynvml.nvmlDeviceGetCount()
-            self._gpus = [self._meet(index, count, root) for index in range(count)]
+            # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
+            self._gpus = [_Gpu(Device(index=index, uuid="", model="")) for index in range(pynvml.nvmlDeviceGetCount())]
         except pynvml.NVMLError as error:
             self._shut_down()
             raise source_error(error) from error
@@ -68,7 +69,7 @@ class NvmlSource:
 
     @property
     def devices(self) -> Sequence[Device]:
-        """Every device the driver lists; one lost from the start has the name that /proc tells, or none."""
+        """Every device the driver lists; it has its name from its first reading on."""
         return [gpu.device for gpu in self._gpus]
 
     def read(self, device: Device) -> Reading:
@@ -105,26 +106,21 @@ class NvmlSource:
             gpu.slow_due = now + _SLOW_EVERY + stagger
         return parts
 
-    def _meet(self, index: int, count: int, root: Path) -> _Gpu:
-        """The device at its index; one that is already lost is kept, so that it is seen and asked again."""
-        gpu = _Gpu(identity.unanswered(index, count, root=root))
-        try:
-            self._take_handle(gpu)
-        except DeviceFailedError as error:
-            gpu.down = True
-            log.warning("GPU did not answer as it was opened", extra={"gpu": index, "why": error.failure.message})
-        return gpu
-
     def _take_handle(self, gpu: _Gpu) -> None:
         """Look the device up (again): a handle taken before a GPU went down may never answer."""
         index = gpu.device.index
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        except pynvml.NVMLError as error:
+            if gpu.plan is None:
+                gpu.device = identity.device(index, handle)
+        except (pynvml.NVMLError, DeviceFailedError) as error:
+            if not gpu.device.uuid:
+                gpu.device = identity.unanswered(index, len(self._gpus), root=self._root)
+            if isinstance(error, DeviceFailedError):
+                raise
             raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
             raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
         if gpu.plan is None:
-            gpu.device = identity.device(index, handle)
             gpu.plan = Plan(handle, driver_release=self._release)
         gpu.plan.handle = handle
         self._xids.watch(gpu.device, handle)

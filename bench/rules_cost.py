@@ -1,0 +1,354 @@
+"""``python -m bench.rules_cost``: what the rules cost a Prometheus that watches 16 000 simulated GPUs.
+
+A real Prometheus scrapes 2 000 machines of eight GPUs (one page of the fake source, with names and growing counters of
+each machine's own), with the rules of deploy/prometheus. What the rules look back at for longer than this runs is
+made beforehand with ``promtool tsdb create-blocks-from openmetrics``. After a warm-up it adds up the evaluation times
+of all rules, as /api/v1/rules tells them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import multiprocessing
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ROOT / "deploy/prometheus/rules"
+BUDGET = 1.0  # seconds, DESIGN section 9
+GPUS = 8
+JOB_NODES = 4  # machines a simulated training job spans
+_SLOW_GROUP = "interval: 15m"
+_NOW = "gpu_exporter_last_sample_timestamp_seconds"
+_STATES = ("active", "idle_held", "unknown")
+# Growth a second of counters that the rules take rates of; all others stand still, as on healthy machines.
+_GROWTH = {
+    "gpu_busy_seconds_total": 0.93,
+    "gpu_memory_io_busy_seconds_total": 0.44,
+    "gpu_energy_joules_total": 540.0,
+    "gpu_state_seconds_total": 1.0,
+    "gpu_owner_seconds_total": 1.0,
+}
+_POD = 'owner_kind="pod",namespace="inference"'
+_CONFIG = """\
+global: {{scrape_interval: {interval}s, scrape_timeout: {interval}s, evaluation_interval: {interval}s}}
+rule_files: ['{rules}/*.yml']
+scrape_configs:
+  - job_name: gpu-exporter
+    file_sd_configs: [files: ['{targets}']]
+"""
+
+
+class Fleet:
+    """The pages of all machines at any moment."""
+
+    def __init__(self, nodes: int, *, used: bool) -> None:
+        self.nodes = nodes
+        rules = "".join(file.read_text() for file in RULES.glob("*.yml"))
+        self._started = time.time()
+        self._rendered = (-1, "")
+        self._parts: list[tuple[str, float, float] | str] = []
+        page = _fake_page()
+        self.gpus = re.findall(r'^gpu_up\{gpu="(\d+)",model="([^"]+)",uuid="GPU-([^"]+)"', page, re.MULTILINE)
+        if "gpu_owner_seconds_total" not in page:
+            page += "".join(_owner_lines(*gpu) for gpu in self.gpus)
+        page = page.replace('uuid="GPU-', 'uuid="GPU-@NODE@')
+        for line in page.splitlines():
+            if line.startswith("#"):
+                continue
+            series, _, value = line.rpartition(" ")
+            name = series.partition("{")[0]
+            if used and not re.search(rf"\b{name}\b", rules):
+                continue
+            growth = 1.0 if name == _NOW else _GROWTH.get(name, 0.0)
+            if growth and 'state="active"' not in series and "state=" in series:
+                growth = 0.0
+            self._parts.append((series, float(value), growth) if growth else f"{line}\n")
+        self.series = len(self._parts)
+
+    def page(self, node: int) -> bytes:
+        """What that machine answers now."""
+        second = int(time.time())
+        if self._rendered[0] != second:
+            since = second - self._started
+            text = "".join(
+                part if isinstance(part, str) else f"{part[0]} {part[1] + part[2] * since:.3f}\n"
+                for part in self._parts
+            )
+            self._rendered = (second, text)
+        text = self._rendered[1].replace("@NODE@", f"{node:06x}")
+        return (
+            text.replace("@USER@", f"user{node // JOB_NODES % 400}").replace("@JOB@", str(node // JOB_NODES)).encode()
+        )
+
+    def history(self) -> Iterator[str]:
+        """OpenMetrics lines of what the rules look back at for hours; a day of quarters, six hours of scrapes."""
+        now = int(self._started)
+        name = "instance_gpu:gpu_score:avg15m"
+        yield f"# TYPE {name} gauge\n"
+        for node in range(self.nodes):
+            for gpu, model, uuid in self.gpus:
+                device = f'gpu="{gpu}",model="{model}",uuid="GPU-{node:06x}{uuid}"'
+                labels = f'{name}{{{_target(node)},job="gpu-exporter",{device}}}'
+                for quarter in range(96, 0, -1):
+                    yield f"{labels} 0.6{quarter % 10} {now - 900 * quarter}\n"
+        name = "gpu_exporter_gpus"
+        yield f"# TYPE {name} gauge\n"
+        for node in range(self.nodes):
+            labels = f'{name}{{{_target(node)},job="gpu-exporter",state="found"}}'
+            for step in range(720, 0, -1):
+                yield f"{labels} {GPUS} {now - 30 * step}\n"
+        yield "# EOF\n"
+
+
+def _fake_page() -> str:
+    command = [sys.executable, "-m", "gpu_exporter", "sample", "--source=fake", f"--fake.gpus={GPUS}"]
+    done = subprocess.run([*command, "--format=prometheus"], check=True, capture_output=True, text=True, cwd=ROOT)
+    return done.stdout
+
+
+def _owner_lines(gpu: str, model: str, uuid: str) -> str:
+    """What accounting adds to a page, while the fake source does not tell it: everybody works.
+
+    The first four GPUs of the page train, for a job over several machines; the others have a pod each.
+    """
+    device = f'gpu="{gpu}",model="{model}",uuid="GPU-{uuid}"'
+    job = 'owner_kind="slurm",owner="@USER@",namespace="@JOB@"'
+    pod = f'{_POD},owner="serve-@NODE@-{gpu}"'
+    owner = f"{device},{job if int(gpu) < GPUS / 2 else pod}"
+    lines = [f'gpu_owner_seconds_total{{{owner},state="{state}"}} 1000.0\n' for state in _STATES]
+    states = (*_STATES, "idle_free", "down")
+    lines += [f'gpu_state_seconds_total{{{device},state="{state}"}} 1000.0\n' for state in states]
+    return "".join([*lines, f"gpu_owner_memory_used_bytes{{{owner}}} 6.1e+10\n"])
+
+
+def _target(node: int) -> str:
+    return f'alias="node-{node}",cluster="bench",instance="node-{node}.example.org:9435"'
+
+
+def _serve(fleet: Fleet, listener: socket.socket) -> None:
+    """HTTP/1.1 with keep-alive and nothing else: /N is the page of machine N."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                body = fleet.page(int(request.split(b" ", 2)[1].lstrip(b"/")))
+                head = (
+                    f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n\r\n"
+                )
+                writer.write(head.encode() + body)
+                await writer.drain()
+        writer.close()
+
+    async def forever() -> None:
+        server = await asyncio.start_server(answer, sock=listener, backlog=1024)
+        await server.serve_forever()
+
+    asyncio.run(forever())
+
+
+class Prometheus:
+    """The Prometheus under test."""
+
+    def __init__(self, folder: Path, configuration: Path, binary: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._log = (folder / "prometheus.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                binary,
+                f"--config.file={configuration}",
+                f"--storage.tsdb.path={folder / 'tsdb'}",
+                f"--web.listen-address=127.0.0.1:{self._port}",
+            ],
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def get(self, path: str) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        try:
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())["data"]
+        finally:
+            connection.close()
+
+    def version(self) -> str:
+        return str(self.get("/api/v1/status/buildinfo")["version"] or "built without a version")
+
+    def intervals(self) -> dict[str, float]:
+        """How often each group is evaluated, in seconds."""
+        return {group["name"]: float(group["interval"]) for group in self.get("/api/v1/rules")["groups"]}
+
+    def rules(self) -> list[tuple[str, str, float, str, str]]:
+        """Group, name, evaluation time, health or error, time of the evaluation."""
+        return [
+            (
+                group["name"],
+                rule["name"],
+                rule["evaluationTime"],
+                rule.get("lastError") or rule["health"],
+                group["lastEvaluation"],
+            )
+            for group in self.get("/api/v1/rules")["groups"]
+            for rule in group["rules"]
+        ]
+
+    def rss(self) -> float:
+        """MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        return int(found[1]) / 1024 if found else 0.0
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(120)
+        self._log.close()
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or str(ROOT / ".build/debian/usr/bin" / name)
+    if not Path(found).exists():
+        sys.exit(f"bench: {name} is neither installed nor fetched by tools/setup")
+    return found
+
+
+def _say(what: str) -> None:
+    print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+def _prepare(folder: Path, fleet: Fleet, port: int, interval: int, *, optional: bool) -> Path:
+    rules = folder / "rules"
+    rules.mkdir()
+    for file in RULES.glob("*.yml"):
+        if optional or file.stem != "alerts-optional":
+            # The slow group would not come round often enough to be measured.
+            (rules / file.name).write_text(file.read_text().replace(_SLOW_GROUP, "interval: 1m"))
+    targets = [
+        {
+            "targets": [f"127.0.0.1:{port}"],
+            "labels": {
+                "__metrics_path__": f"/{node}",
+                **dict(re.findall(r'(\w+)="([^"]+)"', _target(node))),
+            },
+        }
+        for node in range(fleet.nodes)
+    ]
+    (folder / "targets.json").write_text(json.dumps(targets))
+    configuration = folder / "prometheus.yml"
+    configuration.write_text(_CONFIG.format(interval=interval, rules=rules, targets=folder / "targets.json"))
+    return configuration
+
+
+def _backfill(folder: Path, fleet: Fleet) -> None:
+    text = folder / "history.om"
+    with text.open("w") as file:
+        file.writelines(fleet.history())
+    # A Prometheus that has run for a day has put its blocks of two hours together.
+    blocks = ["tsdb", "create-blocks-from", "--max-block-duration=24h", "openmetrics"]
+    command = [_program("promtool"), *blocks, str(text), str(folder / "tsdb")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    text.unlink()
+
+
+def _measure(prometheus: Prometheus, seconds: float) -> dict[tuple[str, str, int], list[float]]:
+    """Every evaluation time of every rule within the time."""
+    times: dict[tuple[str, str, int], list[float]] = {}
+    seen: set[tuple[str, str]] = set()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for place, (group, name, duration, health, when) in enumerate(prometheus.rules()):
+            if health != "ok":
+                sys.exit(f"bench: the rule {name} fails: {health}")
+            if (group, when) not in seen:
+                times.setdefault((group, name, place), []).append(duration)
+        seen = {(group, when) for group, _, _, _, when in prometheus.rules()} | seen
+        time.sleep(1.0)
+    return times
+
+
+def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str, float]) -> float:
+    """Print the slowest and the sums; the time of one evaluation of everything."""
+    means = {key: statistics.median(values) for key, values in times.items()}
+    groups: dict[str, float] = {}
+    for (group, _, _), mean in means.items():
+        groups[group] = groups.get(group, 0.0) + mean
+    print("slowest rules, median of their evaluations:")
+    for (group, name, _), mean in sorted(means.items(), key=lambda item: -item[1])[:15]:
+        print(f"  {1000 * mean:7.1f} ms  {name}  ({group})")
+    print("groups:")
+    for group, mean in sorted(groups.items(), key=lambda item: -item[1]):
+        print(f"  {1000 * mean:7.1f} ms  every {intervals[group]:g} s  {group}")
+    load = sum(mean / intervals[group] for group, mean in groups.items())
+    print(f"load         {load:.3f} s of evaluation a second")
+    best = sum(min(values) for values in times.values())
+    print(f"undisturbed  {best:.3f} s, the fastest evaluation of each rule")
+    return sum(means.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.rules_cost", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=2000, help="machines of eight GPUs (default 2000)")
+    parser.add_argument(
+        "--interval", type=int, default=30, help="scrape and evaluation interval in seconds (default 30)"
+    )
+    parser.add_argument("--warm", type=float, default=12, help="minutes before measuring (default 12: ranges are full)")
+    parser.add_argument("--measure", type=float, default=4, help="minutes of measuring (default 4)")
+    parser.add_argument("--used", action="store_true", help="only the series that rules read: less memory and scraping")
+    parser.add_argument("--prometheus", default=None, help="the Prometheus to measure (default: the one in PATH)")
+    parser.add_argument("--optional", action="store_true", help="with alerts-optional.yml")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # blocks are left in order, and so everything is ended
+    fleet = Fleet(arguments.nodes, used=arguments.used)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    server = multiprocessing.get_context("fork").Process(target=_serve, args=(fleet, listener), daemon=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-exporter-rules-") as name:
+        folder = Path(name)
+        port = listener.getsockname()[1]
+        configuration = _prepare(folder, fleet, port, arguments.interval, optional=arguments.optional)
+        _say("making the history")
+        _backfill(folder, fleet)
+        server.start()
+        prometheus = Prometheus(folder, configuration, arguments.prometheus or _program("prometheus"))
+        try:
+            _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
+            time.sleep(60 * arguments.warm)
+            _say("measuring")
+            times = _measure(prometheus, 60 * arguments.measure)
+            series = prometheus.get("/api/v1/status/tsdb")["headStats"]["numSeries"]
+            up = prometheus.get("/api/v1/query?query=sum(up)")["result"][0]["value"][1]
+            firing = prometheus.get("/api/v1/query?query=count(ALERTS)%20by%20(alertname)")["result"]
+            total = _report(times, {**prometheus.intervals(), "gpu-device-slow": 900.0})
+            print(f"prometheus   {prometheus.version()}")
+            print(f"up           {up} of {fleet.nodes} machines, {fleet.nodes * GPUS} GPUs")
+            print(f"alerts       {', '.join(item['metric']['alertname'] for item in firing)}")
+            print(f"series       {series}")
+            print(f"RSS          {prometheus.rss():.0f} MiB")
+            print(
+                f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules"
+            )
+            print(f"all rules    {total:.3f} s, budget {BUDGET:g} s: {'kept' if total <= BUDGET else 'EXCEEDED'}")
+            return 0 if total <= BUDGET else 1
+        finally:
+            prometheus.close()
+            server.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""What deploy/alertmanager does with alerts: whom they reach, which ones others silence, and what the mails say."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import ROOT, wait_for
+from mail import CONFIGURATION, Alertmanager, Told, amtool, configuration, render, told
+
+RULES = ROOT / "deploy/prometheus/rules"
+HOST = {"instance": "10.0.0.7:9435", "alias": "gpu-node-7"}
+GPU = {**HOST, "gpu": "3", "uuid": "GPU-7b8bace7-f031-48d1-9451-c1fcd4f8ad29", "model": "NVIDIA H100 80GB HBM3"}
+HELD = {**GPU, "owner_kind": "user", "owner": "alice"}
+RECEIVER = {"critical": "oncall", "warning": "team", "info": "digest"}
+
+
+def test_amtool_accepts_the_configuration() -> None:
+    done = amtool("check-config", str(CONFIGURATION))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- routes ---------------------------------------------------------------------------------------------------------
+
+
+def assert_routed(labels: Mapping[str, str], *receivers: str) -> None:
+    pairs = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
+    wanted = f"--verify.receivers={','.join(receivers)}"
+    done = amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", wanted, *pairs)
+    assert done.returncode == 0, f"{labels}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "receivers"),
+    [
+        ({"alertname": "Watchdog", "severity": "none"}, ("heartbeat",)),
+        ({"alertname": "Watchdog", "cluster": "lab"}, ("heartbeat",)),
+        ({"alertname": "GPULost", "severity": "critical", **GPU}, ("oncall",)),
+        ({"alertname": "GPULost", "severity": "critical", "cluster": "lab", **GPU}, ("oncall",)),
+        ({"alertname": "GPUExporterDown", "severity": "critical", **HOST}, ("oncall",)),
+        ({"alertname": "GPUExporterAbsent", "severity": "critical"}, ("oncall",)),
+        ({"alertname": "GPUTemperatureNearSlowdown", "severity": "warning", **GPU}, ("team",)),
+        ({"alertname": "GPUPersistenceModeOff", "severity": "info", **GPU}, ("digest",)),
+        ({"alertname": "GPUIdleHeld", "severity": "info", **HELD}, ("owner", "digest")),
+        ({"alertname": "GPUIdleHeldLong", "severity": "warning", **HELD}, ("owner", "team")),
+        # Nobody to write to: only those who look after the machines.
+        ({"alertname": "GPUIdleHeld", "severity": "info", **GPU}, ("digest",)),
+        ({"alertname": "GPUIdleHeld", "severity": "info", **GPU, "owner": ""}, ("digest",)),
+        # An owner is only written to about GPUs that lie idle.
+        ({"alertname": "GPULowScore", "severity": "info", **HELD}, ("digest",)),
+        # Alerts of others, and mistakes in severities, arrive.
+        ({"alertname": "DiskFull"}, ("team",)),
+        ({"alertname": "GPULost", "severity": "Critical", **GPU}, ("team",)),
+        ({}, ("team",)),
+    ],
+    ids=lambda value: value.get("alertname", "nothing") if isinstance(value, dict) else ",".join(value),
+)
+def test_routes(labels: dict[str, str], receivers: tuple[str, ...]) -> None:
+    assert_routed(labels, *receivers)
+
+
+def deployed_alerts() -> list[dict[str, Any]]:
+    groups = [group for file in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(file.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_every_deployed_alert_has_a_route_of_its_severity() -> None:
+    alerts = deployed_alerts()
+    assert alerts, "no alert in deploy/prometheus/rules"
+    severities = {alert["alert"]: alert["labels"]["severity"] for alert in alerts if alert["alert"] != "Watchdog"}
+    assert set(severities.values()) <= set(RECEIVER)
+    for name, severity in severities.items():
+        owner = ["owner"] * name.startswith("GPUIdleHeld")  # no other alert writes to holders, whatever its labels
+        assert_routed({"alertname": name, "severity": severity, **HELD}, *owner, RECEIVER[severity])
+
+
+def test_names_in_the_configuration_are_those_of_the_rules() -> None:
+    alerts = {alert["alert"] for alert in deployed_alerts()}
+    named = set(re.findall(r'alertname!?="(\w+)"', CONFIGURATION.read_text()))
+    assert named <= alerts, "routes or inhibitions name alerts that do not exist"
+    assert any(name.startswith("GPUIdleHeld") for name in alerts)
+
+
+def test_repeats_are_multiples_that_alertmanager_remembers() -> None:
+    tree = yaml.safe_load(CONFIGURATION.read_text())
+    seconds = {"s": 1, "m": 60, "h": 3600}
+    for route in [tree["route"], *tree["route"]["routes"]]:
+        interval, repeat = (
+            int(route[key][:-1]) * seconds[route[key][-1]] for key in ("group_interval", "repeat_interval")
+        )
+        assert repeat % interval == 0
+        assert repeat <= 120 * 3600, "the default of --data.retention"
+    receivers = {receiver["name"] for receiver in tree["receivers"]}
+    assert all(len(receiver) > 1 for receiver in tree["receivers"]), "a receiver that drops what it gets"
+    assert {route["receiver"] for route in [tree["route"], *tree["route"]["routes"]]} == receivers
+
+
+# --- inhibition -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
+    folder = tmp_path_factory.mktemp("alertmanager")
+    tree = configuration(folder, smtp_port=1)
+    tree["receivers"] = [{"name": receiver["name"]} for receiver in tree["receivers"]]  # nothing is to be sent
+    with Alertmanager(folder, tree) as running:
+        yield running
+
+
+def alert(name: str, severity: str, gpu: int | None = None, **more: str) -> dict[str, str]:
+    device = {} if gpu is None else {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "model": "H100"}
+    return {"alertname": name, "severity": severity, **device, **more}
+
+
+LOST = alert("GPULost", "critical", 3)
+OFF_THE_BUS = alert("GPUXidCritical", "critical", 3, xid="79")
+HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
+
+
+@pytest.mark.parametrize("cluster", [{}, {"cluster": "lab"}], ids=["no cluster", "cluster"])
+@pytest.mark.parametrize(
+    ("standing", "inhibited"),
+    [
+        pytest.param([HOT], set(), id="a warning alone"),
+        pytest.param(
+            [alert("GPUXidCritical", "critical", 3, xid="48"), HOT, alert("GPUXidWarning", "warning", 3, xid="94")],
+            {"GPUTemperatureNearSlowdown 3", "GPUXidWarning 3"},
+            id="critical over warning",
+        ),
+        pytest.param(
+            [alert("GPUEccUncorrected", "critical", 3), alert("GPUPersistenceModeOff", "info", 3)],
+            {"GPUPersistenceModeOff 3"},
+            id="critical over info",
+        ),
+        pytest.param(
+            [alert("GPUEccUncorrected", "critical", 2), HOT, alert("GPUCollectionSlow", "warning")],
+            set(),
+            id="critical of one GPU, warning of another and of the host",
+        ),
+        pytest.param(
+            [alert("GPUMissing", "critical"), alert("GPUCollectionSlow", "warning"), HOT],
+            set(),
+            id="critical of the host: the missing gpu labels are not equal GPUs",
+        ),
+        pytest.param(
+            [alert("GPUEccUncorrected", "critical", 3), alert("GPUIdleHeld", "info", 3, owner="alice")],
+            set(),
+            id="the holder of a sick GPU is told",
+        ),
+        pytest.param(
+            [
+                alert("GPUIdleHeldLong", "warning", 3, owner="alice"),
+                alert("GPUIdleHeld", "info", 3, owner="alice"),
+                alert("GPUIdleHeld", "info", 3, owner="bob"),
+                alert("GPUIdleHeld", "info", 2, owner="alice"),
+            ],
+            {"GPUIdleHeld 3 alice"},
+            id="held for a day over held for an hour, of the same holder",
+        ),
+        pytest.param(
+            [alert("GPUEccUncorrected", "critical", 3), alert("GPUXidCritical", "critical", 3, xid="48")],
+            set(),
+            id="critical beside critical",
+        ),
+        pytest.param(
+            [LOST, HOT, alert("GPUNVLinkDown", "critical", 3), alert("GPUIdleHeld", "info", 3, owner="alice"),
+             alert("GPUNVLinkDown", "critical", 2), alert("GPUCollectionSlow", "warning")],
+            {"GPUTemperatureNearSlowdown 3", "GPUNVLinkDown 3", "GPUIdleHeld 3 alice"},
+            id="lost over all of its GPU and nothing else",
+        ),
+        pytest.param(
+            [OFF_THE_BUS, alert("GPUNVLinkDown", "critical", 3), HOT, alert("GPUNVLinkDown", "critical", 2)],
+            {"GPUNVLinkDown 3", "GPUTemperatureNearSlowdown 3"},
+            id="XID 79 over all of its GPU",
+        ),
+        pytest.param([LOST, OFF_THE_BUS], {"GPUXidCritical 3"}, id="lost and XID 79: one of the two stays"),
+        pytest.param(
+            [OFF_THE_BUS, alert("GPUXidCritical", "critical", 3, xid="48")],
+            {"GPUXidCritical 3"},
+            id="XID 79 over the XIDs that follow",
+        ),
+        pytest.param(
+            [alert("GPUExporterDown", "critical"), LOST, alert("GPUMissing", "critical"), HOT],
+            {"GPULost 3", "GPUMissing", "GPUTemperatureNearSlowdown 3"},
+            id="exporter down over its GPUs",
+        ),
+    ],
+)  # fmt: skip
+def test_inhibition(
+    alertmanager: Alertmanager,
+    request: pytest.FixtureRequest,
+    standing: list[dict[str, str]],
+    inhibited: set[str],
+    cluster: dict[str, str],
+) -> None:
+    host = {"instance": re.sub(r"\W+", "-", request.node.name), **cluster}
+    beside = {**host, "instance": host["instance"] + "-beside"}
+    canary = {**host, "instance": host["instance"] + "-canary"}
+    alertmanager.tell([{**labels, **host} for labels in standing])
+    # The same on another host keeps what it needs to stay: warnings alone. And one alert that tells of no host.
+    alertmanager.tell([{**labels, **beside} for labels in standing if labels["severity"] == "warning"])
+    alertmanager.tell([{**alert("GPUExporterAbsent", "critical"), **cluster}])
+    # Alertmanager looks at alerts in their order: when the canary is silenced, it has seen all of the above.
+    alertmanager.tell([{**LOST, **canary}, {**HOT, **canary}])
+    wait_for(lambda: alertmanager.inhibited(canary["instance"]))
+    assert alertmanager.inhibited(host["instance"]) == inhibited
+    assert alertmanager.inhibited(beside["instance"]) == set()
+
+
+def test_the_same_host_of_another_cluster_is_another_host(alertmanager: Alertmanager) -> None:
+    host = {"instance": "shared-name:9435"}
+    alertmanager.tell([{**LOST, **host, "cluster": "a"}, {**HOT, **host, "cluster": "b"}, {**HOT, **host}])
+    alertmanager.tell([{**HOT, **host, "cluster": "a"}])
+    wait_for(lambda: alertmanager.inhibited(host["instance"]))
+    clusters = [found["labels"].get("cluster") for found in alertmanager.alerts() if found["status"]["inhibitedBy"]
+                and found["labels"]["instance"] == host["instance"]]  # fmt: skip
+    assert clusters == ["a"]
+
+
+# --- templates ------------------------------------------------------------------------------------------------------
+
+
+def hot(gpu: int, **labels: str) -> Told:
+    return told({"alertname": "GPUTemperatureNearSlowdown", "severity": "warning", **GPU, "gpu": str(gpu), **labels})
+
+
+def xid(gpu: int, number: int) -> Told:
+    return told({"alertname": "GPUXidCritical", "severity": "critical", **GPU, "gpu": str(gpu), "xid": str(number)})
+
+
+def other(name: str, **labels: str) -> Told:
+    return told({"alertname": name, **labels})
+
+
+@pytest.mark.parametrize(
+    ("alerts", "subject"),
+    [
+        ([hot(3)], "[FIRING:1] gpu-node-7: GPU 3 overheating"),
+        ([hot(0), hot(3), hot(5), xid(1, 48)], "[FIRING:4] gpu-node-7: GPU 0, 3, 5 overheating; GPU 1 XID 48"),
+        ([xid(1, 48), xid(1, 63), xid(2, 63)], "[FIRING:3] gpu-node-7: GPU 1 XID 48; GPU 1, 2 XID 63"),
+        ([other("GPUPCIeWidthDegraded", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 PCIe width degraded"),
+        ([other("GPUNVLinkCrcErrors", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 NVLink CRC errors"),
+        ([other("GPUEccUncorrected", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 ECC uncorrected"),
+        ([other("GPUMissing", **HOST)], "[FIRING:1] gpu-node-7: GPU missing"),
+        ([other("GPUExporterDown", instance="10.0.0.7:9435")], "[FIRING:1] 10.0.0.7: GPU exporter down"),
+        ([other("GPUExporterDown", instance="[fd00::7]:9435")], "[FIRING:1] [fd00::7]: GPU exporter down"),
+        ([other("GPUDriverVersionSkew", cluster="lab")], "[FIRING:1] lab: GPU driver version skew"),
+        ([other("GPUExporterAbsent")], "[FIRING:1] GPUs: GPU exporter absent"),
+        ([other("DiskFull", **HOST)], "[FIRING:1] gpu-node-7: disk full"),
+        ([hot(3), {**hot(4), "status": "resolved"}], "[FIRING:1] gpu-node-7: GPU 3 overheating"),
+        ([{**hot(4), "status": "resolved"}], "[RESOLVED] gpu-node-7: GPU 4 overheating"),
+        (
+            [other(f"GPUIllness{letter}", **GPU) for letter in "ABCDEFGH"],
+            "[FIRING:8] gpu-node-7: " + "".join(f"GPU 3 illness {letter}; " for letter in "abcdef") + "and more",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_subjects(tmp_path: Path, alerts: list[Told], subject: str) -> None:
+    assert render(tmp_path, "gpu.email.subject", *alerts) == subject
+
+
+HOSTILE = '<script>alert("1")</script> & "quoted" \\ {{ .Labels }} +'
+
+
+@pytest.mark.parametrize("name", ["email", "owner", "digest"])
+def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, name: str) -> None:
+    names = ("alertname", "alias", "cluster", "model", "owner", "namespace", "severity", "uuid")
+    labels = dict.fromkeys(names, HOSTILE)
+    annotations = {"summary": HOSTILE, "description": HOSTILE, "runbook_url": "javascript:alert(1)"}
+    alerts = [told({**GPU, **labels}, annotations), told({**GPU, **labels}, annotations, ended=True)]
+    page = render(tmp_path, f"gpu.{name}.html", *alerts, kind="html")
+    assert "<script" not in page
+    assert "javascript:" not in page
+    assert "&lt;script&gt;" in page
+    assert "{{ .Labels }}" in page, "a label is text, never a template"
+    assert page.count("<table") == page.count("</table>")
+    assert page.count("<tr") == page.count("</tr>")
+
+
+def test_both_parts_tell_all_that_is_needed(tmp_path: Path) -> None:
+    annotations = {
+        "summary": "The GPU is close to slowing down.",
+        "description": "GPU 3 of gpu-node-7 is at 86 °C. Check the air flow.",
+        "runbook_url": "https://runbooks.test/GPUTemperatureNearSlowdown",
+        "dashboard_url": "https://grafana.test/d/gpu?var-gpu=3&var-host=7",
+    }
+    alerts = [told(hot(3)["labels"], annotations), told(hot(4)["labels"], {"summary": "That one is over."}, ended=True)]
+    text = render(tmp_path, "gpu.email.text", *alerts)
+    page = render(tmp_path, "gpu.email.html", *alerts, kind="html")
+    for wanted in [
+        *annotations.values(),
+        "gpu-node-7",
+        "10.0.0.7:9435",
+        GPU["uuid"],
+        GPU["model"],
+        "20 Nov 2026 10:23:41",
+    ]:
+        assert wanted in text
+        assert wanted in html.unescape(page)
+    for shown in (text, page):
+        before, _, after = re.sub(r"(?i)resolved<", "RESOLVED (1)", shown).partition("RESOLVED (1)")
+        assert "That one is over." in after, "resolved alerts stand apart"
+        assert "That one is over." not in before
+        assert "(30m0s)" in after
+
+
+def matchers(link: str) -> set[str]:
+    """The matchers that a silence link fills in."""
+    filled = urllib.parse.unquote(link.split("/#/silences/new?filter=")[1])
+    assert filled[0] + filled[-1] == "{}"
+    return set(re.findall(r'\w+="(?:[^"\\]|\\.)*"', filled))
+
+
+def test_silence_links_are_filled_in_alike(tmp_path: Path) -> None:
+    one = told({**hot(3)["labels"], "cluster": 'the "lab" + 1'})
+    page = render(tmp_path, "gpu.email.html", one, kind="html")
+    links = [html.unescape(link) for link in re.findall(r'href="(http://alertmanager[^"]*silences[^"]*)"', page)]
+    (plain,) = re.findall(r"Silence: +(\S+)", render(tmp_path, "gpu.email.text", one))
+    wanted = {'alertname="GPUTemperatureNearSlowdown"', r'cluster="the \"lab\" + 1"', 'gpu="3"',
+              'instance="10.0.0.7:9435"', f'uuid="{GPU["uuid"]}"'}  # fmt: skip
+    assert matchers(links[0]) == matchers(plain) == wanted
+    assert matchers(links[1]) == {r'cluster="the \"lab\" + 1"', 'instance="10.0.0.7:9435"'}, "all of the host"
+    assert "+" not in plain, "a browser's fragment has no plus for a space"
+
+
+@pytest.mark.parametrize(
+    ("labels", "address"),
+    [
+        ({"owner_kind": "user", "owner": "alice"}, "alice@example.com"),
+        ({"owner_kind": "slurm", "owner": "bob.m"}, "bob.m@example.com"),
+        ({"owner_kind": "user", "owner": "carol@corp.test"}, "carol@corp.test"),
+        ({"owner_kind": "user", "owner": "CORP\\dave"}, "dave@example.com"),
+        ({"owner_kind": "user", "owner": "example-user"}, "example.user@example.com"),
+        ({"owner_kind": "pod", "owner": "notebook-0", "namespace": "example-space"}, "example-team@example.com"),
+        ({"owner_kind": "pod", "owner": "notebook-0", "namespace": "vision"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "root"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "1000"}, "gpu-team@example.com"),
+        # Nobody chooses further recipients with a name.
+        ({"owner_kind": "user", "owner": "eve, everybody@corp.test"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "eve@corp.test\nBcc: all@corp.test"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "-oQ/tmp"}, "gpu-team@example.com"),
+        ({}, "gpu-team@example.com"),
+    ],
+    ids=lambda value: str(value.get("owner", "nobody")).split("\n")[0] if isinstance(value, dict) else "",
+)
+def test_the_address_of_an_owner(tmp_path: Path, labels: dict[str, str], address: str) -> None:
+    assert render(tmp_path, "gpu.owner.address", told({"alertname": "GPUIdleHeld", **GPU, **labels})).strip() == address
+
+
+@pytest.mark.parametrize("name", ["owner", "digest", "heartbeat"])
+def test_the_other_mails(tmp_path: Path, name: str) -> None:
+    one = told(
+        {"alertname": "GPUIdleHeld", "severity": "info", **HELD},
+        {"summary": "Held and idle.", "description": "For 62 minutes."},
+    )
+    subject = render(tmp_path, f"gpu.{name}.subject", one)
+    assert subject == {
+        "owner": "1 idle GPU held by alice: please free what you do not need",
+        "digest": "GPU digest: 1 thing to look at this week",
+        "heartbeat": "[HEARTBEAT] GPU monitoring is alive",
+    }[name]  # fmt: skip
+    text = render(tmp_path, f"gpu.{name}.text", one)
+    assert "http://alertmanager.test:9093" in text
+    if name != "heartbeat":
+        page = html.unescape(render(tmp_path, f"gpu.{name}.html", one, one, kind="html"))
+        for shown in (text, page):
+            assert "For 62 minutes." in shown
+        assert {"owner": "You hold 2 idle GPUs", "digest": "2 things to look at this week"}[name] in page
