@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_exporter.accounting import Ledger
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST
 from gpu_exporter.columns import Metric
 from gpu_exporter.model import Device, Failure, Reading, Xid
 
@@ -63,8 +63,9 @@ def test_a_failed_reading_keeps_only_what_is_known_of_it() -> None:
     assert failed.values == {
         GPU_UP: 0.0,
         **{metric: float(reason == "lost") for reason, metric in READ_ERRORS.items()},
+        **{metric: 5.0 * (state == "down") for state, metric in STATE_SECONDS.items()},
     }
-    assert failed.labelled == {(XID_ERRORS, "79"): 1.0, (XID_LAST, "79"): 1000.0}
+    assert failed.labelled == {(XID_ERRORS, ("79",)): 1.0, (XID_LAST, ("79",)): 1000.0}
 
 
 def test_failure_counters_are_born_at_zero() -> None:
@@ -79,10 +80,10 @@ def test_xids_count_by_number_and_keep_the_latest_time() -> None:
         ledger.count_xid(Xid(DEVICE, xid, at))
     labelled = ledger.complete(Reading(DEVICE), now=0).labelled
     assert labelled == {
-        (XID_ERRORS, "31"): 3.0,
-        (XID_LAST, "31"): 30.0,
-        (XID_ERRORS, "79"): 1.0,
-        (XID_LAST, "79"): 20.0,
+        (XID_ERRORS, ("31",)): 3.0,
+        (XID_LAST, ("31",)): 30.0,
+        (XID_ERRORS, ("79",)): 1.0,
+        (XID_LAST, ("79",)): 20.0,
     }
 
 

@@ -14,11 +14,14 @@ from gpu_exporter.catalog import (
     DRIVER_INFO,
     GPU_INFO,
     GPU_UP,
+    OWNER_MEMORY,
+    OWNER_SECONDS,
     READ_ERRORS,
+    STATE_SECONDS,
     XID_ERRORS,
     XID_LAST,
 )
-from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Samples
+from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 EVERY = pytest.mark.parametrize("metric", CATALOG, ids=repr)
@@ -31,6 +34,8 @@ OTHER_UNITS = re.compile(
 # Numbers without a unit: states, counts and switches.
 UNITLESS = {
     "gpu_up",
+    "gpu_processes",
+    "gpu_processes_dropped",
     "gpu_recovery_action",
     "gpu_performance_state",
     "gpu_clock_event_active",
@@ -59,7 +64,7 @@ UNITLESS = {
 
 
 def label_names(metric: Metric) -> set[str]:
-    return {name for name, _ in metric.labels} | set(metric.info) | ({metric.dynamic} if metric.dynamic else set())
+    return {name for name, _ in metric.labels} | set(metric.info) | set(metric.dynamic)
 
 
 def test_no_series_is_listed_twice() -> None:
@@ -94,7 +99,7 @@ def test_names_and_labels_are_snake_case(metric: Metric) -> None:
 
 @EVERY
 def test_labels_do_not_clash(metric: Metric) -> None:
-    names = [name for name, _ in metric.labels] + [*metric.info] + ([metric.dynamic] if metric.dynamic else [])
+    names = [name for name, _ in metric.labels] + [*metric.info] + [*metric.dynamic]
     own = ["gpu", "uuid", "model"] if metric.own is None else []
     assert len({*names, *own}) == len(names) + len(own)
     assert not {"le", "quantile", "job", "instance"} & set(names)
@@ -144,7 +149,7 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             newest = [number for _, number in column.renumbered[:1]]
             assert newest in ([], [getattr(pynvml, column.name)])
             assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
-        elif isinstance(column, (Limit, Samples)):
+        elif isinstance(column, (Limit, Processes, Samples)):
             names = [column.name]
         else:
             assert isinstance(column, (Fans, Links))
@@ -172,9 +177,11 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 @EVERY
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
     kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
+    kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
     assert has_source == (metric.own is None and metric not in kept)
-    assert bool(metric.fake) == has_source
+    listed = any(isinstance(column, Processes) for column in metric.nvml)
+    assert bool(metric.fake) == (has_source and not listed), "processes come from the simulated work"
 
 
 def test_own_rows_name_attributes_of_the_snapshot() -> None:
@@ -193,7 +200,7 @@ def test_info_rows_name_attributes() -> None:
 
 def test_a_gpu_has_at_most_130_series() -> None:
     fans, xids = 4, 0
-    series = sum(fans if metric.dynamic == "fan" else xids if metric.dynamic else 1 for metric in DEVICE_METRICS)
+    series = sum(fans if metric.dynamic == ("fan",) else xids if metric.dynamic else 1 for metric in DEVICE_METRICS)
     assert series <= 130
 
 

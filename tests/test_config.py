@@ -12,13 +12,25 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gpu_exporter.config import Address, Config, ConfigError, changed, duration, load, read_yaml, settings
+from gpu_exporter.config import Config, ConfigError, changed, load, read_yaml, settings
+from gpu_exporter.parsers import Address, duration
 
 BAD = Path(__file__).parent / "config" / "bad"
 
 NO_ADDRESS = "is not an address; write :9435, 127.0.0.1:9435 or '[::1]:9435'"
 # One file a mistake; what its message says after the file's name.
 MESSAGES = {
+    "ratio-too-large": "accounting.active_ratio: '5' is not a share; write a number from 0 to 1, such as 0.05",
+    "ratio-is-text": "accounting.active_ratio: 'half' is not a share; write a number from 0 to 1, such as 0.05",
+    "ratio-is-switch": "accounting.active_ratio: 'true' is not a share; write a number from 0 to 1, such as 0.05",
+    "size-unit": "accounting.held_bytes: '256MB' is not a size; write bytes, or 256MiB",
+    "size-negative": "accounting.held_bytes: '-1' is not a size; write bytes, or 256MiB",
+    "unknown-label": "processes.labels: 'argv' is not known; "
+    "write some of pid, process, user, container, pod, namespace, slurm_job",
+    "labels-is-number": "processes.labels: '3' is not a list; "
+    "write some of pid, process, user, container, pod, namespace, slurm_job",
+    "resources-empty": "owners.kubernetes_resources: '[]' is not a list of names; write ['nvidia.com/gpu']",
+    "resources-with-space": "owners.kubernetes_resources: 'nvidia.com/ gpu' is not a name; write one without spaces",
     "address-bad-ipv6": f"web.listen_address: '[::1::2]:9435' {NO_ADDRESS}",
     "address-is-port": f"web.listen_address: '9435' {NO_ADDRESS}",
     "address-is-url": f"web.listen_address: 'http://localhost:9435' {NO_ADDRESS}",
@@ -50,7 +62,8 @@ MESSAGES = {
     "latin-1": "is not text; write YAML in UTF-8",
     "list-as-integer": "collection.expected_gpus: '[8]' is not a whole number from 0 to 4096",
     "list-as-key": "is not YAML: line 1, column 3: found unhashable key",
-    "list-document": "the file is a list; write keys such as source, require_gpu, collection, web, fake, log",
+    "list-document": "the file is a list; write keys such as source, require_gpu, collection, web, processes, "
+    "owners, accounting, fake, log",
     "nested-too-deeply": "is not YAML: line 2, column 23: nested too deeply",
     "not-closed": "is not YAML: line 3, column 4: expected ',' or ']', but got ':'",
     "number-as-path": "fake.scenario: '7' is not a file; write a path",
@@ -59,20 +72,23 @@ MESSAGES = {
         "is not YAML: line 1, column 9: could not determine a constructor for the tag "
         "'tag:yaml.org,2002:python/object/apply:os.system'"
     ),
-    "section-is-list": "web is a list; write keys such as listen_address, telemetry_path, allow",
-    "section-is-number": "fake is a single value; write keys such as gpus, model, seed, scenario",
+    "section-is-list": "web is a list; write keys such as listen_address, telemetry_path, allow, config_file",
+    "section-is-number": "fake is a single value; write keys such as gpus, model, seed, owners, scenario",
     "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus",
     "tabs": "is not YAML: line 2, column 1: found character '\\t' that cannot start any token",
-    "text-document": "the file is text; write keys such as source, require_gpu, collection, web, fake, log",
+    "text-document": "the file is text; write keys such as source, require_gpu, collection, web, processes, "
+    "owners, accounting, fake, log",
     "timeout-over-default-interval": "collection.timeout: '10s' is longer than collection.interval; write at most 5s",
     "timeout-over-interval": "collection.timeout: '1m30s' is longer than collection.interval; write at most 5s",
     "two-documents": "is not YAML: line 2, column 1: found another document",
     "unknown-format": "log.format: 'yaml' is not known; write one of logfmt, json",
     "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus",
-    "unknown-key": "collector: unknown key; write one of source, require_gpu, collection, web, fake, log",
+    "unknown-key": "collector: unknown key; write one of source, require_gpu, collection, web, processes, "
+    "owners, accounting, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",
     "unknown-model": "fake.model: 'H100' is not known; write one of h100, h200, a100, l40s, rtx4090",
-    "unknown-number-key": "5: unknown key; write one of source, require_gpu, collection, web, fake, log",
+    "unknown-number-key": "5: unknown key; write one of source, require_gpu, collection, web, processes, "
+    "owners, accounting, fake, log",
     "unknown-source": "source: 'dcgm' is not known; write one of auto, nvml, fake",
     "unprintable-path": "fake.scenario: 'a\\x00b' is not a file; write a path",
     "url-path-relative": "web.telemetry_path: 'metrics' is not a URL path; write one such as /metrics",

@@ -26,15 +26,28 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.registry import Collector
 
-from gpu_exporter.catalog import CATALOG, DEVICE_METRICS, DRIVER_INFO, GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog import (
+    CATALOG,
+    DEVICE_METRICS,
+    DRIVER_INFO,
+    GPU_UP,
+    OWNER_MEMORY,
+    OWNER_SECONDS,
+    PROCESS_MEMORY,
+    PROCESS_UTILIZATION,
+    READ_ERRORS,
+    XID_ERRORS,
+    XID_LAST,
+)
 from gpu_exporter.columns import Metric
 from gpu_exporter.exposition import Renderer
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
 from harness import program
 
 generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
-FAN = next(metric for metric in DEVICE_METRICS if metric.dynamic == "fan")
-PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and metric.dynamic is None]
+WHO = ("4711", "python3", "alice", "c0ffee123456", "", "", "", "")
+FAN = next(metric for metric in DEVICE_METRICS if metric.dynamic == ("fan",))
+PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and not metric.dynamic]
 BOTH = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
 
 
@@ -80,8 +93,10 @@ def healthy(index: int) -> Reading:
     values = {metric: number * 37.21 + index for number, metric in enumerate(PLAIN)}
     values |= {metric: 1e9 * number + index for number, metric in enumerate(PLAIN) if metric.kind == "counter"}
     values |= {metric: 0.0 for metric in PLAIN if metric.name.startswith("gpu_clock_event_active")}
-    labelled = {(FAN, "10"): 0.31, (FAN, "0"): 0.3, (FAN, "2"): 0.32}
-    labelled |= {(XID_ERRORS, "79"): 1.0, (XID_ERRORS, "119"): 3.0, (XID_LAST, "79"): 1_760_000_000.25}
+    labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
+    labelled |= {(row, WHO): 0.5 for row in (PROCESS_MEMORY, PROCESS_UTILIZATION)}
+    labelled |= {(row, ("user", "alice", "")): 7.5 for row in (*OWNER_SECONDS.values(), OWNER_MEMORY)}
+    labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}
     return Reading(device(index), values, labelled=labelled)
 
 
@@ -132,10 +147,11 @@ def device_samples(reading: Reading, row: Metric) -> Iterator[tuple[dict[str, st
         yield labels | {name: sound(getattr(gpu, name)) for name in row.info}, 1
     elif row in reading.values:
         yield labels, reading.values[row]
-    elif row.dynamic is not None:
-        mine = [(label, value) for (metric, label), value in reading.labelled.items() if metric is row]
-        for label, value in sorted(mine, key=lambda pair: (len(pair[0]), pair[0])):
-            yield labels | {row.dynamic: sound(label)}, value
+    elif row.dynamic:
+        mine = [(texts, value) for (metric, texts), value in reading.labelled.items() if metric is row]
+        for texts, value in sorted(mine, key=lambda pair: (len(pair[0][0]), pair[0])):
+            told = zip(row.dynamic, texts, strict=True)
+            yield labels | {name: sound(text) for name, text in told if text}, value
 
 
 def own_samples(snapshot: Snapshot, row: Metric) -> Iterator[tuple[dict[str, str], float]]:
@@ -192,7 +208,13 @@ readings = st.builds(
     Reading,
     devices,
     st.dictionaries(st.sampled_from(PLAIN), odd_floats | st.integers(0, 2**60), max_size=6),
-    labelled=st.dictionaries(st.tuples(st.sampled_from([FAN, XID_ERRORS, XID_LAST]), hostile), odd_floats, max_size=4),
+    labelled=st.dictionaries(
+        st.sampled_from([FAN, XID_ERRORS, XID_LAST, PROCESS_MEMORY, *OWNER_SECONDS.values()]).flatmap(
+            lambda row: st.tuples(st.just(row), st.tuples(*[hostile] * len(row.dynamic)))
+        ),
+        odd_floats,
+        max_size=6,
+    ),
 )
 snapshots = st.builds(
     Snapshot,
@@ -233,9 +255,11 @@ def test_help_is_escaped(openmetrics: bool) -> None:
     rows = (
         Metric("gpu_odd", "gauge", 'Says "so" \\ and\nmore.', "odd", own="ok"),
         Metric("gpu_odd_total", "counter", 'Says "so" \\n.', "odd", own="overruns"),
-        Metric("gpu_labelled", "gauge", "Labels on both sides.", "odd", labels=(("a", "1"), ("z", '"')), dynamic="k"),
+        Metric(
+            "gpu_labelled", "gauge", "Labels on both sides.", "odd", labels=(("a", "1"), ("z", '"')), dynamic=("k",)
+        ),
     )
-    reading = Reading(device(0), labelled={(rows[2], "\\"): 1.0})
+    reading = Reading(device(0), labelled={(rows[2], ("\\",)): 1.0})
     snapshot = replace(EMPTY, readings=(reading,))
     body = renderer(rows).page(snapshot).body(openmetrics=openmetrics, gzip=False)
     assert body == by_prometheus_client(snapshot, openmetrics=openmetrics, catalog=rows)
@@ -288,7 +312,7 @@ def test_zero_is_a_value() -> None:
 
 @pytest.mark.parametrize(("value", "told"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
 def test_numbers_that_never_come_do_not_break_a_scrape(value: float, told: str) -> None:
-    snapshot = replace(EMPTY, readings=(Reading(device(0), {GPU_UP: value}, labelled={(FAN, "0"): value}),))
+    snapshot = replace(EMPTY, readings=(Reading(device(0), {GPU_UP: value}, labelled={(FAN, ("0",)): value}),))
     assert text_of(snapshot).count(f"}} {told}\n") == 2
 
 
@@ -396,13 +420,13 @@ def test_the_label_text_of_a_device_that_went_is_dropped() -> None:
         readings = tuple(healthy(round_ + index) for index in range(3))
         snapshot = replace(SNAPSHOT, readings=readings)
         for label in range(20):
-            xids = {(XID_ERRORS, str(1000 * round_ + label)): 1.0}
+            xids = {(XID_ERRORS, (str(1000 * round_ + label),)): 1.0}
             renders.page(replace(snapshot, readings=(replace(readings[0], labelled=xids), *readings[1:]))).body(
                 openmetrics=False, gzip=False
             )
         assert set(renders._heads) == {reading.device for reading in readings}
+        assert all(len(heads._labelled[XID_ERRORS]) <= 2 for heads in renders._heads.values())
         assert all(len(heads) <= len(DEVICE_METRICS) for heads in renders._heads.values())
-        assert all(len(heads._split) <= 3 for heads in renders._heads.values())
     renders.page(EMPTY).body(openmetrics=False, gzip=False)
     assert renders._heads == {}
 

@@ -103,7 +103,7 @@ def test_what_a_board_lacks_is_absent(model: str, name: str) -> None:
 @pytest.mark.parametrize("model", ALL)
 def test_fans_exist_only_on_boards_that_have_them(model: str) -> None:
     fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock())
-    labels = [label for _, label in fleet.open().read(fleet.devices[0]).labelled]
+    labels = [label for _, (label,) in fleet.open().read(fleet.devices[0]).labelled]
     assert labels == (["0", "1"] if model == "rtx4090" else [])
 
 
@@ -319,6 +319,6 @@ def test_closed_source_refuses() -> None:
 
 
 def test_rows_with_a_label_are_not_plain_values() -> None:
-    rows: list[Metric] = [row for row in DEVICE_METRICS if row.dynamic is not None]
+    rows: list[Metric] = [row for row in DEVICE_METRICS if row.dynamic]
     fleet = FakeFleet(gpus=1, model="rtx4090", seed=1, clock=Clock())
     assert not set(rows) & set(fleet.open().read(fleet.devices[0]).values)

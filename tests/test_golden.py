@@ -11,12 +11,15 @@ from prometheus_client import Metric as ClientMetric
 from prometheus_client.registry import Collector
 
 from gpu_exporter.accounting import Ledger
+from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.exposition import Renderer
 from gpu_exporter.model import Build, Snapshot
+from gpu_exporter.owners.resolver import Resolver
+from gpu_exporter.processes import ProcessTable
 from gpu_exporter.sources import Source
 from gpu_exporter.sources.fake import FakeFleet
 from gpu_exporter.sources.nvml import NvmlSource
-from nvml_stub import Stub
+from nvml_stub import Process, Stub, Usage
 
 GOLDEN = Path(__file__).parent / "golden"
 NOW = 1_790_000_000.0  # Unix time; any moment will do
@@ -30,12 +33,15 @@ class NoProcess(Collector):
 
 
 def exposition(source: Source, *, openmetrics: bool = False) -> str:
-    ledger = Ledger(gap=15)
+    ledger, table = Ledger(gap=15), ProcessTable(most=64, labels=PROCESS_LABELS)
     snapshot = Snapshot(
         build=Build("0.0.0", "3.0.0"),
         source=source.name,
         driver=source.driver,
-        readings=tuple(ledger.complete(source.read(device), now=0) for device in source.devices),
+        readings=tuple(
+            table.complete(ledger.complete(reading, now=0))
+            for reading in Resolver().complete([source.read(device) for device in source.devices])
+        ),
         ok=True,
         timestamp=NOW,
         duration=0.25,
@@ -56,7 +62,10 @@ def compare(name: str, text: str) -> None:
 def test_stand_in(model: str, here: Callable[[Stub], Stub], stub: Callable[..., Stub]) -> None:
     machine = here(stub(model, model))
     machine.lose(1)
-    source = NvmlSource()
+    machine.processes(0, [Process(4711, 20 * 1024**3), Process(815, None)])
+    machine.processes(0, [Process(4711, 20 * 1024**3)], kind="graphics")
+    machine.process_utilization(0, [Usage(4711, 42)])
+    source = NvmlSource(processes=15.0)
     try:
         compare(f"nvml-{model}.prom", exposition(source))
     finally:

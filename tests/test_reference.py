@@ -34,7 +34,7 @@ def test_every_label_and_its_values_are_told() -> None:
         for name, value in metric.labels:
             assert f"`{name}`: " in line
             assert value in line
-        for name in (*metric.info, *filter(None, [metric.dynamic])):
+        for name in (*metric.info, *metric.dynamic):
             assert f"`{name}`" in line
 
 

@@ -298,7 +298,7 @@ def test_xids_reach_the_snapshot_and_outlive_the_gpu(make: Callable[..., Sampler
     hardware.events = [Xid(hardware.gpus[0], 79, 123.0)]
     hardware.failures[0] = Failure("lost", "GPU is lost")
     snapshot = until(sampler, lambda seen: bool(seen.readings) and bool(seen.readings[0].labelled))
-    assert snapshot.readings[0].labelled[XID_ERRORS, "79"] == 1.0
+    assert snapshot.readings[0].labelled[XID_ERRORS, ("79",)] == 1.0
 
 
 def test_pause_closes_the_driver_and_resumes(make: Callable[..., Sampler], hardware: Hardware) -> None:

@@ -6,7 +6,9 @@ their units into Prometheus base units at the edge.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 KIB: Final = 1024.0
@@ -95,7 +97,14 @@ class Fans:
     scale: float = PERCENT
 
 
-Nvml: TypeAlias = Call | Field | Samples | Limit | Links | Fans
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """From the lists of processes, which every source reads for all such rows at once; ``name`` is the NVML call."""
+
+    name: str
+
+
+Nvml: TypeAlias = Call | Field | Samples | Limit | Links | Fans | Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +120,8 @@ class Smi:
 class Metric:
     """One row: a series of every device (or, with ``own`` set, of the exporter itself).
 
-    ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names a label whose values are known only
-    at run time. ``nvml`` lists where NVML has the value, best first. ``integral_of`` names the gauge that is integrated
+    ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names labels whose values are known only at
+    run time. ``nvml`` lists where NVML has the value, best first. ``integral_of`` names the gauge that is integrated
     over time where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute
     of ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
     """
@@ -122,7 +131,7 @@ class Metric:
     help: str
     group: str
     labels: tuple[tuple[str, str], ...] = ()
-    dynamic: str | None = None
+    dynamic: tuple[str, ...] = ()
     nvml: tuple[Nvml, ...] = ()
     smi: Smi | None = None
     fake: str | None = None
@@ -133,3 +142,40 @@ class Metric:
     def __repr__(self) -> str:
         pairs = ",".join(f'{name}="{value}"' for name, value in self.labels)
         return f"{self.name}{{{pairs}}}" if pairs else self.name
+
+
+# --- how the catalogue writes its rows --------------------------------------------------------------------------------
+
+
+def _row(
+    kind: Kind,
+    name: str,
+    group: str,
+    text: str,
+    *nvml: Nvml,
+    smi: Smi | None = None,
+    fake: str | None = None,
+    labels: tuple[tuple[str, str], ...] = (),
+    dynamic: tuple[str, ...] = (),
+    integral_of: str | None = None,
+    own: str | None = None,
+    info: tuple[str, ...] = (),
+) -> Metric:
+    return Metric(name, kind, text, group, labels, dynamic, nvml, smi, fake, integral_of, own, info)
+
+
+gauge: Final = partial(_row, "gauge")
+counter: Final = partial(_row, "counter")
+info: Final = partial(_row, "info")
+_Columns: TypeAlias = tuple[tuple[Nvml, ...], Smi | None, str]
+
+
+def family(
+    kind: Kind, name: str, group: str, text: str, /, *, integral_of: str | None = None, **label: Mapping[str, _Columns]
+) -> list[Metric]:
+    """One row for each value of the one label: ``label={value: (nvml, smi, fake)}``."""
+    return [
+        _row(kind, name, group, text, *nvml, smi=smi, fake=fake, labels=((key, value),), integral_of=integral_of)
+        for key, rows in label.items()
+        for value, (nvml, smi, fake) in rows.items()
+    ]

@@ -6,8 +6,6 @@ docs/CONFIGURATION.md. ``ConfigError`` names file, key, value and what would be 
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,12 +14,14 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
+from gpu_exporter import parsers
+from gpu_exporter.catalog import PROCESS_LABELS
+
 SOURCES: Final = ("auto", "nvml", "fake")
 MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
+OWNERS: Final = ("user", "pod", "slurm")
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _FORMATS: Final = ("logfmt", "json")
-_UNITS: Final = (3600.0, 60.0, 1.0, 0.001)
-_DURATION: Final = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in ("h", "m(?!s)", "s", "ms")))
 _LARGEST: Final = 256 * 1024  # bytes; a file of settings has a few hundred
 _DEEPEST: Final = 16
 T = TypeVar("T")
@@ -29,128 +29,6 @@ T = TypeVar("T")
 
 class ConfigError(Exception):
     """A setting cannot be used; the message is one line for the person who wrote it."""
-
-
-class _RefusedError(ValueError):
-    """What a parser answers; the caller adds where the value stands. The message ends in what would be accepted."""
-
-
-# --- parsers: from YAML or text to a value ----------------------------------------------------------------------------
-
-
-def duration(value: Any) -> float:
-    """Seconds, from a Prometheus duration: 5s, 500ms, 1m, 1m30s."""
-    if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
-        return sum(float(number) * unit for number, unit in zip(match.groups(), _UNITS, strict=True) if number)
-    raise _RefusedError(f"{_shown(value)} is not a duration; write 5s, 500ms or 1m")
-
-
-def _duration_between(low: float, high: float) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
-        seconds = duration(value)
-        if not low <= seconds <= high:
-            raise _RefusedError(f"{_shown(value)} is out of range; write {_seconds(low)} to {_seconds(high)}")
-        return seconds
-
-    return parse
-
-
-def _integer_between(low: int, high: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _RefusedError(f"{_shown(value)} is not a whole number from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _one_of(*names: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in names:
-            raise _RefusedError(f"{_shown(value)} is not known; write one of {', '.join(names)}")
-        return str(value)
-
-    return parse
-
-
-def _boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in {"true", "false"}:
-        return value.lower() == "true"
-    raise _RefusedError(f"{_shown(value)} is not a switch; write true or false")
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise _RefusedError(f"{_shown(value)} is not a file; write a path")
-    return Path(value)
-
-
-def _url_path(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9_.~/-]*", value):
-        raise _RefusedError(f"{_shown(value)} is not a URL path; write one such as /metrics")
-    if value == "/" or value.startswith("/api/") or value in {"/livez", "/readyz"}:
-        raise _RefusedError(f"{_shown(value)} is taken by another page; write one such as /metrics")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. An empty host means every address, IPv6 and IPv4."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _address(value: Any) -> Address:
-    pattern = r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]*)):([0-9]{1,5})"
-    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
-    if match is None or int(match[3]) > 65535 or (match[1] and not _is_ipv6(match[1])):
-        raise _RefusedError(f"{_shown(value)} is not an address; write :9435, 127.0.0.1:9435 or '[::1]:9435'")
-    return Address(match[1] or match[2] or "", int(match[3]))
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _networks(value: Any) -> tuple[Network, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list):
-        raise _RefusedError(f"{_shown(value)} is not a list of networks; write ['10.0.0.0/8', '::1/128']")
-    networks = []
-    for item in items:
-        try:
-            if not isinstance(item, str):
-                raise TypeError  # noqa: TRY301 - ipaddress takes numbers too, which nobody means
-            networks.append(ipaddress.ip_network(item.strip()))
-        except (TypeError, ValueError):
-            raise _RefusedError(f"{_shown(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
-    return tuple(networks)
-
-
-def _shown(value: Any) -> str:
-    text = (str(value).lower() if isinstance(value, bool) else str(value)).encode("unicode_escape").decode()
-    return f"'{text[:80]}…'" if len(text) > 80 else f"'{text}'"
-
-
-def _seconds(value: float) -> str:
-    units = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
-    size, unit = next(((size, unit) for size, unit in units if value >= size), units[-1])
-    return f"{value / size:g}{unit}"
 
 
 # --- the settings -----------------------------------------------------------------------------------------------------
@@ -166,21 +44,21 @@ class CollectionConfig:
     """How the driver is read."""
 
     interval: float = _setting(
-        5.0, _duration_between(0.1, 3600), "How often every GPU is read.", reload=True, shown="5s"
+        5.0, parsers.duration_between(0.1, 3600), "How often every GPU is read.", reload=True, shown="5s"
     )
     timeout: float = _setting(
         3.0,
-        _duration_between(0.05, 600),
+        parsers.duration_between(0.05, 600),
         "How long one GPU's reading may take before that GPU is reported down and parked; at most the interval.",
         reload=True,
         shown="3s",
     )
     pause: float = _setting(
-        300.0, _duration_between(1, 86400), "How long SIGUSR1 keeps the driver closed.", reload=True, shown="5m"
+        300.0, parsers.duration_between(1, 86400), "How long SIGUSR1 keeps the driver closed.", reload=True, shown="5m"
     )
     expected_gpus: int | None = _setting(
         None,
-        _integer_between(0, 4096),
+        parsers.integer_between(0, 4096),
         'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
         reload=True,
     )
@@ -190,16 +68,24 @@ class CollectionConfig:
 class WebConfig:
     """The HTTP server."""
 
-    listen_address: Address = _setting(
-        Address("", 9435), _address, "Address and port to listen on; without a host, on all of them.", shown=":9435"
+    listen_address: parsers.Address = _setting(
+        parsers.Address("", 9435),
+        parsers.listen_address,
+        "Address and port to listen on; without a host, on all of them.",
+        shown=":9435",
     )
-    telemetry_path: str = _setting("/metrics", _url_path, "URL path of the metrics.", shown="/metrics")
-    allow: tuple[Network, ...] = _setting(
+    telemetry_path: str = _setting("/metrics", parsers.url_path, "URL path of the metrics.", shown="/metrics")
+    allow: tuple[parsers.Network, ...] = _setting(
         (),
-        _networks,
+        parsers.networks,
         "Networks that may connect, in CIDR form (a list in the file, commas in a flag); empty lets everybody.",
         reload=True,
         shown="",
+    )
+    config_file: Path | None = _setting(
+        None,
+        parsers.file_path,
+        "Prometheus's web configuration file: TLS, client certificates, passwords; read again when it changes.",
     )
 
 
@@ -207,18 +93,99 @@ class WebConfig:
 class FakeConfig:
     """The simulated GPUs of ``source: fake``."""
 
-    gpus: int = _setting(8, _integer_between(1, 1024), "How many GPUs to simulate.", shown="8")
-    model: str = _setting("h100", _one_of(*MODELS), f"What to simulate: {', '.join(MODELS)}.", shown="h100")
-    seed: int = _setting(1, _integer_between(0, 2**31), "The same seed gives the same fleet.", shown="1")
-    scenario: Path | None = _setting(None, _path, "YAML file of timed faults; read again when it changes.")
+    gpus: int = _setting(8, parsers.integer_between(1, 1024), "How many GPUs to simulate.", shown="8")
+    model: str = _setting("h100", parsers.one_of(*MODELS), f"What to simulate: {', '.join(MODELS)}.", shown="h100")
+    seed: int = _setting(1, parsers.integer_between(0, 2**31), "The same seed gives the same fleet.", shown="1")
+    owners: str = _setting(
+        "user", parsers.one_of(*OWNERS), f"As whom simulated work is done: {', '.join(OWNERS)}.", shown="user"
+    )
+    scenario: Path | None = _setting(None, parsers.file_path, "YAML file of timed faults; read again when it changes.")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesConfig:
+    """What is told of the processes on the GPUs."""
+
+    enabled: bool = _setting(True, parsers.boolean, "Whether processes are listed at all.", shown="true")
+    interval: float = _setting(
+        15.0,
+        parsers.duration_between(0.1, 3600),
+        "How often the driver is asked for its processes, which can take it 5 ms a GPU. One that has ended is "
+        "dropped at the next reading all the same.",
+        shown="15s",
+    )
+    max: int = _setting(
+        64,
+        parsers.integer_between(0, 4096),
+        "How many processes of a GPU get series of their own, largest memory first.",
+        shown="64",
+    )
+    labels: tuple[str, ...] = _setting(
+        PROCESS_LABELS,
+        parsers.subset(*PROCESS_LABELS),
+        f"Labels of those series: some of {', '.join(PROCESS_LABELS)} (a list in the file, commas in a flag).",
+        shown=",".join(PROCESS_LABELS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersConfig:
+    """Where names of owners come from; see docs/OWNERS.md and docs/KUBERNETES_OWNERS.md."""
+
+    procfs: bool = _setting(True, parsers.boolean, "Ask /proc whose a process is.", shown="true")
+    procfs_nested: bool = _setting(
+        False,
+        parsers.boolean,
+        "Trust /proc although it is of a pid namespace below the machine's (LXC, kind).",
+        shown="false",
+    )
+    kubernetes: bool = _setting(
+        False,
+        parsers.boolean,
+        "Ask the kubelet which pod was given which GPU; needs pip install 'gpu-exporter[kubernetes]'.",
+        shown="false",
+    )
+    kubernetes_socket: Path = _setting(
+        Path("/var/lib/kubelet/pod-resources/kubelet.sock"),
+        parsers.file_path,
+        "The kubelet's pod-resources socket.",
+        shown="/var/lib/kubelet/pod-resources/kubelet.sock",
+    )
+    kubernetes_resources: tuple[str, ...] = _setting(
+        ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),
+        parsers.words,
+        "Resources that stand for GPUs; * and ? are wild.",
+        shown="nvidia.com/gpu,nvidia.com/gpu.shared,nvidia.com/mig-*",
+    )
+    slurm_directory: Path = _setting(
+        Path("/run/gpu-exporter/slurm"),
+        parsers.file_path,
+        "Where a Slurm prolog writes which job was given which GPU; one that does not exist means no jobs.",
+        shown="/run/gpu-exporter/slurm",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AccountingConfig:
+    """What counts as active, and as held."""
+
+    active_ratio: float = _setting(
+        0.05, parsers.ratio, "A GPU is active where it was busy for this share of the time or more.", shown="0.05"
+    )
+    held_bytes: float = _setting(
+        256 * 1024.0**2,
+        parsers.size,
+        "An idle GPU is held by whoever has more than this of its memory, or was allocated it.",
+        shown="256MiB",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is written to standard error."""
 
-    level: str = _setting("info", _one_of(*_LEVELS), f"One of {', '.join(_LEVELS)}.", reload=True, shown="info")
-    format: str = _setting("logfmt", _one_of(*_FORMATS), f"One of {', '.join(_FORMATS)}.", shown="logfmt")
+    level: str = _setting("info", parsers.one_of(*_LEVELS), f"One of {', '.join(_LEVELS)}.", reload=True, shown="info")
+    format: str = _setting("logfmt", parsers.one_of(*_FORMATS), f"One of {', '.join(_FORMATS)}.", shown="logfmt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,15 +194,18 @@ class Config:
 
     source: str = _setting(
         "auto",
-        _one_of(*SOURCES),
+        parsers.one_of(*SOURCES),
         "Where readings come from: nvml is the driver's library, fake is simulated; auto is nvml, never fake.",
         shown="auto",
     )
     require_gpu: bool = _setting(
-        False, _boolean, "Exit with status 2 where no GPU can be read at the start.", shown="false"
+        False, parsers.boolean, "Exit with status 2 where no GPU can be read at the start.", shown="false"
     )
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     web: WebConfig = field(default_factory=WebConfig)
+    processes: ProcessesConfig = field(default_factory=ProcessesConfig)
+    owners: OwnersConfig = field(default_factory=OwnersConfig)
+    accounting: AccountingConfig = field(default_factory=AccountingConfig)
     fake: FakeConfig = field(default_factory=FakeConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -252,8 +222,11 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """``collection.interval`` is ``--collection.interval``; underscores become dashes."""
-        return "--" + self.key.replace("_", "-")
+        """``collection.interval`` is ``--collection.interval``; underscores become dashes.
+
+        ``web.config_file`` is the exception, since all of Prometheus's exporters call it ``--web.config.file``.
+        """
+        return "--" + self.key.replace("config_file", "config.file").replace("_", "-")
 
     @property
     def variable(self) -> str:
@@ -285,11 +258,11 @@ def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = MappingPr
     the default timeout gets 0.6 of itself. Raises ConfigError.
     """
     written = {} if path is None else {key: (f"{path}: {key}", value) for key, value in _entries(path)}
-    config, parsers = Config(), {setting.key: setting.parse for setting in settings()}
+    config, parse = Config(), {setting.key: setting.parse for setting in settings()}
     for key, (place, value) in [*written.items(), *overrides.items()]:
         try:
-            config = _put(config, key, parsers[key](value))
-        except _RefusedError as error:
+            config = _put(config, key, parse[key](value))
+        except parsers.RefusedError as error:
             raise ConfigError(f"{place}: {error}") from None
     interval, timeout = config.collection.interval, config.collection.timeout
     if timeout <= interval:
@@ -297,8 +270,8 @@ def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = MappingPr
     key = "collection.timeout"
     if key in written or key in overrides:
         place, text = {**written, **overrides}[key]
-        most = f"write at most {_seconds(interval)}"
-        raise ConfigError(f"{place}: {_shown(text)} is longer than collection.interval; {most}")
+        most = f"write at most {parsers.in_units(interval)}"
+        raise ConfigError(f"{place}: {parsers.quoted(text)} is longer than collection.interval; {most}")
     return _put(config, key, 0.6 * interval)
 
 
@@ -353,7 +326,7 @@ class _Loader(yaml.SafeLoader):
         except (ArithmeticError, AttributeError, LookupError, ValueError):  # PyYAML on '!!int x' and the like
             usable = False
         if not usable:
-            problem = f"{_shown(node.value)} is not a value; put text in quotes"
+            problem = f"{parsers.quoted(node.value)} is not a value; put text in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return value
 
@@ -362,7 +335,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                problem = f"{_shown(key.value)} is written twice"
+                problem = f"{parsers.quoted(key.value)} is written twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -391,7 +364,8 @@ def _items(path: Path, prefix: str, document: Any, known: Collection[str]) -> It
         raise ConfigError(f"{path}: {where} is {kind}; write keys such as {', '.join(known)}")
     for name, value in document.items():
         if name not in known:
-            raise ConfigError(f"{path}: {prefix}{_shown(name)[1:-1]}: unknown key; write one of {', '.join(known)}")
+            key = f"{prefix}{parsers.quoted(name)[1:-1]}"
+            raise ConfigError(f"{path}: {key}: unknown key; write one of {', '.join(known)}")
         yield name, value
 
 

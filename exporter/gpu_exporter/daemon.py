@@ -11,13 +11,16 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gpu_exporter import __version__, logs
+from gpu_exporter.access import Gate
 from gpu_exporter.config import Config, ConfigError, changed, load
 from gpu_exporter.exposition import Page, Renderer
 from gpu_exporter.model import Build, Snapshot
+from gpu_exporter.owners.resolver import resolver
 from gpu_exporter.sampler import Sampler
 from gpu_exporter.server import Server
 from gpu_exporter.sources import opener
@@ -38,10 +41,17 @@ class StartError(Exception):
 
 
 def sampler(config: Config) -> Sampler:
-    """A sampler over the configured source, not yet started."""
+    """A sampler over the configured source, not yet started. Raises ConfigError."""
     name, open_source = opener(config)
-    build = Build(version=__version__, python_version=platform.python_version())
-    return Sampler(open_source=open_source, source_name=name, collection=config.collection, build=build)
+    return Sampler(
+        open_source=open_source,
+        source_name=name,
+        collection=config.collection,
+        build=Build(version=__version__, python_version=platform.python_version()),
+        resolver=resolver(config),
+        processes=config.processes,
+        accounting=config.accounting,
+    )
 
 
 class Provider:
@@ -82,10 +92,21 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     _bound_arenas()
     samples = sampler(config)
     provider = Provider(samples)
-    application = Application(provider=provider, telemetry_path=config.web.telemetry_path)
+    application = Application(
+        provider=provider,
+        telemetry_path=config.web.telemetry_path,
+        process_labels=config.processes.labels,
+    )
+    gate = None if config.web.config_file is None else Gate(config.web.config_file)
     address = config.web.listen_address
     try:
-        server = Server(application, host=address.host, port=address.port, allow=config.web.allow)
+        server = Server(
+            gate.protect(application) if gate else application,
+            host=address.host,
+            port=address.port,
+            allow=config.web.allow,
+            wrap=gate.wrap if gate and gate.secure else None,
+        )
     except OSError as error:
         raise StartError(f"web.listen_address: '{address}': {error.strerror or error}; write a free one") from None
     samples.start()
@@ -94,8 +115,17 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     server.start()
     if config.source == "fake":
         log.warning("the data is simulated: no real GPU is read", extra={"source": "fake"})
-    log.info("listening", extra={"address": f"{address.host}:{server.port}", "path": config.web.telemetry_path})
-    _obey_signals(config, path, overrides, samples, server)
+    log.info(
+        "listening",
+        extra={
+            "address": f"{address.host}:{server.port}",
+            "path": config.web.telemetry_path,
+            "scheme": server.scheme,
+        },
+    )
+    if gate and gate.passwords and not gate.secure:
+        log.warning("passwords travel in the clear: the web configuration has no tls_server_config")
+    _obey_signals(config, _Parts(samples, server, gate, path, overrides))
     server.close()
     samples.close()
     if samples.latest().stuck:
@@ -124,35 +154,44 @@ def _require_gpu(samples: Sampler, server: Server) -> None:
         raise StartError(f"require_gpu: no GPU can be read: {why}")
 
 
-def _obey_signals(
-    config: Config, path: Path | None, overrides: Mapping[str, tuple[str, str]], samples: Sampler, server: Server
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs, and where its settings came from."""
+
+    samples: Sampler
+    server: Server
+    gate: Gate | None
+    path: Path | None
+    overrides: Mapping[str, tuple[str, str]]
+
+
+def _obey_signals(config: Config, parts: _Parts) -> None:
     while True:
         received = signal.sigwait(_SIGNALS)
         if received == signal.SIGUSR1:
-            samples.toggle_pause()
+            parts.samples.toggle_pause()
         elif received == signal.SIGHUP:
-            config = _reload(config, path, overrides, samples, server)
+            config = _reload(config, parts)
         else:
             log.info("stopping", extra={"signal": signal.Signals(received).name})
             return
 
 
-def _reload(
-    config: Config, path: Path | None, overrides: Mapping[str, tuple[str, str]], samples: Sampler, server: Server
-) -> Config:
+def _reload(config: Config, parts: _Parts) -> Config:
     """Put a changed file into force; with a bad one, go on as before."""
     try:
-        new = load(path, overrides)
+        new = load(parts.path, parts.overrides)
+        if parts.gate:
+            parts.gate.reload()
     except ConfigError as error:
         log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the line says it all
-        samples.reconfigure(config.collection, ok=False)
+        parts.samples.reconfigure(config.collection, ok=False)
         return config
     restart = [setting.key for setting in changed(config, new) if not setting.reload]
     if restart:
         log.warning("changed settings need a restart to take effect", extra={"settings": ",".join(restart)})
-    samples.reconfigure(new.collection, ok=True)
-    server.allow = new.web.allow
+    parts.samples.reconfigure(new.collection, ok=True)
+    parts.server.allow = new.web.allow
     logs.set_level(new.log)
     log.info("configuration reloaded")
     return new

@@ -130,7 +130,7 @@ class _Family:
     def __init__(self, name: str, rows: tuple[Metric, ...]) -> None:
         self.rows = rows
         self.own = rows[0].own is not None
-        self.special = tuple(row for row in rows if row.kind == "info" or row.dynamic is not None)
+        self.special = tuple(row for row in rows if row.kind == "info" or row.dynamic)
         self.plain = tuple(row for row in rows if row not in self.special)
         kind = "counter" if rows[0].kind == "counter" else "gauge"
         # OpenMetrics names a counter's family without the suffix of its samples, and escapes quotes in HELP as well.
@@ -144,14 +144,14 @@ class _Family:
 class _Heads(dict[Metric, str]):
     """The text before the value of each row's sample line, for one device.
 
-    A row with a label valued at run time has its text in two parts, before and after that label's value.
+    Of a row with labels valued at run time, the texts of the latest snapshot that had any are kept.
     """
 
     def __init__(self, device: Device) -> None:
         super().__init__()
         self._device = device
         self._labels = {"gpu": str(device.index), "uuid": device.uuid, "model": device.model}
-        self._split: dict[Metric, tuple[str, str]] = {}
+        self._labelled: dict[Metric, dict[tuple[str, ...], str]] = {}
 
     def __missing__(self, row: Metric) -> str:
         labels = {**self._labels, **dict(row.labels)}
@@ -159,13 +159,16 @@ class _Heads(dict[Metric, str]):
         head = self[row] = _head(row.name, labels)
         return head
 
-    def labelled(self, row: Metric, value: str) -> str:
-        parts = self._split.get(row)
-        if parts is None:
-            # No label value can hold a line end once it is escaped: one stands for the value until it is known.
-            before, after = _head(row.name, {**self._labels, **dict(row.labels)}, row.dynamic).split("\n")
-            parts = self._split[row] = (before, after)
-        return f"{parts[0]}{_escaped(value)}{parts[1]}"
+    def labelled(self, row: Metric, values: Iterable[tuple[str, ...]]) -> list[str]:
+        """The texts for all label values that the row has now; a label without a value is left out."""
+        known, fixed = self._labelled.get(row, {}), {**self._labels, **dict(row.labels)}
+        texts = {
+            each: known.get(each)
+            or _head(row.name, fixed | {name: value for name, value in zip(row.dynamic, each, strict=True) if value})
+            for each in values
+        }
+        self._labelled[row] = texts
+        return list(texts.values())
 
 
 class _DeviceSamples:
@@ -174,9 +177,9 @@ class _DeviceSamples:
     def __init__(self, heads: _Heads, reading: Reading) -> None:
         self._heads = heads
         self._values = reading.values
-        self._labelled: dict[Metric, list[tuple[str, float]]] = {}
-        for (row, label), value in reading.labelled.items():
-            self._labelled.setdefault(row, []).append((label, value))
+        self._labelled: dict[Metric, list[tuple[tuple[str, ...], float]]] = {}
+        for (row, labels), value in reading.labelled.items():
+            self._labelled.setdefault(row, []).append((labels, value))
         for pairs in self._labelled.values():
             pairs.sort(key=_natural)
 
@@ -192,9 +195,9 @@ class _DeviceSamples:
         for row in family.special:
             if row.kind == "info":
                 lines.append(f"{heads[row]}1.0\n")
-            else:
-                for label, value in self._labelled.get(row, ()):
-                    lines.append(f"{heads.labelled(row, label)}{_go_number(value)}\n")
+            elif pairs := self._labelled.get(row):
+                texts = heads.labelled(row, [labels for labels, _ in pairs])
+                lines += [f"{text}{_go_number(value)}\n" for text, (_, value) in zip(texts, pairs, strict=True)]
 
 
 class _Collected(Collector):
@@ -223,12 +226,10 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
         lines.append(f"{_head(row.name, labels)}{_go_number(value)}\n")
 
 
-def _head(name: str, labels: Mapping[str, str], open_label: str | None = None) -> str:
+def _head(name: str, labels: Mapping[str, str]) -> str:
     """A sample line up to its value: labels sorted by name, as prometheus_client has them."""
-    pairs = {label: f'{label}="{_escaped(value)}"' for label, value in labels.items()}
-    if open_label is not None:
-        pairs[open_label] = f'{open_label}="\n"'
-    return f"{name}{{{','.join(pairs[label] for label in sorted(pairs))}}} " if pairs else f"{name} "
+    pairs = [f'{label}="{_escaped(labels[label])}"' for label in sorted(labels)]
+    return f"{name}{{{','.join(pairs)}}} " if pairs else f"{name} "
 
 
 def _escaped(value: str) -> str:
@@ -238,6 +239,6 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _natural(pair: tuple[str, float]) -> tuple[int, str]:
-    """Order of label values: numbers by size."""
-    return len(pair[0]), pair[0]
+def _natural(pair: tuple[tuple[str, ...], float]) -> tuple[int, tuple[str, ...]]:
+    """Order of label values: numbers, which only the first label has, by size."""
+    return len(pair[0][0]), pair[0]

@@ -60,7 +60,7 @@ class Process:
     """One process on one GPU, as the driver tells it.
 
     ``memory_used`` is in bytes and ``utilization`` a share of the multiprocessors' time; None is what the driver does
-    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any.
+    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any. ``owner`` is None until it is known.
     """
 
     pid: int
@@ -68,6 +68,7 @@ class Process:
     memory_used: float | None = None
     utilization: float | None = None
     mig_uuid: str = ""
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,19 @@ class Reading:
 
     ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
     ``increments`` holds the growth of counters that we keep, since the device's previous reading.
-    ``labelled`` holds the rows with a label valued at run time: (row, label value) -> value.
+    ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
+    ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
+    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
     """
 
     device: Device
     values: Mapping[Metric, float] = field(default_factory=dict)
     increments: Mapping[Metric, float] = field(default_factory=dict)
-    labelled: Mapping[tuple[Metric, str], float] = field(default_factory=dict)
+    labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
+    processes: tuple[Process, ...] | None = None
+    mig_uuids: tuple[str, ...] = ()
+    allocations: tuple[Owner, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

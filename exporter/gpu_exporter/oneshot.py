@@ -15,7 +15,7 @@ from gpu_exporter.exposition import Renderer
 from gpu_exporter.model import Reading, Snapshot
 
 _GIB: Final = 1024**3
-_NAMES: Final = {metric.name: metric for metric in CATALOG if not metric.labels and metric.dynamic is None}
+_NAMES: Final = {metric.name: metric for metric in CATALOG if not metric.labels and not metric.dynamic}
 
 
 def sample(config: Config, form: str) -> int:

@@ -84,7 +84,7 @@ def _type(row: Metric) -> str:
 
 
 def _label_names(row: Metric) -> list[str]:
-    return [*(name for name, _ in row.labels), *row.info, *([row.dynamic] if row.dynamic else [])]
+    return [*(name for name, _ in row.labels), *row.info, *row.dynamic]
 
 
 def _labels(family: Sequence[Metric]) -> str:

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.accounting import Ledger
-from gpu_exporter.config import CollectionConfig
+from gpu_exporter.config import AccountingConfig, CollectionConfig, ProcessesConfig
 from gpu_exporter.model import Build, Device, Failure, Reading, Snapshot
+from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.poller import Outcome, Poller
+from gpu_exporter.processes import ProcessTable
 from gpu_exporter.sources import Source, SourceError
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ class Sampler:
         source_name: str,
         collection: CollectionConfig,
         build: Build,
+        resolver: Resolver | None = None,
+        processes: ProcessesConfig | None = None,
+        accounting: AccountingConfig | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,7 +59,15 @@ class Sampler:
             build=build, source=source_name, gpus_expected=collection.expected_gpus, monotonic=monotonic()
         )
         self._withheld: tuple[Snapshot, Snapshot] | None = None
-        self._ledger = Ledger(gap=STALE_AFTER * collection.interval)
+        accounting = accounting or AccountingConfig()
+        processes = processes or ProcessesConfig()
+        self._resolver = resolver or Resolver()
+        self._table = ProcessTable(most=processes.max, labels=processes.labels)
+        self._ledger = Ledger(
+            gap=STALE_AFTER * collection.interval,
+            active_ratio=accounting.active_ratio,
+            held_bytes=accounting.held_bytes,
+        )
         self._poller = Poller(name="poller", monotonic=monotonic)
         self._wake = threading.Condition()
         self._stopping = False
@@ -140,6 +153,7 @@ class Sampler:
         self._poller.close()
         if self._thread.is_alive():
             self._thread.join(1.0)
+        self._resolver.close()
         source = self._source
         if source is not None:
             closer = threading.Thread(
@@ -199,7 +213,8 @@ class Sampler:
             self._ledger.count_xid(event)
             log.warning("XID event", extra={"gpu": event.device.index, "xid": event.xid, "uuid": event.device.uuid})
         now = self._monotonic()
-        complete = tuple(self._ledger.complete(reading, now=now) for reading in readings)
+        owned = self._resolver.complete(readings)
+        complete = tuple(self._table.complete(self._ledger.complete(reading, now=now)) for reading in owned)
         self._note_health(complete, now)
         up = any(reading.failure is None for reading in complete)
         self._publish(complete, started=started, ok=up or not complete)
@@ -317,6 +332,7 @@ class Sampler:
 
     def _drop_source(self, source: Source, why: str) -> None:
         self._source = None
+        self._ledger.interrupt()
         self._retry_at = self._monotonic() + self._retry_in
         self._retry_in = min(2 * self._retry_in, _RETRY_MOST)
         self._blinded_since = None
@@ -361,6 +377,7 @@ class Sampler:
             self._paused_until = now + self._collection.pause
             log.warning("paused: the driver is closed", extra={"seconds": self._collection.pause})
             source, self._source = self._source, None
+            self._ledger.interrupt()
             if source is not None:
                 self._close_source(source)
         elif self._paused_until is not None and (toggled or now >= self._paused_until):

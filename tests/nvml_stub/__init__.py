@@ -82,6 +82,7 @@ class _Gpu:
     hang: bool = False
     lookup: bool = False
     delay_us: int = 0
+    process_bytes: int = 0
     function_errors: dict[str, int] = field(default_factory=dict)
     fields: dict[int, int] = field(default_factory=dict)
     field_errors: dict[int, int] = field(default_factory=dict)
@@ -113,7 +114,7 @@ class _Gpu:
             value = self.settings.get(name)
             if value is not None:
                 yield f"{name} {value if isinstance(value, int | str) else ','.join(map(str, value))}"
-        for name in ("error", "hang", "lookup", "delay_us"):
+        for name in ("error", "hang", "lookup", "delay_us", "process_bytes"):
             if number := int(getattr(self, name)):
                 yield f"{name} {number}"
         yield from (f"error.{name} {code}" for name, code in self.function_errors.items())
@@ -345,6 +346,11 @@ class Stub:
     def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:
         """Replace the processes of a kind."""
         self._gpus[device].processes[kind] = tuple(processes)
+        self._write()
+
+    def process_layout(self, device: int, size: int) -> None:
+        """Let version 3 of the lists write so many bytes a process: 16, 24 or 32."""
+        self._gpus[device].process_bytes = size
         self._write()
 
     def process_utilization(self, device: int, usage: Iterable[Usage]) -> None:

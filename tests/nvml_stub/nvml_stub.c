@@ -26,6 +26,7 @@
  *   gpu.N.field.ID INTEGER           the value of one field, whatever the driver's release
  *   gpu.N.field_error.ID CODE        one field's own nvmlReturn
  *   gpu.N.processes.KIND PID:BYTES[:GI:CI],...           KIND compute, graphics, mps; BYTES -1 is "not available"
+ *   gpu.N.process_bytes N            what version 3 writes a process; 16 and 32 have been seen in drivers
  *   gpu.N.process_utilization PID:SM:MEM:ENC:DEC[:US],...  without US: sampled at the latest beat
  *   gpu.N.history.KIND US:VALUE,...  what nvmlDeviceGetSamples saw from each time on, sampled every 1/6 s;
  *                                    KIND 0 power, 1 GPU, 2 memory utilization; without: NOT_SUPPORTED

@@ -1,4 +1,6 @@
 /* What the driver samples by itself: utilization and power, and the processes. */
+#include <string.h>
+
 #include "stub.h"
 
 #define BEATS_PER_SECOND 6u
@@ -102,7 +104,10 @@ static bool shown(const struct call *call, const struct process *process)
 static nvmlReturn_t processes(const struct call *call, enum process_kind kind, unsigned *count, void *room)
 {
     unsigned limit = room == NULL ? 0 : *count, found = 0;
-    bool first_version = call->function == F_nvmlDeviceGetComputeRunningProcesses ||
+    bool third_version = call->function == F_nvmlDeviceGetComputeRunningProcesses_v3 ||
+                         call->function == F_nvmlDeviceGetGraphicsRunningProcesses_v3;
+    unsigned bytes = third_version && call->gpu->process_bytes ? call->gpu->process_bytes : 24;
+    bool first_version = bytes == 16 || call->function == F_nvmlDeviceGetComputeRunningProcesses ||
                          call->function == F_nvmlDeviceGetGraphicsRunningProcesses ||
                          call->function == F_nvmlDeviceGetMPSComputeRunningProcesses;
     for (unsigned i = 0; i < call->gpu->process_counts[kind]; i++) {
@@ -111,9 +116,12 @@ static nvmlReturn_t processes(const struct call *call, enum process_kind kind, u
             continue;
         if (found < limit && first_version)
             ((nvmlProcessInfo_v1_t *)room)[found] = (nvmlProcessInfo_v1_t){process->pid, process->memory};
-        else if (found < limit)
-            ((nvmlProcessInfo_v2_t *)room)[found] = (nvmlProcessInfo_v2_t){
+        else if (found < limit) {
+            char *item = (char *)room + (size_t)found * bytes;
+            memset(item, 0, bytes); /* what version 3 once had behind the instances is 0 without confidential computing */
+            *(nvmlProcessInfo_v2_t *)item = (nvmlProcessInfo_v2_t){
                 process->pid, process->memory, process->gpu_instance, process->compute_instance};
+        }
         found++;
     }
     *count = found;

@@ -167,6 +167,8 @@ static void parse_gpu(struct gpu *gpu, char *key, char *value, unsigned hints[3]
         if (kind < 0)
             refuse("unknown kind of processes", rest);
         parse_processes(gpu, (enum process_kind)kind, value);
+    } else if (strcmp(key, "process_bytes") == 0) {
+        gpu->process_bytes = (unsigned)integer(value);
     } else if (strcmp(key, "process_utilization") == 0) {
         parse_utilization(gpu, value);
     } else if ((rest = after(key, "samples."))) {

@@ -79,6 +79,7 @@ struct gpu {
     bool hang, lookup;
     uint64_t delay_us;
     nvmlReturn_t function_error[F_COUNT];
+    unsigned process_bytes; /* of an item of the list's version 3; 0 is the usual 24 */
     unsigned process_counts[PROCESS_KINDS];
     struct process processes[PROCESS_KINDS][MAX_PROCESSES];
     unsigned utilization_count;

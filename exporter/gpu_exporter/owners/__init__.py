@@ -11,11 +11,21 @@ from gpu_exporter.model import Owner
 class ProcessOwners(Protocol):
     """Tells whose a process is. Asked by the sampler, never by a scrape."""
 
+    @property
+    def visible(self) -> bool:
+        """Whether the processes that the driver lists can be seen from here at all."""
+
     def owner(self, pid: int) -> Owner | None:
         """The owner; None where the process is gone or not visible. Never blocks on a name service."""
 
+    def pod_uid(self, pid: int) -> str:
+        """The uid of the process's pod, as of the latest ``owner(pid)``; empty where it has none."""
+
     def forget_but(self, pids: Sequence[int]) -> None:
         """Drop what is remembered of every other process."""
+
+    def close(self) -> None:
+        """Stop looking."""
 
 
 class Allocations(Protocol):

@@ -305,6 +305,10 @@ class ProcfsOwners:
         kept = set(pids)
         self._seen = {pid: seen for pid, seen in self._seen.items() if pid in kept}
 
+    def close(self) -> None:
+        """Ask no name service any more."""
+        self._names.close()
+
     def _remember(self, pid: int, seen: _Seen) -> None:
         if len(self._seen) >= _MOST_PROCESSES and pid not in self._seen:
             del self._seen[next(iter(self._seen))]

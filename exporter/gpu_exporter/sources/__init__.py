@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from gpu_exporter.config import Config
@@ -48,8 +49,15 @@ def opener(config: Config) -> tuple[str, Callable[[], Source]]:
         from gpu_exporter.sources.fake import FakeFleet  # noqa: PLC0415
 
         fake = config.fake
-        fleet = FakeFleet(gpus=fake.gpus, model=fake.model, seed=fake.seed, scenario=fake.scenario)
+        fleet = FakeFleet(
+            gpus=fake.gpus,
+            model=fake.model,
+            seed=fake.seed,
+            scenario=fake.scenario,
+            owners=fake.owners if config.processes.enabled else None,
+        )
         return "fake", fleet.open
     from gpu_exporter.sources.nvml import NvmlSource  # noqa: PLC0415
 
-    return "nvml", NvmlSource
+    processes = config.processes.interval if config.processes.enabled else None
+    return "nvml", partial(NvmlSource, processes=processes)

@@ -10,12 +10,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.model import Device, Driver, Failure, Reading, Reason, Xid
+from gpu_exporter.columns import Metric
+from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.scenario import Event, Fleet, ScenarioFile
@@ -25,7 +26,7 @@ from gpu_exporter.sources.fake.workloads import SimulatedProcess, assign, key
 Wait: TypeAlias = Callable[[threading.Event, float], bool]
 
 DRIVER: Final = Driver(driver_version="590.48.01", cuda_version="13.1", nvml_version="13.590.48.01")
-_PLAIN: Final = tuple((row, row.fake) for row in DEVICE_METRICS if row.fake is not None and row.dynamic is None)
+_PLAIN: Final = tuple((row, row.fake) for row in DEVICE_METRICS if row.fake is not None and not row.dynamic)
 _FANS: Final = next(row for row in DEVICE_METRICS if row.fake == "fan_speeds")
 _LOOK_EVERY: Final = 1.0  # seconds of the clock between looks at the scenario file
 _POLL: Final = 0.05  # seconds between looks of a hanging read at the story
@@ -39,8 +40,9 @@ _FAILURES: Final[dict[str, tuple[Reason, str]]] = {
 class FakeFleet:
     """Simulated GPUs of one machine, and what happens to them.
 
-    ``clock`` tells Unix time. ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads
-    pass their time. Raises ConfigError where the scenario cannot be used.
+    ``owners`` tells as whom the work is done (user, pod, slurm); None lists no processes. ``clock`` tells Unix time.
+    ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads pass their time. Raises
+    ConfigError where the scenario cannot be used.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class FakeFleet:
         model: str,
         seed: int,
         scenario: Path | None = None,
+        owners: str | None = "user",
         clock: Callable[[], float] = time.time,
         wait: Wait = threading.Event.wait,
     ) -> None:
         board = MODELS[model]
+        self._owners = owners
         self._clock = clock
         self._lock = threading.RLock()
         self._file = ScenarioFile(scenario, Fleet(gpus, board)) if scenario is not None else None
@@ -118,8 +122,24 @@ class FakeFleet:
             simulation.advance(now)
             quantities = simulation.quantities()
             fans = simulation.fan_speeds()
+            processes = None if self._owners is None else tuple(self._processes(simulation.processes(), quantities))
         values = {row: quantities[name] for row, name in _PLAIN if name in quantities}
-        return Reading(device, values, labelled={(_FANS, str(fan)): speed for fan, speed in enumerate(fans)})
+        labelled: dict[tuple[Metric, tuple[str, ...]], float] = {
+            (_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)
+        }
+        return Reading(device, values, labelled=labelled, processes=processes)
+
+    def _processes(self, simulated: Iterable[SimulatedProcess], quantities: Mapping[str, float]) -> Iterator[Process]:
+        """As a driver lists them: only those that compute have utilization, and in MIG mode none has."""
+        for process in simulated:
+            busy = quantities.get("utilization") if process.job else None
+            yield Process(
+                pid=process.pid,
+                type=process.type,
+                memory_used=float(process.memory_used),
+                utilization=busy or None,
+                owner=process.owner(self._owners or ""),
+            )
 
     def take_xids(self) -> tuple[Xid, ...]:
         """XIDs that nobody took yet."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from gpu_exporter.model import Owner
+
 Kind: TypeAlias = Literal["training", "inference", "idle", "held"]
 KINDS: Final[tuple[Kind, ...]] = ("training", "inference", "idle", "held")
 ProcessType: TypeAlias = Literal["compute", "graphics"]
@@ -77,13 +79,31 @@ NO_DEMAND: Final = Demand()
 
 @dataclass(frozen=True, slots=True)
 class SimulatedProcess:
-    """A process on a GPU; ``name`` is the executable's base name, ``memory_used`` is in bytes."""
+    """A process on a GPU; ``name`` is the executable's base name, ``memory_used`` is in bytes.
+
+    ``job`` is not 0 for the fleet's own work, whose owner goes by ``fake.owners``; a story's processes tell their own.
+    """
 
     pid: int
     name: str
     user: str
     memory_used: int
     type: ProcessType = "compute"
+    job: int = 0
+    pod: str = ""
+    namespace: str = ""
+    slurm_job: str = ""
+
+    def owner(self, kind: str) -> Owner:
+        """Who that is on a machine whose work is done as ``kind``: user, pod or slurm."""
+        if not self.job or kind == "user":
+            return Owner(self.name, self.user, pod=self.pod, namespace=self.namespace, slurm_job=self.slurm_job)
+        if kind == "slurm":
+            return Owner(self.name, self.user, slurm_job=str(100_000 + self.job % 900_000))
+        container = f"{key(self.job, 'container'):016x}"[:12]
+        namespace = "serving" if self.name in _PROGRAMS["inference"][:2] else "research"
+        pod = f"{self.user}-{self.name.rstrip('3')}-{self.job % 36**4:x}"
+        return Owner(self.name, "root", container, pod, namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +133,7 @@ class Workload:
                 name=programs[self.job % len(programs)],
                 user=self.user,
                 memory_used=memory_used,
+                job=self.job,
             ),
         )
 

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
+from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.nvml import identity
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.plan import Plan
+from gpu_exporter.sources.nvml.processes import ProcessLists
 from gpu_exporter.sources.nvml.xids import XidListener
 
 log = logging.getLogger(__name__)
@@ -33,20 +34,29 @@ class _Gpu:
         self.plan: Plan | None = None
         self.slow_due = 0.0
         self.down = False
+        self.lists = ProcessLists()
+        self.lists_due = 0.0
+        self.processes: tuple[Process, ...] | None = None
+        self.mig_uuids: tuple[str, ...] = ()
 
 
 class NvmlSource:
-    """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened."""
+    """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
+
+    ``processes`` is how often processes are listed, in seconds; None is never. Between two lists the latest one stands.
+    """
 
     name = "nvml"
 
     def __init__(
         self,
         *,
+        processes: float | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
     ) -> None:
+        self._lists_every = processes
         self._monotonic = monotonic
         self._root = root
         try:
@@ -79,11 +89,12 @@ class NvmlSource:
             if gpu.plan is None or gpu.down:
                 self._take_handle(gpu)
             values, increments, labelled = self._read(gpu)
+            self._list_processes(gpu)
         except DeviceFailedError as error:
             gpu.down = True
             return Reading(gpu.device, failure=error.failure)
         gpu.down = False
-        return Reading(gpu.device, values, increments, labelled)
+        return Reading(gpu.device, values, increments, labelled, processes=gpu.processes, mig_uuids=gpu.mig_uuids)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -105,6 +116,14 @@ class NvmlSource:
             stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
             gpu.slow_due = now + _SLOW_EVERY + stagger
         return parts
+
+    def _list_processes(self, gpu: _Gpu) -> None:
+        now = self._monotonic()
+        if self._lists_every is None or gpu.plan is None or now < gpu.lists_due:
+            return
+        # A reading that comes a little early by the clock must not wait for the one after it.
+        gpu.lists_due = now + 0.9 * self._lists_every
+        gpu.processes, gpu.mig_uuids = gpu.lists.read(gpu.plan.handle)
 
     def _take_handle(self, gpu: _Gpu) -> None:
         """Look the device up (again): a handle taken before a GPU went down may never answer."""

@@ -50,6 +50,14 @@ _SOURCE_GONE: Final = {
 }
 
 
+# NVML_ERROR_NO_PERMISSION is "no permission".
+_WORDS: Final = {
+    value: name.removeprefix("NVML_ERROR_").lower().replace("_", " ")
+    for name, value in vars(pynvml).items()
+    if name.startswith("NVML_ERROR_")
+}
+
+
 class DeviceFailedError(Exception):
     """The device cannot be read at all."""
 
@@ -63,15 +71,20 @@ def raise_if_fatal(code: int, call: str) -> None:
     if code in _SOURCE_GONE:
         raise SourceError(_SOURCE_GONE[code])
     if code in _DEVICE_GONE:
-        raise DeviceFailedError(Failure(_DEVICE_GONE[code], f"{call}: {pynvml.NVMLError(code)}"))
+        raise DeviceFailedError(Failure(_DEVICE_GONE[code], f"{call}: {described(code)}"))
 
 
 def failure(code: int, call: str) -> Failure:
     """The device's failure for a code that every call answered."""
     reason: Reason = "permission" if code == pynvml.NVML_ERROR_NO_PERMISSION else "unknown"
-    return Failure(_DEVICE_GONE.get(code, reason), f"{call}: {pynvml.NVMLError(code)}")
+    return Failure(_DEVICE_GONE.get(code, reason), f"{call}: {described(code)}")
 
 
 def source_error(error: pynvml.NVMLError) -> SourceError:
     """Why NVML could not be opened."""
-    return SourceError(_SOURCE_GONE.get(error.value, f"NVML cannot be opened: {error}"))
+    return SourceError(_SOURCE_GONE.get(error.value, f"NVML cannot be opened: {described(error.value)}"))
+
+
+def described(code: int) -> str:
+    """A return code in words of ours: the library's own text is not known, and /readyz shows this to anybody."""
+    return f"{_WORDS.get(code, 'an error that this exporter does not know')} (NVML error {code})"

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Nvml, Samples, scaled
+from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Processes, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
     UNSUPPORTED,
@@ -22,24 +22,16 @@ from gpu_exporter.sources.nvml.errors import (
     failure,
     raise_if_fatal,
 )
+from gpu_exporter.sources.nvml.fields import CALL as FIELD_VALUES
+from gpu_exporter.sources.nvml.fields import MEMBER, NOT_AVAILABLE, FieldBatch
 
-_MEMBER: Final = {
-    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
-}
-# nvml.h: NVML_VALUE_NOT_AVAILABLE is -1, in whatever width the answer has.
-_NOT_AVAILABLE: Final = frozenset({0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
+# What a device is asked for itself; processes are read by another module.
+_Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
 _LINKS_UP: Final = frozenset({pynvml.NVML_NVLINK_STATE_ACTIVE, pynvml.NVML_NVLINK_STATE_SLEEP})
 # nvml.h, nvmlDeviceGetSamples: a sample stands for 1/6 to 1 s. A longer gap between two was not observed.
 _LONGEST_SAMPLE: Final = 2_000_000  # microseconds
 # So many answers in a row that are neither a value nor a "not supported" condemn the device.
 _REFUSALS: Final = 3
-_FIELD_BATCH: Final = "nvmlDeviceGetFieldValues"
 
 
 @dataclass(slots=True)
@@ -48,7 +40,8 @@ class _Work:
 
     calls: dict[tuple[Any, ...], list[tuple[Metric, Call]]] = field(default_factory=dict)
     fields: list[tuple[Metric, Field | Links | Limit, tuple[int, ...]]] = field(default_factory=list)
-    batch: list[tuple[int, int]] = field(default_factory=list)
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    batch: FieldBatch | None = None
     samples: list[tuple[Metric, Samples]] = field(default_factory=list)
     fans: list[tuple[Metric, Fans]] = field(default_factory=list)
     link_states: list[tuple[Metric, Links]] = field(default_factory=list)
@@ -60,7 +53,7 @@ class _Answers:
 
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
-    labelled: dict[tuple[Metric, str], float] = field(default_factory=dict)
+    labelled: dict[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     unsupported: list[Metric] = field(default_factory=list)
     answered: bool = False
     refusals: int = 0
@@ -74,9 +67,10 @@ class Plan:
         self._release = driver_release
         self._links = self._count_links()
         self._fans = self._count_fans()
-        self._columns: dict[Metric, tuple[Nvml, ...]] = {}
+        self._columns: dict[Metric, tuple[_Column, ...]] = {}
         for metric in DEVICE_METRICS:
-            if columns := tuple(column for column in metric.nvml if self._possible(column, metric)):
+            possible = (column for column in metric.nvml if not isinstance(column, Processes))
+            if columns := tuple(column for column in possible if self._possible(column, metric)):
                 self._columns[metric] = columns
         self._every_tick: _Work | None = None
         self._now_and_then: _Work | None = None
@@ -85,7 +79,9 @@ class Plan:
         self._newest_sample: dict[str, int] = {}
         self._wrapping: dict[Metric, int] = {}
 
-    def read(self, *, slow: bool) -> tuple[dict[Metric, float], dict[Metric, float], dict[tuple[Metric, str], float]]:
+    def read(
+        self, *, slow: bool
+    ) -> tuple[dict[Metric, float], dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]:
         """Values, increments and labelled values; with ``slow``, also what changes only by an administrator's hand.
 
         Raises DeviceFailedError or SourceError.
@@ -120,12 +116,13 @@ class Plan:
     # --- what can be asked --------------------------------------------------------------------------------------------
 
     def _count_links(self) -> int:
+        count = FieldBatch([(pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT, 0)])
         try:
-            (answer,) = pynvml.nvmlDeviceGetFieldValues(self.handle, [pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT])
+            (code,) = count.ask(self.handle)
         except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, _FIELD_BATCH)
+            raise_if_fatal(error.value, FIELD_VALUES)
             return 0
-        return 0 if answer.nvmlReturn else int(_field_value(answer) or 0)
+        return 0 if code else int(count.value(0) or 0)
 
     def _count_fans(self) -> int:
         try:
@@ -134,7 +131,7 @@ class Plan:
             raise_if_fatal(error.value, "nvmlDeviceGetNumFans")
             return 1 if error.value == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND else 0
 
-    def _possible(self, column: Nvml, metric: Metric) -> bool:
+    def _possible(self, column: _Column, metric: Metric) -> bool:
         """Whether this driver, binding and device can have the column at all."""
         if metric.name.startswith("gpu_nvlink_") and not self._links:
             return False
@@ -171,6 +168,7 @@ class Plan:
                 work.link_states.append((metric, column))
             else:
                 self._add_field(work, metric, column)
+        work.batch = FieldBatch(work.asked) if work.asked else None
         return work
 
     def _add_field(self, work: _Work, metric: Metric, column: Field | Links | Limit) -> None:
@@ -184,9 +182,9 @@ class Plan:
             asked = [(number, scope) for scope in scopes]
         places = []
         for item in asked:
-            if item not in work.batch:
-                work.batch.append(item)
-            places.append(work.batch.index(item))
+            if item not in work.asked:
+                work.asked.append(item)
+            places.append(work.asked.index(item))
         work.fields.append((metric, column, tuple(places)))
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -194,8 +192,8 @@ class Plan:
     def _perform(self, work: _Work, answers: _Answers) -> None:
         for rows in work.calls.values():
             self._call(rows, answers)
-        if work.batch:
-            self._field_values(work, answers)
+        if work.batch is not None:
+            self._field_values(work.batch, work.fields, answers)
         for metric, column in work.samples:
             self._samples(metric, column, answers)
         for metric, fans in work.fans:
@@ -242,22 +240,24 @@ class Plan:
             if value is not None:
                 answers.values[metric] = value
 
-    def _field_values(self, work: _Work, answers: _Answers) -> None:
-        metrics = [metric for metric, _, _ in work.fields]
-        batch = self._ask(
-            _FIELD_BATCH, lambda: pynvml.nvmlDeviceGetFieldValues(self.handle, work.batch), metrics, answers
-        )
-        if batch is None:
+    def _field_values(
+        self,
+        batch: FieldBatch,
+        fields: list[tuple[Metric, Field | Links | Limit, tuple[int, ...]]],
+        answers: _Answers,
+    ) -> None:
+        metrics = [metric for metric, _, _ in fields]
+        codes = self._ask(FIELD_VALUES, lambda: batch.ask(self.handle), metrics, answers)
+        if codes is None:
             return
-        codes = [answer.nvmlReturn for answer in batch]
-        limits = [metric for metric, column, _ in work.fields if isinstance(column, Limit)]
+        limits = [metric for metric, column, _ in fields if isinstance(column, Limit)]
         hottest = self._hottest(limits, answers) if limits else None
-        for metric, column, places in work.fields:
+        for metric, column, places in fields:
             bad = next((codes[place] for place in places if codes[place]), 0)
             if bad:
-                self._refused(bad, f"{_FIELD_BATCH}({getattr(column, 'name', 'NVLINK_GET_STATE')})", [metric], answers)
+                self._refused(bad, f"{FIELD_VALUES}({getattr(column, 'name', 'NVLINK_GET_STATE')})", [metric], answers)
                 continue
-            raw = [value for place in places if (value := _field_value(batch[place])) is not None]
+            raw = [value for place in places if (value := batch.value(place)) is not None]
             if not raw:
                 continue
             if isinstance(column, Links):
@@ -265,7 +265,7 @@ class Plan:
             elif isinstance(column, Limit):
                 if hottest is not None:
                     self._fix(metric, hottest - raw[0])
-            elif column.wraps and batch[places[0]].valueType == pynvml.NVML_VALUE_TYPE_UNSIGNED_INT:
+            elif column.wraps and batch.kind(places[0]) == pynvml.NVML_VALUE_TYPE_UNSIGNED_INT:
                 before = self._wrapping.get(metric, int(raw[0]))
                 self._wrapping[metric] = int(raw[0])
                 answers.increments[metric] = scaled((int(raw[0]) - before) % 2**32, column.scale)
@@ -302,7 +302,7 @@ class Plan:
                 answers.increments[metric] = 0.0
             return
         kind, samples = answer
-        member = _MEMBER.get(kind, "uiVal")
+        member = MEMBER.get(kind, "uiVal")
         newest, growth = since, 0.0
         for at, value in sorted((int(sample.timeStamp), getattr(sample.sampleValue, member)) for sample in samples):
             if at > newest:
@@ -326,7 +326,7 @@ class Plan:
                 )
             if speed is None:
                 return
-            answers.labelled[metric, str(fan)] = scaled(speed[0], column.scale)
+            answers.labelled[metric, (str(fan),)] = scaled(speed[0], column.scale)
 
     def _link_states(self, rows: list[tuple[Metric, Links]], answers: _Answers) -> None:
         states = []
@@ -344,16 +344,11 @@ class Plan:
             answers.values[metric] = float(sum((state in _LINKS_UP) == column.active for state in states))
 
 
-def _field_value(answer: Any) -> float | None:
-    value = getattr(answer.value, _MEMBER.get(answer.valueType, "ullVal"))
-    return None if value in _NOT_AVAILABLE else value
-
-
 def _pick(answer: Any, column: Call) -> float | None:
     parts = [answer]
     if column.part:
         parts = [answer[part] if isinstance(part, int) else getattr(answer, part) for part in column.part]
-    if any(part in _NOT_AVAILABLE for part in parts):
+    if any(part in NOT_AVAILABLE for part in parts):
         return None
     if column.bit is not None:
         return float(bool(parts[0] & getattr(pynvml, column.bit)))

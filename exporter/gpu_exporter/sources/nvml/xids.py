@@ -1,4 +1,8 @@
-"""XID events, heard on a thread of their own through an NVML event set. Needs no root and no kernel log."""
+"""XID events, heard on a thread of their own through an NVML event set. Needs no root and no kernel log.
+
+The thread sleeps here and only then asks the driver, which queues events meanwhile: a wait inside the driver could not
+be woken to close it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,11 @@ from gpu_exporter.model import Device, Xid
 
 log = logging.getLogger(__name__)
 
-_WAIT: Final = 250  # milliseconds; closing may have to wait so long
+_EVERY: Final = 1.0  # seconds: so late an XID is heard at most
+_WAIT: Final = 1  # milliseconds: the queue is looked at, nothing is waited for
+_JOIN: Final = 0.5  # seconds; only a call that hangs in the driver takes longer
+_BURST: Final = 1000  # events taken in one go: a driver that never runs out must not keep the thread from stopping
+_ERRORS: Final = 3
 _OVER: Final = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 
 
@@ -62,7 +70,7 @@ class XidListener:
         """Stop listening; without ``free``, leave the set to the driver because a call hangs in it."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(2 * _WAIT / 1000 if free else 0)
+            self._thread.join(_JOIN if free else 0)
         if free and self._set is not None and not (self._thread and self._thread.is_alive()):
             try:
                 pynvml.nvmlEventSetFree(self._set)
@@ -71,19 +79,28 @@ class XidListener:
             self._set = None
 
     def _listen(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(_EVERY):
+            if not self._take_all():
+                return
+
+    def _take_all(self) -> bool:
+        """Empty the driver's queue; False where there is none any more."""
+        errors = 0
+        for _ in range(_BURST):
             try:
                 event = pynvml.nvmlEventSetWait_v2(self._set, _WAIT)
             except pynvml.NVMLError as error:
                 if error.value in _OVER:
-                    return
-                if error.value != pynvml.NVML_ERROR_TIMEOUT:
-                    # A lost GPU makes every wait fail at once; the others' events still come between the failures.
-                    self._stop.wait(_WAIT / 1000)
+                    return False
+                # A lost GPU makes a wait fail at once; the others' events still come between the failures.
+                errors += 1
+                if error.value == pynvml.NVML_ERROR_TIMEOUT or errors == _ERRORS:
+                    break
                 continue
             device = self._devices.get(address(event.device))
             if device is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
                 self._heard.append(Xid(device, int(event.eventData), self._clock()))
+        return True
 
 
 def address(handle: Any) -> int:

@@ -1,0 +1,166 @@
+"""Puts names to what runs on each GPU: processes, and what workload managers have allocated, joined."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from gpu_exporter.config import Config, ConfigError
+from gpu_exporter.model import Owner, Process, Reading
+from gpu_exporter.owners import Allocations, ProcessOwners
+from gpu_exporter.owners.kubernetes import KubernetesAllocations, MissingExtraError
+from gpu_exporter.owners.procfs import ProcfsOwners, host_names
+from gpu_exporter.owners.slurm import SlurmFiles
+
+log = logging.getLogger(__name__)
+
+# The kubelet keeps a folder NAMESPACE_POD_UID for the logs of each of its pods; neither name can hold an underscore.
+POD_LOGS: Final = (Path("/host/var/log/pods"), Path("/var/log/pods"))
+_POD_LOG: Final = re.compile(r"([a-z0-9.-]{1,63})_([a-z0-9.-]{1,253})_([0-9a-f-]{32,36})")
+_LOOK_AGAIN: Final = 10.0  # seconds
+_MOST_PODS: Final = 4096
+
+
+class PodNames:
+    """Namespace and name of this node's pods by uid, from the names of the folders that the kubelet logs into."""
+
+    def __init__(self, *, folders: Sequence[Path] = POD_LOGS, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._folders = folders
+        self._monotonic = monotonic
+        self._look_at = float("-inf")
+        self._names: Mapping[str, tuple[str, str]] = {}
+
+    def name(self, uid: str) -> tuple[str, str] | None:
+        """(namespace, pod), or None where no folder tells. An unknown uid is looked for again every ten seconds."""
+        if uid not in self._names and self._monotonic() >= self._look_at:
+            self._look_at = self._monotonic() + _LOOK_AGAIN
+            self._names = self._scan()
+        return self._names.get(uid)
+
+    def _scan(self) -> dict[str, tuple[str, str]]:
+        for folder in self._folders:
+            try:
+                with os.scandir(folder) as entries:
+                    matches = [match for entry in entries if (match := _POD_LOG.fullmatch(entry.name))]
+            except OSError:
+                continue
+            return {match[3]: (match[1], match[2]) for match in matches[:_MOST_PODS]}
+        return {}
+
+
+def resolver(config: Config) -> Resolver:
+    """What the settings ask for. Raises ConfigError where a library for it is missing."""
+    names = host_names()
+    owners = config.owners
+    allocations: list[Allocations] = []
+    if owners.kubernetes:
+        try:
+            allocations.append(
+                KubernetesAllocations(socket=owners.kubernetes_socket, resources=owners.kubernetes_resources)
+            )
+        except MissingExtraError as error:
+            raise ConfigError(f"owners.kubernetes: {error}") from None
+    allocations.append(SlurmFiles(directory=owners.slurm_directory, user_name=names.name))
+    procfs = ProcfsOwners(names=names, nested=owners.procfs_nested) if owners.procfs else None
+    return Resolver(processes=procfs, allocations=allocations, pods=PodNames())
+
+
+class Resolver:
+    """Completes readings with the owners of processes and the allocations of devices. Belongs to one thread.
+
+    ``processes`` tells whose a process is, None where nothing can; ``allocations`` come in order of precedence.
+    """
+
+    def __init__(
+        self,
+        *,
+        processes: ProcessOwners | None = None,
+        allocations: Sequence[Allocations] = (),
+        pods: PodNames | None = None,
+    ) -> None:
+        self._processes = processes
+        self._allocations = allocations
+        self._pods = pods
+        self._blind_told = False
+
+    def complete(self, readings: Sequence[Reading]) -> list[Reading]:
+        """The readings with every process's owner and every device's allocations; processes that ended are dropped."""
+        given = [source.current() for source in self._allocations]
+        complete = [self._complete(reading, given) for reading in readings]
+        if self._processes is not None:
+            listed = [process for reading in complete for process in reading.processes or ()]
+            self._processes.forget_but([process.pid for process in listed])
+            self._tell_blind(listed)
+        return complete
+
+    def close(self) -> None:
+        """Stop asking."""
+        for source in self._allocations:
+            source.close()
+        if self._processes is not None:
+            self._processes.close()
+
+    def _complete(self, reading: Reading, given: Sequence[Mapping[str, Sequence[Owner]]]) -> Reading:
+        device = reading.device
+        keys = (device.uuid, str(device.index), *reading.mig_uuids)
+        allocations = _once(owner for source in given for key in keys for owner in source.get(key, ()))
+        if not reading.processes:
+            return replace(reading, allocations=allocations) if allocations else reading
+        processes = []
+        for process in reading.processes:
+            own = (process.mig_uuid,) if process.mig_uuid else keys
+            near = _once(owner for source in given for key in own for owner in source.get(key, ()))
+            owner = self._owner(process, near or allocations)
+            if owner is not None:
+                processes.append(process if owner is process.owner else replace(process, owner=owner))
+        return replace(reading, processes=tuple(processes), allocations=allocations)
+
+    def _owner(self, process: Process, allocations: Sequence[Owner]) -> Owner | None:
+        """The process's owner, joined with the allocation that it must belong to; None where it has ended."""
+        if process.owner is not None:
+            return process.owner
+        if self._processes is None or not self._processes.visible:
+            return Owner()
+        owner = self._processes.owner(process.pid)
+        if owner is None:
+            return None
+        uid = self._processes.pod_uid(process.pid)
+        return self._in_pod(owner, uid, allocations) if uid else _in_job(owner, allocations)
+
+    def _in_pod(self, owner: Owner, uid: str, allocations: Sequence[Owner]) -> Owner:
+        """The kubelet tells pods without their uids: where several share the device, only their folders tell which."""
+        if self._pods is not None and (named := self._pods.name(uid)) is not None:
+            return replace(owner, namespace=named[0], pod=named[1])
+        pods = [other for other in allocations if other.pod]
+        return replace(owner, namespace=pods[0].namespace, pod=pods[0].pod) if len(pods) == 1 else owner
+
+    def _tell_blind(self, listed: Sequence[Process]) -> None:
+        hidden = any(process.owner == Owner() for process in listed)
+        if hidden and not self._blind_told and self._processes is not None and not self._processes.visible:
+            self._blind_told = True
+            log.warning(
+                "processes have no owner: /proc shows this container's processes only; run it with hostPID: true "
+                "(docker: --pid=host), or set processes.enabled: false"
+            )
+
+
+def _once(owners: Iterable[Owner]) -> tuple[Owner, ...]:
+    """Each pod and each job once: a pod's containers are one holder, and a device may be named in two ways."""
+    found: dict[tuple[str, str, str], Owner] = {}
+    for owner in owners:
+        found.setdefault((owner.namespace, owner.pod, owner.slurm_job), owner)
+    return tuple(found.values())
+
+
+def _in_job(owner: Owner, allocations: Sequence[Owner]) -> Owner:
+    """A site whose job steps have no cgroup: the one job on the device is the process's where the user is the same."""
+    jobs = [other for other in allocations if other.slurm_job]
+    if owner.slurm_job or len(jobs) != 1 or jobs[0].user != owner.user:
+        return owner
+    return replace(owner, slurm_job=jobs[0].slurm_job)

@@ -1,0 +1,191 @@
+"""Parsers of settings: from what YAML or a flag says to a value, or RefusedError with what would be accepted."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+_UNITS: Final = (3600.0, 60.0, 1.0, 0.001)
+_DURATION: Final = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in ("h", "m(?!s)", "s", "ms")))
+_SIZES: Final = {"": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
+
+
+class RefusedError(ValueError):
+    """What a parser answers; the caller adds where the value stands. The message ends in what would be accepted."""
+
+
+def duration(value: Any) -> float:
+    """Seconds, from a Prometheus duration: 5s, 500ms, 1m, 1m30s."""
+    if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
+        return sum(float(number) * unit for number, unit in zip(match.groups(), _UNITS, strict=True) if number)
+    raise RefusedError(f"{quoted(value)} is not a duration; write 5s, 500ms or 1m")
+
+
+def duration_between(low: float, high: float) -> Callable[[Any], float]:
+    """Seconds within bounds."""
+
+    def parse(value: Any) -> float:
+        seconds = duration(value)
+        if not low <= seconds <= high:
+            raise RefusedError(f"{quoted(value)} is out of range; write {in_units(low)} to {in_units(high)}")
+        return seconds
+
+    return parse
+
+
+def integer_between(low: int, high: int) -> Callable[[Any], int]:
+    """A whole number within bounds."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise RefusedError(f"{quoted(value)} is not a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def ratio(value: Any) -> float:
+    """A share from 0 to 1."""
+    try:
+        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else -1.0
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise RefusedError(f"{quoted(value)} is not a share; write a number from 0 to 1, such as 0.05")
+    return number
+
+
+def size(value: Any) -> float:
+    """Bytes, from a number or one with KiB, MiB or GiB."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?(|KiB|MiB|GiB)", str(value))
+    if match is None or isinstance(value, bool):
+        raise RefusedError(f"{quoted(value)} is not a size; write bytes, or 256MiB")
+    return float(match[1]) * _SIZES[match[2]]
+
+
+def subset(*names: str) -> Callable[[Any], tuple[str, ...]]:
+    """Some of these words, as a list or with commas; empty is none of them."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise RefusedError(f"{quoted(value)} is not a list; write some of {', '.join(names)}")
+        for item in items:
+            if item not in names:
+                raise RefusedError(f"{quoted(item)} is not known; write some of {', '.join(names)}")
+        return tuple(name for name in names if name in items)
+
+    return parse
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """Names without spaces, as a list or with commas; at least one."""
+    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
+        raise RefusedError(f"{quoted(value)} is not a list of names; write ['nvidia.com/gpu']")
+    for item in items:
+        if not re.fullmatch(r"[!-~]{1,253}", item):
+            raise RefusedError(f"{quoted(item)} is not a name; write one without spaces")
+    return tuple(items)
+
+
+def one_of(*names: str) -> Callable[[Any], str]:
+    """One of these words."""
+
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise RefusedError(f"{quoted(value)} is not known; write one of {', '.join(names)}")
+        return str(value)
+
+    return parse
+
+
+def boolean(value: Any) -> bool:
+    """A switch."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    raise RefusedError(f"{quoted(value)} is not a switch; write true or false")
+
+
+def file_path(value: Any) -> Path:
+    """A path; whether it exists is for whoever opens it."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise RefusedError(f"{quoted(value)} is not a file; write a path")
+    return Path(value)
+
+
+def url_path(value: Any) -> str:
+    """Where the metrics are, which may not be where another page is."""
+    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9_.~/-]*", value):
+        raise RefusedError(f"{quoted(value)} is not a URL path; write one such as /metrics")
+    if value == "/" or value.startswith("/api/") or value in {"/livez", "/readyz"}:
+        raise RefusedError(f"{quoted(value)} is taken by another page; write one such as /metrics")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. An empty host means every address, IPv6 and IPv4."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen_address(value: Any) -> Address:
+    """host:port, with IPv6 addresses in brackets."""
+    pattern = r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]*)):([0-9]{1,5})"
+    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    if match is None or int(match[3]) > 65535 or (match[1] and not _is_ipv6(match[1])):
+        raise RefusedError(f"{quoted(value)} is not an address; write :9435, 127.0.0.1:9435 or '[::1]:9435'")
+    return Address(match[1] or match[2] or "", int(match[3]))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(value: Any) -> tuple[Network, ...]:
+    """Networks in CIDR form, as a list or with commas."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise RefusedError(f"{quoted(value)} is not a list of networks; write ['10.0.0.0/8', '::1/128']")
+    parsed = []
+    for item in items:
+        try:
+            if not isinstance(item, str):
+                raise TypeError  # noqa: TRY301 - ipaddress takes numbers too, which nobody means
+            parsed.append(ipaddress.ip_network(item.strip()))
+        except (TypeError, ValueError):
+            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
+    return tuple(parsed)
+
+
+def quoted(value: Any) -> str:
+    """The value as a message shows it: on one line, as YAML writes it, not too long."""
+    text = (str(value).lower() if isinstance(value, bool) else str(value)).encode("unicode_escape").decode()
+    return f"'{text[:80]}…'" if len(text) > 80 else f"'{text}'"
+
+
+def in_units(value: float) -> str:
+    """Seconds as a duration."""
+    units = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
+    size, unit = next(((size, unit) for size, unit in units if value >= size), units[-1])
+    return f"{value / size:g}{unit}"
