@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpu_exporter.catalog import CATALOG
-from gpu_exporter.config import settings
+from gpu_exporter.cli import cli
 from harness import ROOT, environment
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -41,6 +41,6 @@ def test_pages_name_only_metrics_and_flags_that_exist(page: Path) -> None:
     metrics = {metric.name for metric in CATALOG}
     named = {name for name in re.findall(r"`(gpu_[a-z0-9_]+)[`{ ]", text) if not name.startswith("gpu_exporter.")}
     assert {name for name in named if name not in metrics and not name.endswith("_")} <= {"gpu_exporter"}
-    flags = {setting.flag for setting in settings()} | {"--config.file"}
+    flags = {flag for command in cli.commands.values() for option in command.params for flag in option.opts}
     dotted = set(re.findall(r"(--[a-z]+\.[a-z.-]+[a-z])", text))
     assert dotted <= flags

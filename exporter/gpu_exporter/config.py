@@ -225,8 +225,15 @@ class Setting:
         """``collection.interval`` is ``--collection.interval``; underscores become dashes.
 
         ``web.config_file`` is the exception, since all of Prometheus's exporters call it ``--web.config.file``.
+        A switch that is on unless told otherwise has the flag that turns it off: ``--no-processes.enabled``.
         """
-        return "--" + self.key.replace("config_file", "config.file").replace("_", "-")
+        name = self.key.replace("config_file", "config.file").replace("_", "-")
+        return f"--no-{name}" if self.shown == "true" else f"--{name}"
+
+    @property
+    def switch(self) -> str | None:
+        """What the flag says where it takes no value."""
+        return {"true": "false", "false": "true"}.get(self.shown or "")
 
     @property
     def variable(self) -> str:

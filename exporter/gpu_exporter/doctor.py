@@ -19,6 +19,7 @@ from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.config import Config
 from gpu_exporter.daemon import OPENING, sampler
 from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.owners.kubernetes import KubernetesAllocations
 
 State = Literal["ok", "warn", "fail"]
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -61,6 +62,8 @@ def _findings(config: Config, root: Path) -> Iterator[Finding]:
         yield from _container(root)
     yield from _readings(config)
     yield from _namespace(root)
+    if config.owners.kubernetes:
+        yield from _kubelet(config)
 
 
 def _library() -> Iterator[Finding]:
@@ -169,6 +172,19 @@ def _gpu(reading: Reading) -> Finding:
     if missing:
         detail += f"; it does not have: {', '.join(missing)}"
     return Finding("ok", name, detail)
+
+
+def _kubelet(config: Config) -> Iterator[Finding]:
+    pods = KubernetesAllocations(socket=config.owners.kubernetes_socket, resources=config.owners.kubernetes_resources)
+    try:
+        pods.wait_first(5.0)
+        trouble, held = pods.trouble(), len(pods.current())
+    finally:
+        pods.close()
+    if trouble is None:
+        yield Finding("ok", "kubelet", f"answers; pods hold {held} device{'' if held == 1 else 's'}")
+    else:
+        yield Finding("warn", "kubelet", trouble, "docs/KUBERNETES_OWNERS.md tells what the socket needs")
 
 
 def _modes(snapshot: Snapshot) -> Iterator[Finding]:

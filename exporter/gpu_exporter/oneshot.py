@@ -13,6 +13,7 @@ from gpu_exporter.config import Config
 from gpu_exporter.daemon import OPENING, sampler
 from gpu_exporter.exposition import Renderer
 from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.tenancy import holder_names
 
 _GIB: Final = 1024**3
 _NAMES: Final = {metric.name: metric for metric in CATALOG if not metric.labels and not metric.dynamic}
@@ -44,7 +45,7 @@ def sample(config: Config, form: str) -> int:
 
 def table(snapshot: Snapshot) -> str:
     """The readings as aligned columns; n/a is what a GPU does not have."""
-    head = ("GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "UUID")
+    head = ("GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD BY", "UUID")
     rows = [head, *(_row(reading) for reading in snapshot.readings)]
     right = {"UTIL", "MEMORY", "TEMP", "POWER"}
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -71,8 +72,18 @@ def _row(reading: Reading) -> Sequence[str]:
         _of(reading, "gpu_memory_used_bytes", "gpu_memory_total_bytes", 1 / _GIB, "GiB"),
         _cell(reading, "gpu_temperature_celsius", 1, "{:.0f} °C"),
         _of(reading, "gpu_power_watts", "gpu_power_limit_watts", 1, "W"),
+        _held_by(reading),
         device.uuid or "unknown",
     )
+
+
+def _held_by(reading: Reading) -> str:
+    names = holder_names(reading)
+    if not names:
+        return "n/a" if names is None else "nobody"
+    # A name may hold anything that a terminal would obey.
+    first = "".join(char if char.isprintable() else "?" for char in names[0]) or "unknown"
+    return first if len(names) == 1 else f"{first} +{len(names) - 1}"
 
 
 def _cell(reading: Reading, name: str, scale: float, form: str) -> str:

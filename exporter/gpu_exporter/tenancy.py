@@ -72,6 +72,29 @@ def tenants(reading: Reading, *, more_than: float) -> tuple[Hold, ...]:
     return tuple(Hold(who, None if who in untold else memory.get(who, nothing)) for who in sorted(holders))
 
 
+def holder_names(reading: Reading) -> list[str] | None:
+    """Who has a process on it, or was given it, as a person would ask for them; those with the most memory first.
+
+    An empty name is a holder that is not known. None tells that it is not known whether there is anybody.
+    """
+    if reading.processes is None and not reading.allocations:
+        return None
+    held: dict[str, float] = {}
+    for process in merged(reading.processes or ()):
+        name = _name(process.owner or Owner())
+        held[name] = held.get(name, 0.0) + (process.memory_used or 0.0)
+    for owner in reading.allocations:
+        held.setdefault(_name(owner), 0.0)
+    return sorted(held, key=lambda name: (-held[name], name))
+
+
+def _name(owner: Owner) -> str:
+    if owner.pod:
+        return f"{owner.namespace}/{owner.pod}"
+    job = f"job {owner.slurm_job}" if owner.slurm_job else ""
+    return ", ".join(filter(None, (owner.user or owner.container, job)))
+
+
 @dataclass(slots=True)
 class _Sums:
     seconds: dict[str, float] = field(default_factory=lambda: {"active": 0.0, "idle_held": 0.0})
