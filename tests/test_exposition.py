@@ -149,7 +149,9 @@ def device_samples(reading: Reading, row: Metric) -> Iterator[tuple[dict[str, st
         yield labels, reading.values[row]
     elif row.dynamic:
         mine = [(texts, value) for (metric, texts), value in reading.labelled.items() if metric is row]
-        for texts, value in sorted(mine, key=lambda pair: (len(pair[0][0]), pair[0])):
+        if len(row.dynamic) == 1:
+            mine.sort(key=lambda pair: (len(pair[0][0]), pair[0]))
+        for texts, value in mine:
             told = zip(row.dynamic, texts, strict=True)
             yield labels | {name: sound(text) for name, text in told if text}, value
 

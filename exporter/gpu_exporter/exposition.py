@@ -144,14 +144,16 @@ class _Family:
 class _Heads(dict[Metric, str]):
     """The text before the value of each row's sample line, for one device.
 
-    Of a row with labels valued at run time, the texts of the latest snapshot that had any are kept.
+    Of a row with labels valued at run time, the lines of the latest snapshot that had any are kept: thousands of
+    processes change neither their labels nor, for the most part, their memory from one sample to the next.
     """
 
     def __init__(self, device: Device) -> None:
         super().__init__()
         self._device = device
         self._labels = {"gpu": str(device.index), "uuid": device.uuid, "model": device.model}
-        self._labelled: dict[Metric, dict[tuple[str, ...], str]] = {}
+        # Label values -> length of the text before the value, the value, the line.
+        self._labelled: dict[Metric, dict[tuple[str, ...], tuple[int, float, str]]] = {}
 
     def __missing__(self, row: Metric) -> str:
         labels = {**self._labels, **dict(row.labels)}
@@ -159,16 +161,21 @@ class _Heads(dict[Metric, str]):
         head = self[row] = _head(row.name, labels)
         return head
 
-    def labelled(self, row: Metric, values: Iterable[tuple[str, ...]]) -> list[str]:
-        """The texts for all label values that the row has now; a label without a value is left out."""
+    def labelled(self, row: Metric, pairs: Iterable[tuple[tuple[str, ...], float]]) -> list[str]:
+        """The row's lines for all label values that it has now; a label without a value is left out."""
         known, fixed = self._labelled.get(row, {}), {**self._labels, **dict(row.labels)}
-        texts = {
-            each: known.get(each)
-            or _head(row.name, fixed | {name: value for name, value in zip(row.dynamic, each, strict=True) if value})
-            for each in values
-        }
-        self._labelled[row] = texts
-        return list(texts.values())
+        lines = {}
+        for labels, value in pairs:
+            line = known.get(labels)
+            if line is None:
+                named = {name: text for name, text in zip(row.dynamic, labels, strict=True) if text}
+                head = _head(row.name, fixed | named)
+                line = (len(head), value, f"{head}{_go_number(value)}\n")
+            elif line[1] != value or not value:  # 0 equals -0, which is written differently
+                line = (line[0], value, f"{line[2][: line[0]]}{_go_number(value)}\n")
+            lines[labels] = line
+        self._labelled[row] = lines
+        return [line for _, _, line in lines.values()]
 
 
 class _DeviceSamples:
@@ -180,8 +187,9 @@ class _DeviceSamples:
         self._labelled: dict[Metric, list[tuple[tuple[str, ...], float]]] = {}
         for (row, labels), value in reading.labelled.items():
             self._labelled.setdefault(row, []).append((labels, value))
-        for pairs in self._labelled.values():
-            pairs.sort(key=_natural)
+        for row, pairs in self._labelled.items():
+            if len(row.dynamic) == 1:
+                pairs.sort(key=_natural)
 
     def write(self, lines: list[str], family: _Family) -> None:
         """Append one sample line for each value that the device has."""
@@ -196,8 +204,7 @@ class _DeviceSamples:
             if row.kind == "info":
                 lines.append(f"{heads[row]}1.0\n")
             elif pairs := self._labelled.get(row):
-                texts = heads.labelled(row, [labels for labels, _ in pairs])
-                lines += [f"{text}{_go_number(value)}\n" for text, (_, value) in zip(texts, pairs, strict=True)]
+                lines += heads.labelled(row, pairs)
 
 
 class _Collected(Collector):
@@ -240,5 +247,5 @@ def _escaped(value: str) -> str:
 
 
 def _natural(pair: tuple[tuple[str, ...], float]) -> tuple[int, tuple[str, ...]]:
-    """Order of label values: numbers, which only the first label has, by size."""
+    """Order of the values of a single label: numbers by size. Rows with more come in an order already."""
     return len(pair[0][0]), pair[0]

@@ -25,6 +25,7 @@ POD_LOGS: Final = (Path("/host/var/log/pods"), Path("/var/log/pods"))
 _POD_LOG: Final = re.compile(r"([a-z0-9.-]{1,63})_([a-z0-9.-]{1,253})_([0-9a-f-]{32,36})")
 _LOOK_AGAIN: Final = 10.0  # seconds
 _MOST_PODS: Final = 4096
+_NOBODY: Final = Owner()
 
 
 class PodNames:
@@ -88,14 +89,18 @@ class Resolver:
         self._allocations = allocations
         self._pods = pods
         self._blind_told = False
+        self._seen: dict[int, tuple[Owner, str] | None] = {}  # this tick's processes: owner, uid of the pod
+        self._before: dict[str, tuple[tuple[Process, ...], tuple[Owner | None, ...], tuple[Process, ...]]] = {}
 
     def complete(self, readings: Sequence[Reading]) -> list[Reading]:
         """The readings with every process's owner and every device's allocations; processes that ended are dropped."""
         given = [source.current() for source in self._allocations]
+        self._seen.clear()
         complete = [self._complete(reading, given) for reading in readings]
+        self._before = {key: before for key, before in self._before.items() if key in {r.device.key for r in readings}}
         if self._processes is not None:
             listed = [process for reading in complete for process in reading.processes or ()]
-            self._processes.forget_but([process.pid for process in listed])
+            self._processes.forget_but([pid for pid, seen in self._seen.items() if seen is not None])
             self._tell_blind(listed)
         return complete
 
@@ -112,26 +117,35 @@ class Resolver:
         allocations = _once(owner for source in given for key in keys for owner in source.get(key, ()))
         if not reading.processes:
             return replace(reading, allocations=allocations) if allocations else reading
-        processes = []
-        for process in reading.processes:
-            own = (process.mig_uuid,) if process.mig_uuid else keys
-            near = _once(owner for source in given for key in own for owner in source.get(key, ()))
-            owner = self._owner(process, near or allocations)
-            if owner is not None:
-                processes.append(process if owner is process.owner else replace(process, owner=owner))
-        return replace(reading, processes=tuple(processes), allocations=allocations)
+        near = {
+            uuid: _once(owner for source in given for owner in source.get(uuid, ())) or allocations
+            for uuid in reading.mig_uuids
+        }
+        owners = tuple(self._owner(process, near.get(process.mig_uuid, allocations)) for process in reading.processes)
+        before = self._before.get(device.key)
+        # Between two lists of the driver's, and mostly from one to the next, nothing changes.
+        if before is None or before[0] != reading.processes or before[1] != owners:
+            named = tuple(
+                process if owner is process.owner else replace(process, owner=owner)
+                for process, owner in zip(reading.processes, owners, strict=True)
+                if owner is not None
+            )
+            before = self._before[device.key] = (reading.processes, owners, named)
+        return replace(reading, processes=before[2], allocations=allocations)
 
     def _owner(self, process: Process, allocations: Sequence[Owner]) -> Owner | None:
         """The process's owner, joined with the allocation that it must belong to; None where it has ended."""
         if process.owner is not None:
             return process.owner
         if self._processes is None or not self._processes.visible:
-            return Owner()
-        owner = self._processes.owner(process.pid)
-        if owner is None:
+            return _NOBODY
+        if process.pid not in self._seen:
+            owner = self._processes.owner(process.pid)
+            self._seen[process.pid] = None if owner is None else (owner, self._processes.pod_uid(process.pid))
+        seen = self._seen[process.pid]
+        if seen is None:
             return None
-        uid = self._processes.pod_uid(process.pid)
-        return self._in_pod(owner, uid, allocations) if uid else _in_job(owner, allocations)
+        return self._in_pod(*seen, allocations) if seen[1] else _in_job(seen[0], allocations)
 
     def _in_pod(self, owner: Owner, uid: str, allocations: Sequence[Owner]) -> Owner:
         """The kubelet tells pods without their uids: where several share the device, only their folders tell which."""
