@@ -33,13 +33,8 @@ NOTES = (
         "tick, gpu-exporter does not."
     ),
     (
-        "The stand-in lets waits for events fail, so that gpu-exporter waits by itself: its own wait polls a file "
-        "every 5 ms, which a driver does not do. This still costs gpu-exporter about 0.7 s/h that a driver's wait "
-        "would not."
-    ),
-    (
-        "gpu-exporter does not read processes yet; nvitop-exporter reads them, so the two do not publish the same. "
-        "Among the 64 GPUs, the same 64 processes are on every GPU."
+        "Both read processes: nvitop-exporter at every tick, gpu-exporter every 15 s (those that end are dropped at the "
+        "next tick). Among the 64 GPUs, the same 64 processes are on every GPU."
     ),
     (
         "nvitop-exporter renders at each scrape and closes each connection; gpu-exporter renders a snapshot once. "

@@ -17,10 +17,6 @@ from pathlib import Path
 
 from nvml_stub import Process, Stub, Usage, build
 
-# The stand-in waits for events by looking at a file every 5 ms, which costs who waits 12 ms of CPU a second; the
-# driver's own wait sleeps in the kernel. An error lets the listener wait its 250 ms in Python instead: as many
-# wake-ups as with a driver, and a little more work at each.
-_NO_EVENTS = ("nvmlEventSetWait_v2", 999)
 _SHARED_FROM = 64
 _LONGEST_RUN = "1800"  # seconds
 _PACKAGES = ("gpu-exporter", "nvidia-ml-py", "prometheus-client", "nvitop-exporter", "nvitop", "psutil")
@@ -47,7 +43,6 @@ class Machine:
         self._library = library
         self._stub = Stub(folder, ["h100"] * size.gpus)
         with self._stub.batch():
-            self._stub.fail(*_NO_EVENTS)
             for gpu in range(size.gpus):
                 first = gpu * size.processes
                 mine = [pids[(first + number) % len(pids)] for number in range(size.processes)]

@@ -1,4 +1,4 @@
-"""The pages over a made-up provider: routes, negotiation, JSON, the page for people."""
+"""The pages over a made-up provider: routes, negotiation, JSON."""
 
 from __future__ import annotations
 
@@ -9,52 +9,18 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import closing
-from html.parser import HTMLParser
+from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import pytest
 
 from gpu_exporter import __version__
-from gpu_exporter.catalog import CATALOG, GPU_UP, XID_ERRORS
-from gpu_exporter.columns import Metric
-from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Reason, Snapshot
+from gpu_exporter.catalog import GPU_UP, PROCESS_LABELS, XID_ERRORS
+from gpu_exporter.model import Device, Driver, Failure, Owner, Process, Reading, Snapshot
 from gpu_exporter.server import Server
-from gpu_exporter.status_page import render
-from gpu_exporter.web import Application, document, gpu_document, wants_gzip, wants_openmetrics
-
-NASTY = '<script>alert("1")</script>\n\\&\''
-BUILD = Build("1.2.3", "3.11.7")
-
-
-def row(name: str, *labels: tuple[str, str]) -> Metric:
-    return next(metric for metric in CATALOG if metric.name == name and metric.labels == labels)
-
-
-def reading(index: int = 0, values: dict[Metric, float] | None = None, **rest: Any) -> Reading:
-    return Reading(Device(index, f"GPU-{index}", "NVIDIA H100"), {GPU_UP: 1.0, **(values or {})}, **rest)
-
-
-def snapshot(*readings: Reading, **rest: Any) -> Snapshot:
-    made: dict[str, Any] = {"source": "nvml", "ok": True, "timestamp": 1000.0, **rest}
-    return Snapshot(build=BUILD, readings=readings, **made)
-
-
-FULL = reading(
-    3,
-    {
-        row("gpu_temperature_celsius"): 41.0,
-        row("gpu_utilization_ratio"): 0.5,
-        row("gpu_memory_used_bytes"): 1.5 * 2**30,
-        row("gpu_memory_total_bytes"): 80.0 * 2**30,
-        row("gpu_power_watts"): 123.4,
-        row("gpu_power_limit_watts"): 700.0,
-        row("gpu_clock_hertz", ("clock", "sm")): 1.98e9,
-        row("gpu_clock_event_active", ("reason", "gpu_idle")): 1.0,
-        row("gpu_clock_event_active", ("reason", "sw_power_cap")): 1.0,
-        row("gpu_clock_event_active", ("reason", "hw_slowdown")): 0.0,
-    },
-    labelled={(XID_ERRORS, "79"): 2.0, (XID_ERRORS, "8"): 1.0},
-)
+from gpu_exporter.web import Application, document, gpu_document, processes_document, wants_gzip, wants_openmetrics
+from snapshots import FULL, NASTY, reading, row, snapshot
 
 
 class Made:
@@ -119,7 +85,9 @@ def site() -> Iterator[Site]:
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
-PATHS = ("/", "/metrics", "/livez", "/readyz", "/api/v1/gpus", "/api/v1/gpus/3", "/api/v1/openapi.json")
+PATHS = (
+    "/", "/metrics", "/livez", "/readyz", "/api/v1/gpus", "/api/v1/gpus/3", "/api/v1/processes", "/api/v1/openapi.json",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -143,7 +111,7 @@ def test_other_methods_are_405(site: Site, path: str, method: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/metric", "/metrics/", "/livez/x", "/favicon.ico", "/api/v1/processes", "/api/v1/gpus/", "/api/v1/gpus/9",
+        "/metric", "/metrics/", "/livez/x", "/favicon.ico", "/api/v1/processes/", "/api/v1/gpus/", "/api/v1/gpus/9",
         "/api/v1/gpus/-3", "/api/v1/gpus/%D9%A3", "/api/v1/gpus/" + "3" * 5000, "/api/v1/gpus/GPU-", "/../etc/passwd",
         "/static/openapi.json", "/api/v1/gpus/3/x", "/%00",
     ],
@@ -356,6 +324,25 @@ def test_a_failed_gpu_keeps_its_name_and_its_words_stay_inside(site: Site) -> No
     }
 
 
+@pytest.mark.parametrize(
+    ("private", "kept"),
+    [
+        ("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1: cannot open shared object file", "cannot open shared object"),
+        ("[Errno 2] No such file or directory: '/opt/secret/nvidia-smi'", "No such file"),
+        ("command=/opt/secret/nvidia-smi --query-gpu=uuid failed", "failed"),
+        ('handle 0x7f00dead (file "~/secret/x.yml", line 3)', "line 3"),
+        ("dlopen(/opt/secret): 18 GiB/s", "18 GiB/s"),
+    ],
+)
+def test_no_path_and_no_handle_leaves_in_the_words_of_a_source(site: Site, private: str, kept: str) -> None:
+    site.provider.trouble, site.provider.deaf = f"ready: {private}", f"live: {private}"
+    for path in ("/readyz", "/livez", "/"):
+        text = site.ask(path).text
+        assert unescape(text).count(kept) == (2 if path == "/" else 1)
+        assert not any(word in text for word in ("secret", "/usr", "/opt", ".so", "0x7f00", "nvidia-smi"))
+    assert "secret" not in site.ask("/api/v1/gpus").text
+
+
 def test_before_the_first_sample_and_while_stale_there_are_no_gpus(site: Site) -> None:
     site.provider.now = snapshot(ok=False, timestamp=None)
     assert json.loads(site.ask("/api/v1/gpus").text) == {
@@ -375,13 +362,32 @@ def test_json_has_no_infinities_and_keeps_hostile_text_as_text() -> None:
         row("gpu_power_limit_watts"): -math.inf,
         row("gpu_energy_joules_total"): 1e300,
     }
-    told = json.loads(json.dumps(document(snapshot(Reading(device, values, labelled={(XID_ERRORS, NASTY): 1.0})))))
+    told = json.loads(json.dumps(document(snapshot(Reading(device, values, labelled={(XID_ERRORS, (NASTY,)): 1.0})))))
     gpu = told["gpus"][0]
     assert (gpu["uuid"], gpu["model"], gpu["serial"]) == (NASTY, NASTY, NASTY)
     assert gpu["metrics"] == {
         "gpu_up": 1,
         "gpu_energy_joules_total": 1e300,
         "gpu_xid_errors_total": [{"labels": {"xid": NASTY}, "value": 1}],
+    }
+
+
+def test_processes_are_listed_with_the_labels_that_are_wanted() -> None:
+    owner = Owner("python3", "alice", "c0ffee", "train-0", "ml", "4711")
+    processes = (Process(7, "compute", 5.0, 0.25, "MIG-1", owner), Process(8, "graphics"))
+    now = snapshot(replace(FULL, processes=processes))
+    assert processes_document(now, PROCESS_LABELS)["processes"] == [
+        {
+            "gpu": 3, "uuid": FULL.device.uuid, "mig_uuid": "MIG-1", "type": "compute", "pid": 7, "process": "python3",
+            "user": "alice", "container": "c0ffee", "pod": "train-0", "namespace": "ml", "slurm_job": "4711",
+            "memory_used_bytes": 5, "utilization_ratio": 0.25,
+        },
+        {"gpu": 3, "uuid": FULL.device.uuid, "type": "graphics", "pid": 8},
+    ]  # fmt: skip
+    assert processes_document(now, ("user",))["processes"][1] == {
+        "gpu": 3,
+        "uuid": FULL.device.uuid,
+        "type": "graphics",
     }
 
 
@@ -419,7 +425,8 @@ def test_the_openapi_document_describes_what_is_served(site: Site) -> None:
     assert description["openapi"].startswith("3.1.")
     assert description["info"]["version"] == __version__
     assert {path.replace("{gpu}", "3") for path in description["paths"]} == set(PATHS)
-    site.provider.now = snapshot(FULL, reading(4, failure=Failure("timeout", "")), driver=Driver("1", "2", "3"))
+    full = replace(FULL, processes=(Process(7, "compute", 5.0, 0.25, "MIG-1", Owner("python3", "alice")),))
+    site.provider.now = snapshot(full, reading(4, failure=Failure("timeout", "")), driver=Driver("1", "2", "3"))
     for path in PATHS:
         told = description["paths"][path.replace("/3", "/{gpu}")]["get"]["responses"]["200"]["content"]
         answer = site.ask(path)
@@ -428,121 +435,6 @@ def test_the_openapi_document_describes_what_is_served(site: Site) -> None:
         if kind == "application/json":
             assert conforms(json.loads(answer.text), told[kind]["schema"], components) or path.endswith("openapi.json")
     assert not conforms({"gpu": 1, "up": True, "failure": None, "metrics": {"x": 1}}, components["Gpu"], components)
-
-
-# --- the page for people ---------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """The page's cells by column, its links, and every tag; refuses what a browser would have to guess."""
-
-    VOID = frozenset({"meta", "br"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.links: list[str] = []
-        self.rows: list[dict[str, str]] = []
-        self.words = ""
-        self._cell: str | None = None
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
-        self.tags.add(tag)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append({})
-        if tag == "td":
-            self._cell = attributes["data-th"] or ""
-            self.rows[-1][self._cell] = ""
-        if tag == "a":
-            self.links.append(attributes["href"] or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        if tag == "td":
-            self._cell = None
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words += data
-        if self._cell is not None:
-            self.rows[-1][self._cell] += data
-
-
-def page(now: Snapshot, *, live: str | None = None, ready: str | None = None) -> Page:
-    return Page(render(now, live=live, ready=ready, now=1004.0, telemetry_path="/metrics"))
-
-
-def test_the_page_shows_what_a_gpu_does() -> None:
-    made = page(snapshot(FULL, driver=Driver("590.48.01", "13.1", "")))
-    assert made.rows[1:] == [
-        {
-            "GPU": "3",
-            "Model": "NVIDIA H100GPU-3",
-            "State": "up",
-            "Utilization": "50%",
-            "Memory": "1.5 / 80.0 GiB",
-            "Temperature": "41 °C",
-            "Power": "123 / 700 W",
-            "Throttled by": "sw power cap",
-        }
-    ]
-    for text in ("1 GPU", "driver 590.48.01", "CUDA 13.1", "4 s ago", "source nvml", "1.2.3"):
-        assert text in made.words
-    assert "SIMULATED" not in made.words
-    assert made.links == ["/metrics", "/livez", "/readyz", "/api/v1/gpus", "/api/v1/openapi.json"]
-
-
-def test_what_a_gpu_does_not_have_is_not_zero() -> None:
-    cells = page(snapshot(reading())).rows[1]
-    assert [cells[name] for name in ("Utilization", "Memory", "Temperature", "Power", "Throttled by")] == ["n/a"] * 5
-    half = page(snapshot(reading(0, {row("gpu_power_watts"): 0.0, row("gpu_memory_total_bytes"): 2.0**30}))).rows[1]
-    assert (half["Power"], half["Memory"]) == ("0 / n/a W", "n/a / 1.0 GiB")
-    zero = {row("gpu_utilization_ratio"): 0.0, row("gpu_clock_event_active", ("reason", "hw_slowdown")): 0.0}
-    cells = page(snapshot(reading(0, zero))).rows[1]
-    assert (cells["Utilization"], cells["Throttled by"]) == ("0%", "none")
-
-
-@pytest.mark.parametrize("reason", ["lost", "timeout", "reset_required", "permission", "unknown"])
-def test_the_page_says_which_gpu_is_down_and_why(reason: Reason) -> None:
-    made = page(snapshot(FULL, reading(4, failure=Failure(reason, "")), reading(1)))
-    assert [cells["GPU"] for cells in made.rows[1:]] == ["1", "3", "4"]
-    assert made.rows[3]["State"].startswith("down")
-    assert len(made.rows[3]["State"]) > len("down")
-    assert "3 GPUs, 1 down" in made.words
-
-
-def test_the_page_says_loudly_that_data_is_simulated() -> None:
-    assert "SIMULATED DATA" in page(snapshot(FULL, source="fake")).words
-
-
-def test_the_page_tells_trouble_once() -> None:
-    words = page(snapshot(ok=False, timestamp=None), ready="the driver is gone", live="the driver is gone").words
-    assert words.count("the driver is gone") == 1
-    for text in ("0 GPUs", "no successful sample yet", "There is no fresh reading of any GPU.", "not ready"):
-        assert text in words
-
-
-@pytest.mark.parametrize(("age", "text"), [(-5, "0 s"), (119, "119 s"), (600, "10 min"), (90000, "25 h")])
-def test_the_age_of_a_sample(age: float, text: str) -> None:
-    assert f"last successful sample {text} ago" in page(snapshot(timestamp=1004.0 - age)).words
-
-
-def test_nothing_a_driver_says_becomes_markup() -> None:
-    plain = page(snapshot(FULL, driver=Driver("1", "2", "3")))
-    device = Device(0, NASTY, NASTY)
-    failed = Reading(device, failure=Failure("unknown", NASTY))
-    made = page(snapshot(Reading(device), failed, source=NASTY, driver=Driver(NASTY, NASTY, NASTY)), ready=NASTY)
-    assert "script" not in made.tags
-    assert made.tags <= plain.tags | {"p", "small"}
-    assert made.rows[1]["Model"] == NASTY * 2
-    assert made.words.count(NASTY) >= 7
 
 
 def test_the_page_loads_nothing_and_runs_nothing(site: Site) -> None:

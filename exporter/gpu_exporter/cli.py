@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from gpu_exporter import __version__
+from gpu_exporter.cli_report import report
 from gpu_exporter.config import Config, ConfigError, Setting, load, settings
 
 Overrides = dict[str, tuple[str, str]]
@@ -69,15 +70,17 @@ class _DefaultGroup(click.Group):
 def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add one option a setting, and the configuration file; the command gets ``config_file`` and ``given``."""
     for setting in reversed(list(settings())):
-        switch = setting.shown in {"true", "false"}
+        switch = setting.switch
+        default = f"  [default: {setting.shown}]" if setting.shown and not switch else ""
         command = click.option(
             setting.flag,
             _parameter(setting),
-            envvar=setting.variable,
+            # Of a switch click would take any true word in the environment for its flag, which may mean "off".
+            envvar=None if switch else setting.variable,
             metavar=None if switch else _metavar(setting.key),
-            help=setting.help + (f"  [default: {setting.shown}]" if setting.shown and not switch else ""),
-            is_flag=switch,
-            flag_value="true" if switch else None,
+            help=("Off: " if switch == "false" else "") + setting.help + default,
+            is_flag=switch is not None,
+            flag_value=switch,
         )(command)
     return click.option(
         "--config.file",
@@ -103,9 +106,10 @@ def _overrides(given: dict[str, Any]) -> Overrides:
     overrides: Overrides = {}
     for setting in settings():
         name = _parameter(setting)
-        text = given[name]
+        text, source = given[name], context.get_parameter_source(name)
+        if text is None and setting.switch and os.environ.get(setting.variable):
+            text, source = os.environ[setting.variable], ParameterSource.ENVIRONMENT
         if text is not None:
-            source = context.get_parameter_source(name)
             place = setting.variable if source is ParameterSource.ENVIRONMENT else setting.flag
             overrides[setting.key] = (place, str(text))
     return overrides
@@ -209,16 +213,43 @@ def metrics(form: str, check: Path | None) -> int:
     return int(bool(difference))
 
 
-@cli.command("check-config", short_help="Check a configuration file.")
-@click.argument("file", type=click.Path(path_type=Path))
-def check_config(file: Path) -> None:
-    """Check a configuration file without using it; status 2 and one line where it is refused."""
+@cli.command("check-config", short_help="Check configuration files.")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--web.config.file",
+    "web_config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check this web configuration file, with or without the other one.",
+)
+def check_config(file: Path | None, web_config_file: Path | None) -> None:
+    """Check a configuration file without using it; status 2 and one line where it is refused.
+
+    The scenario and the web configuration that it names are checked too, with the certificates named there.
+    """
+    if file is None and web_config_file is None:
+        raise click.UsageError("there is nothing to check; write a file or --web.config.file FILE")
+    if file is not None:
+        web_config_file = web_config_file or _check_config(file)
+        click.echo(f"{file}: ok")
+    if web_config_file is not None:
+        from gpu_exporter import access  # noqa: PLC0415
+
+        access.check(web_config_file)
+        click.echo(f"{web_config_file}: ok")
+
+
+def _check_config(file: Path) -> Path | None:
+    """Check the file; the web configuration file that it names."""
     config = load(file)
     if config.source == "fake" and config.fake.scenario is not None:
         from gpu_exporter.sources.fake import MODELS, scenario  # noqa: PLC0415
 
         scenario.load(config.fake.scenario, scenario.Fleet(config.fake.gpus, MODELS[config.fake.model]))
-    click.echo(f"{file}: ok")
+    return config.web.config_file
+
+
+cli.add_command(report)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from gpu_exporter.access import Gate
 from gpu_exporter.config import Config, ConfigError, changed, load
 from gpu_exporter.exposition import Page, Renderer
 from gpu_exporter.model import Build, Snapshot
+from gpu_exporter.notify import Notifier
 from gpu_exporter.owners.resolver import resolver
 from gpu_exporter.sampler import Sampler
 from gpu_exporter.server import Server
@@ -90,6 +91,7 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     # Blocked before any thread starts, so that only sigwait below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _bound_arenas()
+    manager = Notifier.of_this_process()
     samples = sampler(config)
     provider = Provider(samples)
     application = Application(
@@ -106,6 +108,8 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
             port=address.port,
             allow=config.web.allow,
             wrap=gate.wrap if gate and gate.secure else None,
+            # The loop that answers scrapes, not the sampler: killing a process inside a driver call can freeze the GPU.
+            heartbeat=manager.beat,
         )
     except OSError as error:
         raise StartError(f"web.listen_address: '{address}': {error.strerror or error}; write a free one") from None
@@ -125,7 +129,10 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     )
     if gate and gate.passwords and not gate.secure:
         log.warning("passwords travel in the clear: the web configuration has no tls_server_config")
-    _obey_signals(config, _Parts(samples, server, gate, path, overrides))
+    status = f"listening on {address.host}:{server.port}"
+    manager.ready(status)
+    _obey_signals(config, _Parts(samples, server, gate, path, overrides, manager, status))
+    manager.stopping()
     server.close()
     samples.close()
     if samples.latest().stuck:
@@ -163,6 +170,8 @@ class _Parts:
     gate: Gate | None
     path: Path | None
     overrides: Mapping[str, tuple[str, str]]
+    manager: Notifier
+    status: str
 
 
 def _obey_signals(config: Config, parts: _Parts) -> None:
@@ -171,7 +180,9 @@ def _obey_signals(config: Config, parts: _Parts) -> None:
         if received == signal.SIGUSR1:
             parts.samples.toggle_pause()
         elif received == signal.SIGHUP:
+            parts.manager.reloading()
             config = _reload(config, parts)
+            parts.manager.ready(parts.status)
         else:
             log.info("stopping", extra={"signal": signal.Signals(received).name})
             return

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from importlib import resources
 from typing import Any, Final, Protocol, TypeAlias
 
 from gpu_exporter import __version__, status_page
-from gpu_exporter.catalog import CATALOG, GPU_UP
+from gpu_exporter.catalog import CATALOG, GPU_UP, PROCESS_LABELS
+from gpu_exporter.columns import Metric
 from gpu_exporter.exposition import OPENMETRICS, TEXT
-from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.model import Owner, Reading, Snapshot
 
 Headers: TypeAlias = list[tuple[str, str]]
 StartResponse: TypeAlias = Callable[[str, Headers], Any]
@@ -31,6 +33,8 @@ _CSP: Final = (
 # The names that tell several rows apart are lists in the JSON, whatever rows a GPU happens to have.
 _LISTED: Final = frozenset(metric.name for metric in CATALOG if metric.labels or metric.dynamic)
 _MOST_GPUS_DIGITS: Final = 9
+# An absolute or home path (also in quotes, also after = or :), a pointer.
+_PRIVATE: Final = re.compile(r"(?<![\w.])~?/[^\s'\",;)]+|\b0x[0-9A-Fa-f]+\b")
 
 
 class Provider(Protocol):
@@ -52,14 +56,22 @@ class Provider(Protocol):
 class Application:
     """Routes requests. It keeps no state of its own and never waits, which is how it honours a scrape's timeout."""
 
-    def __init__(self, *, provider: Provider, telemetry_path: str = "/metrics") -> None:
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        telemetry_path: str = "/metrics",
+        process_labels: Sequence[str] = PROCESS_LABELS,
+    ) -> None:
         self._provider = provider
+        self._labels = process_labels
         self._telemetry_path = telemetry_path
         self._routes: dict[str, Callable[[Mapping[str, Any]], tuple[str, Headers, bytes]]] = {
             "/": self._page,
-            "/livez": lambda _: _health(provider.live()),
-            "/readyz": lambda _: _health(provider.ready()),
+            "/livez": lambda _: _health(self._trouble(provider.live())),
+            "/readyz": lambda _: _health(self._trouble(provider.ready())),
             "/api/v1/gpus": self._gpus,
+            "/api/v1/processes": self._processes,
             "/api/v1/openapi.json": lambda _: ("200 OK", [_JSON, _NOSNIFF], self._openapi),
             telemetry_path: self._metrics,
         }
@@ -90,15 +102,23 @@ class Application:
     def _page(self, _environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
         text = status_page.render(
             self._provider.snapshot(),
-            live=self._provider.live(),
-            ready=self._provider.ready(),
+            live=self._trouble(self._provider.live()),
+            ready=self._trouble(self._provider.ready()),
             now=time.time(),
             telemetry_path=self._telemetry_path,
         )
         return "200 OK", [_HTML, _FRESH, _NOSNIFF, _CSP, ("Referrer-Policy", "no-referrer")], text.encode()
 
+    @staticmethod
+    def _trouble(why: str | None) -> str | None:
+        """A source's words as far as they may leave: paths and handles are for the log."""
+        return None if why is None else _PRIVATE.sub("...", why)
+
     def _gpus(self, _environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
         return _json(document(self._provider.snapshot()))
+
+    def _processes(self, _environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
+        return _json(processes_document(self._provider.snapshot(), self._labels))
 
     def _gpu(self, wanted: str) -> tuple[str, Headers, bytes]:
         # Not isdigit: other alphabets have digits too.
@@ -146,7 +166,10 @@ def gpu_document(reading: Reading) -> dict[str, Any]:
     up = reading.failure is None
     metrics: dict[str, Any] = {GPU_UP.name: int(up)}
     rows = [(row, dict(row.labels), reading.values.get(row)) for row in CATALOG if row is not GPU_UP]
-    rows += [(row, {**dict(row.labels), row.dynamic or "": text}, value) for (row, text), value in _labelled(reading)]
+    rows += [
+        (row, {**dict(row.labels), **{k: v for k, v in zip(row.dynamic, texts, strict=True) if v}}, value)
+        for (row, texts), value in _labelled(reading)
+    ]
     for row, labels, value in rows:
         if value is None or not math.isfinite(value):  # JSON has no word for infinity
             continue
@@ -160,9 +183,27 @@ def gpu_document(reading: Reading) -> dict[str, Any]:
     return {"gpu": device.index, **identity, "up": up, "failure": failure, "metrics": metrics}
 
 
-def _labelled(reading: Reading) -> list[tuple[tuple[Any, str], float]]:
-    """Rows with a label valued at run time; 2 stands before 10."""
-    return sorted(reading.labelled.items(), key=lambda item: (item[0][0].name, len(item[0][1]), item[0][1]))
+def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, Any]:
+    """Every process on every GPU; what is not known, and the labels that the site does not want, are absent."""
+    told = []
+    for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
+        for process in reading.processes or ():
+            facts = {"pid": process.pid, **asdict(process.owner or Owner())}
+            entry = {"gpu": reading.device.index, "uuid": reading.device.uuid, "mig_uuid": process.mig_uuid}
+            entry |= {"type": process.type, **{name: facts[name] for name in labels}}
+            if process.memory_used is not None:
+                entry["memory_used_bytes"] = int(process.memory_used)
+            if process.utilization is not None:
+                entry["utilization_ratio"] = process.utilization
+            told.append({name: value for name, value in entry.items() if value != ""})
+    return {"source": snapshot.source, "simulated": snapshot.source == "fake", "processes": told}
+
+
+def _labelled(reading: Reading) -> list[tuple[tuple[Metric, tuple[str, ...]], float]]:
+    """Rows with labels valued at run time; 2 stands before 10."""
+    return sorted(
+        reading.labelled.items(), key=lambda item: (item[0][0].name, [(len(text), text) for text in item[0][1]])
+    )
 
 
 def _json(value: Any) -> tuple[str, Headers, bytes]:

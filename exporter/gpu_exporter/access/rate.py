@@ -1,0 +1,28 @@
+"""How many requests there may be."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Allowance:
+    """A token bucket: ``burst`` requests at once, one more each ``interval`` seconds."""
+
+    def __init__(self, interval: float, burst: int) -> None:
+        self._interval = interval
+        self._burst = burst
+        self._tokens = float(burst)
+        self._at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether one more request is within the rate."""
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(float(self._burst), self._tokens + (now - self._at) / self._interval)
+            self._at = now
+            if self._tokens < 1.0:
+                return False
+            self._tokens -= 1.0
+            return True

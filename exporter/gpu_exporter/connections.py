@@ -1,0 +1,120 @@
+"""The connections that a server keeps: how many there may be, and who has to leave for the next one."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+_LEAVING: Final = 16  # workers of evicted connections that may still be on their way out
+_GRACE: Final = 0.5  # seconds for answers under way when the server closes
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One client. ``since`` is when it began what it does now; ``busy`` while a whole request is being answered.
+
+    ``accepted`` and ``since`` are monotonic times.
+    """
+
+    sock: socket.socket
+    peer: str
+    accepted: float
+    since: float
+    thread: threading.Thread | None = None
+    busy: bool = False
+    cut: bool = False
+
+
+class Connections:
+    """At most ``limit`` connections; who has the oldest unfinished business makes room for the newest."""
+
+    def __init__(self, limit: int) -> None:
+        self.open: dict[Connection, None] = {}
+        self.closing = False
+        self._limit = limit
+        self._changed = threading.Condition()
+
+    def admit(self, connection: Connection) -> None:
+        """Take it in. Raises ConnectionAbortedError where too many that were evicted are still leaving."""
+        with self._changed:
+            self._evict(room=1)
+            if not self._changed.wait_for(lambda: len(self.open) < self._limit + _LEAVING, 0.2):
+                raise ConnectionAbortedError
+            self.open[connection] = None
+
+    def leave(self, connection: Connection) -> None:
+        """Close and forget it."""
+        with self._changed:
+            # Under the lock, so that nobody cuts a descriptor that already belongs to the next connection.
+            connection.sock.close()
+            self.open.pop(connection, None)
+            self._changed.notify_all()
+
+    def give_up_one(self) -> None:
+        """Cut the oldest and wait a moment for its descriptor."""
+        with self._changed:
+            self._evict(room=0)
+            self._changed.wait(0.05)
+
+    def begin(self, connection: Connection) -> None:
+        """A whole request is in. Raises ConnectionAbortedError where the connection was cut meanwhile."""
+        with self._changed:
+            if connection.cut:
+                raise ConnectionAbortedError
+            connection.busy = True
+            connection.since = time.monotonic()
+
+    def end(self, connection: Connection) -> bool:
+        """The answer is out. Tells whether the connection may go on."""
+        with self._changed:
+            connection.busy = False
+            connection.since = time.monotonic()
+            self._changed.notify_all()
+            return not self.closing
+
+    def cut_unless(self, allowed: Callable[[str], bool]) -> None:
+        """Cut the connections of the peers that are not allowed."""
+        with self._changed:
+            for connection in self.open:
+                if not allowed(connection.peer):
+                    _cut(connection)
+
+    def close(self) -> None:
+        """Cut everybody; answers under way get half a second. Joins the threads for as long as that may take."""
+        with self._changed:
+            connections = list(self.open)
+            for connection in connections:
+                if not connection.busy:
+                    _cut(connection)
+            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), _GRACE)
+            for connection in self.open:
+                _cut(connection)
+        deadline = time.monotonic() + _GRACE / 2
+        for connection in connections:
+            if connection.thread is not None:
+                connection.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _evict(self, *, room: int) -> None:
+        """Cut connections until ``room`` more fit: first who has no whole request in, then the slowest readers."""
+        living = [connection for connection in self.open if not connection.cut]
+        living.sort(key=lambda connection: (connection.busy, connection.since))
+        surplus = len(living) + room - self._limit if room else 1
+        for connection in living[: max(0, surplus)]:
+            log.debug("evicted", extra={"peer": connection.peer})
+            _cut(connection)
+
+
+def _cut(connection: Connection) -> None:
+    """Wake the connection's thread with the end of its stream. The caller holds the lock."""
+    connection.cut = True
+    with suppress(OSError):
+        # Not the method of a TLS socket, which would pull its state away from under the thread that uses it.
+        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
