@@ -1,0 +1,159 @@
+"""``gpu-exporter report``: who uses the GPUs, and who wastes them, from what a Prometheus has kept."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+
+from gpu_exporter.report import render
+from gpu_exporter.report.client import Access, Client, ReportError
+from gpu_exporter.report.history import Grid, History
+from gpu_exporter.report.waste import BY, report
+
+__all__ = ["BY", "FORMS", "Options", "ReportError", "access", "run"]
+
+FORMS: Final = ("table", "json", "csv")
+_UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION: Final = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in _UNITS))
+_SHORTEST: Final = 600.0
+_LONGEST: Final = 400 * 86400.0
+# Not the hop's own, and no login: that would stand in every list of processes.
+_TAKEN: Final = {"authorization", "accept-encoding", "content-length", "content-type", "host", "transfer-encoding"}
+_WRONG_HEADER: Final = "is not a header; write 'X-Scope-OrgID: tenant'"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for, as it was written."""
+
+    access: Access
+    window: str = "24h"
+    end: str | None = None
+    by: str = "user"
+    form: str = "table"
+    match: str = ""
+    fail_over: str | None = None
+
+
+def run(options: Options) -> int:
+    """Write the report; 1 where more than ``fail_over`` of the held hours were idle, else 0. Raises ReportError."""
+    window = _duration("--window", options.window)
+    if not _SHORTEST <= window <= _LONGEST:
+        raise ReportError(f"--window: '{options.window}' is out of range; write 10m to 400d")
+    limit = None if options.fail_over is None else _share("--fail-over", options.fail_over)
+    client = Client(options.access)
+    grid = Grid.of(window, _moment("--end", options.end))
+    history = History(client, grid, match=_matchers(options.match))
+    made = report(history, by=options.by, grid=grid, warnings=client.warnings)
+    click.echo({"table": render.table, "json": render.as_json, "csv": render.as_csv}[options.form](made))
+    for warning in made.warnings:
+        click.echo(f"gpu-exporter: {warning}", err=True)
+    if limit is None or made.idle_held_share <= limit:
+        return 0
+    click.echo(
+        f"gpu-exporter: {made.idle_held_share:.1%} of the held hours were idle, more than {limit * 100:g}%", err=True
+    )
+    return 1
+
+
+def access(
+    url: str,
+    *,
+    headers: Iterable[str] = (),
+    username: str | None = None,
+    password: tuple[str | None, Path | None] = (None, None),
+    token: tuple[str | None, Path | None] = (None, None),
+    ca_file: Path | None = None,
+    timeout: str = "60s",
+) -> Access:
+    """Check what was written. Password and token are (text, file); raises ReportError."""
+    return Access(
+        url=url,
+        headers=tuple(_header(text) for text in headers),
+        username=username,
+        password=_secret("password", *password),
+        token=_secret("bearer-token", *token),
+        ca_file=ca_file,
+        timeout=_duration("--prometheus.timeout", timeout) or _refuse("--prometheus.timeout", timeout, "write 60s"),
+    )
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not colon or not re.fullmatch("[ -~\t]*", value):
+        # The text may hold a secret: it is not repeated.
+        raise ReportError(f"--prometheus.header: what was written {_WRONG_HEADER}")
+    if name.lower() == "authorization":
+        raise ReportError("--prometheus.header: Authorization is not taken here; use --prometheus.bearer-token-file")
+    if name.lower() in _TAKEN:
+        raise ReportError(f"--prometheus.header: {name} is not yours to set")
+    return name, value.strip()
+
+
+def _secret(name: str, text: str | None, file: Path | None) -> str | None:
+    """A secret from the environment or a file; what stands in the file wins."""
+    place = f"GPU_EXPORTER_PROMETHEUS_{name.replace('-', '_').upper()}"
+    if file is not None:
+        place = f"--prometheus.{name}-file: {file}"
+        try:
+            text = file.read_text("utf-8")
+        except OSError as error:
+            raise ReportError(f"{place}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ReportError(f"{place}: is not text") from None
+    if text is None:
+        return None
+    text = text.strip()
+    if not text or not text.isprintable() or (name != "password" and not text.isascii()):
+        raise ReportError(f"{place}: holds no {name.replace('-', ' ')}; write it on one line")
+    return text
+
+
+def _duration(flag: str, text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    if not match or not text:
+        _refuse(flag, text, "write 24h, 7d or 90m")
+    return sum(float(number) * size for number, size in zip(match.groups(), _UNITS.values(), strict=True) if number)
+
+
+def _share(flag: str, text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?) ?%", text)
+    if not match or float(match[1]) > 100:
+        _refuse(flag, text, "write 20%")
+    return float(match[1]) / 100
+
+
+def _moment(flag: str, text: str | None) -> float:
+    """Unix seconds; now where nothing is written. Without a zone it is UTC."""
+    if text is None:
+        return time.time()
+    try:
+        if re.fullmatch(r"[0-9]{9,10}", text):
+            return float(text)
+        moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        _refuse(flag, text, "write 2026-11-01 or 2026-11-01T08:00:00Z")
+
+
+def _matchers(text: str) -> str:
+    """PromQL label matchers, with or without braces; the server judges the rest."""
+    text = text.strip()
+    inner = text[1:-1].strip() if text.startswith("{") and text.endswith("}") else text
+    if inner and not re.fullmatch(
+        r'(?:\s*[A-Za-z_]\w*\s*(?:=|!=|=~|!~)\s*"(?:[^"\\\n]|\\.)*"\s*(?:,|$))+', inner, re.ASCII
+    ):
+        _refuse("--match", text, """write 'cluster="berlin",instance=~"gpu-.+"'""")
+    return inner
+
+
+def _refuse(flag: str, text: str, accepted: str) -> NoReturn:
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:80])
+    raise ReportError(f"{flag}: '{shown}' cannot be used; {accepted}")

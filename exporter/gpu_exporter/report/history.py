@@ -1,0 +1,358 @@
+"""What happened within the window: time held, energy and score by GPU and holder, from a Prometheus."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gpu_exporter.report.client import Client, ReportError, Series
+from gpu_exporter.report.growth import Meter, Point, Raw
+
+STATE_SECONDS: Final = "gpu_state_seconds_total"
+OWNER_SECONDS: Final = "gpu_owner_seconds_total"
+ENERGY: Final = "gpu_energy_joules_total"
+MEMORY_USED: Final = ("gpu_memory_used_bytes", "gpu_memory_total_bytes")
+POWER_LIMIT: Final = "gpu_power_limit_watts"
+# What a counter is the integral of; the gauge stands in for a GPU without the counter.
+GAUGES: Final = {
+    "gpu_busy_seconds_total": "gpu_utilization_ratio",
+    "gpu_memory_io_busy_seconds_total": "gpu_memory_io_utilization_ratio",
+    ENERGY: "gpu_power_watts",
+}
+# VictoriaMetrics moves the grid of an answer with 50 points or more, to cache it.
+_SLICE: Final = 48
+
+Identity = tuple[str, ...]
+PerChunk = dict[Identity, dict[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The window, cut into ``count`` chunks of ``step`` seconds that end at ``end`` (unix seconds).
+
+    Chunk k ends at ``time(k)``; chunk 0 lies before the window, and tells the values to start from.
+    """
+
+    end: float
+    step: float
+    count: int
+
+    @classmethod
+    def of(cls, window: float, end: float) -> Grid:
+        """Chunks of 2 to 15 minutes, 288 of them where that fits (24 h: 5 min)."""
+        step = min(max(window / 288, 120.0), 900.0)
+        count = max(round(window / step), 1)
+        return cls(end, round(window / count, 3), count)
+
+    @property
+    def window(self) -> float:
+        """Seconds."""
+        return self.step * self.count
+
+    def time(self, chunk: int) -> float:
+        """Where the chunk ends, in unix seconds."""
+        return self.end - (self.count - chunk) * self.step
+
+    def chunk(self, time: float) -> int:
+        """The chunk that ends nearest to that time."""
+        return self.count - round((self.end - time) / self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU as the scrapes name it."""
+
+    cluster: str
+    instance: str
+    gpu: str
+    uuid: str
+
+
+@dataclass(slots=True)
+class GpuUsage:
+    """What became of one GPU's time. Seconds by state; joules; the score summed over scored seconds."""
+
+    gpu: Gpu
+    host: str
+    model: str
+    states: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    joules: float | None = None
+    score: float = 0.0
+    scored: float = 0.0
+    chunks: int = 0
+    # Of the seconds in state "unknown", those in which it is known who held the GPU.
+    unknown_held: float = 0.0
+
+
+@dataclass(slots=True)
+class Holding:
+    """One GPU in the hands of one owner; otherwise as GpuUsage."""
+
+    gpu: Gpu
+    owner_kind: str
+    owner: str
+    namespace: str
+    states: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    joules: float | None = None
+    score: float = 0.0
+    scored: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """What GPUs did in one slice of the window, by GPU and chunk: seconds, joules, ratios, watts.
+
+    Where a GPU was held for a part of a chunk only, what it did is its holders': a free GPU computes nothing, keeps
+    nothing in memory, and draws what it draws at its least.
+    """
+
+    observed: PerChunk
+    gaps: PerChunk
+    busy: PerChunk
+    memory_io: PerChunk
+    memory: PerChunk
+    joules: PerChunk
+    limits: PerChunk
+    least_watts: Mapping[Identity, float]
+
+    def energy(self, gpu: Identity, chunk: int, seconds: float) -> float | None:
+        """The energy of so many seconds of the chunk, the others being free."""
+        drawn = self.joules[gpu].get(chunk)
+        if drawn is None:
+            return None
+        observed = self.observed[gpu].get(chunk, 0.0)
+        if gap := self.gaps[gpu].get(chunk):
+            # The device's counter goes on while there is no exporter; nobody is charged for that time.
+            drawn *= min(observed / gap, 1.0)
+        return drawn - min(max(observed - seconds, 0.0) * self.least_watts.get(gpu, 0.0), drawn)
+
+    def score(self, gpu: Identity, chunk: int, seconds: float) -> float | None:
+        """The score of so many seconds of the chunk, made as the recording rule instance_gpu:gpu_score:ratio is."""
+        worked = self.busy[gpu].get(chunk)
+        if worked is None or seconds <= 0:
+            return None
+        utilization = min(worked / seconds, 1.0)
+        io, filled = self.memory_io[gpu].get(chunk), self.memory[gpu].get(chunk)
+        drawn, limit = self.energy(gpu, chunk, seconds), self.limits[gpu].get(chunk)
+        if io is None or filled is None or drawn is None or not limit:
+            return utilization
+        filled = min(filled * max(self.observed[gpu][chunk] / seconds, 1.0), 1.0)
+        power = min(drawn / seconds / limit, 1.0)
+        return 0.5 * utilization + 0.2 * min(io / seconds, 1.0) + 0.2 * filled + 0.1 * power
+
+
+class History:
+    """Reads the window slice by slice; ``gpus``, ``holdings`` and ``covered`` (seconds with any data) are the result.
+
+    ``match`` narrows every query (PromQL label matchers without braces). Raises ReportError.
+    """
+
+    def __init__(self, client: Client, grid: Grid, *, match: str = "") -> None:
+        self.gpus: dict[Identity, GpuUsage] = {}
+        self.holdings: dict[Identity, Holding] = {}
+        self.grid = grid
+        self._client, self._match = client, match
+        self._meters: defaultdict[tuple[str, Identity], Meter] = defaultdict(Meter)
+        # When each GPU was first seen, and for how long its exporter had counted by then.
+        self._first: dict[Identity, tuple[int, float]] = {}
+        self._latest: dict[Identity, int] = {}
+        self._least: dict[Identity, float] = {}
+        chunks: set[int] = set()
+        for first in range(0, grid.count + 1, _SLICE):
+            chunks |= self._read(first, min(first + _SLICE - 1, grid.count))
+        self.gpus = {key: usage for key, usage in self.gpus.items() if usage.chunks}
+        if not self.gpus:
+            where = f"{{{match}}}" if match else ""
+            raise ReportError(
+                f"{client.url}: has no {STATE_SECONDS}{where} within the window; "
+                "is the exporter scraped, and does it keep accounts?"
+            )
+        self.covered = len(chunks) * grid.step
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def _ask(self, expression: str, first: int, last: int) -> list[Series]:
+        grid = self.grid
+        return self._client.range(expression, start=grid.time(first), end=grid.time(last), step=grid.step)
+
+    def _over(self, function: str, name: str, offset: str = "") -> str:
+        selector = f"{name}{{{self._match}}}" if self._match else name
+        return f"{function}({selector}[{round(self.grid.step * 1000)}ms]{offset})"
+
+    def _points(self, name: str, labels: tuple[str, ...], first: int, last: int, *, exact: bool) -> _Found:
+        """What every series of the counter did; ``exact`` asks where it fell or began, too."""
+        final = self._over("last_over_time", name)
+        series = self._ask(final, first, last)
+        if not exact:
+            return self._gather(series, labels, {}, {})
+        # Both answers are short: they hold the chunks only in which something fell or began.
+        low = self._over("min_over_time", name)
+        before = self._over("last_over_time", name, f" offset {round(self.grid.step * 1000)}ms")
+        highs = self._ask(f"{self._over('max_over_time', name)} > {final}", first, last)
+        lows = self._ask(f"{low} unless ({low} >= {before})", first, last)
+        return self._gather(series, labels, self._by_raw(highs), self._by_raw(lows))
+
+    def _by_raw(self, series: Iterable[Series]) -> dict[Raw, dict[int, float]]:
+        chunk = self.grid.chunk
+        return {frozenset(one.labels.items()): {chunk(at): value for at, value in one.points} for one in series}
+
+    def _gather(
+        self,
+        series: Iterable[Series],
+        labels: tuple[str, ...],
+        highs: Mapping[Raw, Mapping[int, float]],
+        lows: Mapping[Raw, Mapping[int, float]],
+    ) -> _Found:
+        found: _Found = defaultdict(lambda: defaultdict(dict))
+        for one in series:
+            raw = frozenset(one.labels.items())
+            high, low = highs.get(raw, {}), lows.get(raw, {})
+            chunks = found[_identity(one.labels, labels)]
+            for at, value in one.points:
+                chunk = self.grid.chunk(at)
+                chunks[chunk][raw] = Point(value, high.get(chunk), low.get(chunk))
+        return found
+
+    def _mean(self, expression: str, first: int, last: int) -> PerChunk:
+        """A gauge by GPU and chunk."""
+        result: PerChunk = defaultdict(dict)
+        for one in self._ask(expression, first, last):
+            chunks = result[_identity(one.labels, ())]
+            chunks.update((self.grid.chunk(at), value) for at, value in one.points)
+        return result
+
+    # --- adding up ----------------------------------------------------------------------------------------------------
+
+    def _read(self, first: int, last: int) -> set[int]:
+        """Add one slice; the chunks of the window for which there is data."""
+        found = self._points(STATE_SECONDS, ("state",), first, last, exact=True)
+        seen, gaps = self._meet(found)
+        observed: PerChunk = defaultdict(lambda: defaultdict(float))
+        used: PerChunk = defaultdict(lambda: defaultdict(float))
+        for identity, chunk, growth in self._grown(STATE_SECONDS, found, exact=True):
+            self.gpus[identity[:4]].states[identity[4]] += growth
+            if identity[4] != "down":
+                observed[identity[:4]][chunk] += growth
+            if identity[4] in {"active", "idle_held"}:
+                used[identity[:4]][chunk] += growth
+        part = self._slice(observed, gaps, first, last)
+        for key, usage in self.gpus.items():
+            for chunk, seconds in observed[key].items():
+                _add(usage, seconds, part.score(key, chunk, seconds), part.joules[key].get(chunk))
+        self._hold(part, used, first, last)
+        return seen
+
+    def _slice(self, observed: PerChunk, gaps: PerChunk, first: int, last: int) -> _Slice:
+        used, total = (self._over("avg_over_time", name) for name in MEMORY_USED)
+        joules = self._quantity(ENERGY, observed, first, last)
+        for gpu, chunks in joules.items():
+            watts = [drawn / observed[gpu][chunk] for chunk, drawn in chunks.items() if observed[gpu].get(chunk, 0) > 0]
+            self._least[gpu] = min([*watts, self._least.get(gpu, float("inf"))])
+        return _Slice(
+            observed=observed,
+            gaps=gaps,
+            busy=self._quantity("gpu_busy_seconds_total", observed, first, last),
+            memory_io=self._quantity("gpu_memory_io_busy_seconds_total", observed, first, last),
+            memory=self._mean(f"{used} / {total}", first, last),
+            joules=joules,
+            limits=self._mean(self._over("avg_over_time", POWER_LIMIT), first, last),
+            least_watts=self._least,
+        )
+
+    def _meet(self, found: _Found) -> tuple[set[int], PerChunk]:
+        """Remember which GPUs there are and since when; the chunks of the window that have data, and the gaps."""
+        present: defaultdict[Identity, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+        gaps: PerChunk = defaultdict(dict)
+        for identity, chunks in found.items():
+            for chunk, series in chunks.items():
+                present[identity[:4]][chunk] += max(point.last for point in series.values())
+            newest = dict(next(iter(chunks[max(chunks)])))
+            usage = self.gpus.setdefault(identity[:4], GpuUsage(Gpu(*identity[:4]), "", ""))
+            usage.host, usage.model = newest.get("alias") or identity[1], newest.get("model", "")
+        for gpu, counted in present.items():
+            self._first.setdefault(gpu, (min(counted), counted[min(counted)]))
+            self.gpus[gpu].chunks += sum(chunk > 0 for chunk in counted)
+            for chunk in sorted(counted):
+                before = self._latest.get(gpu, chunk)
+                if chunk - before > 1:
+                    gaps[gpu][chunk] = (chunk - before) * self.grid.step
+                self._latest[gpu] = chunk
+        return {chunk for counted in present.values() for chunk in counted if chunk > 0}, gaps
+
+    def _counts(self, gpu: Identity, chunk: int) -> bool:
+        """Whether what a counter holds when it is first seen grew within the window.
+
+        It did where the GPU was seen before without that counter, and where the exporter itself is that young.
+        """
+        first, age = self._first.get(gpu, (chunk, float("inf")))
+        return first < chunk or age <= chunk * self.grid.step
+
+    def _grown(self, name: str, found: _Found, *, exact: bool) -> Iterator[tuple[Identity, int, float]]:
+        """Growth by identity and chunk of the window.
+
+        The exporter's own counters begin with it, at zero, and count seconds: those grow no faster than time.
+        """
+        own = name != ENERGY
+        for identity, chunks in found.items():
+            meter = self._meters[name, identity]
+            for chunk in sorted(chunks):
+                fresh, since = meter.value is None, max(meter.chunk, 0)
+                counts = fresh and own and self._counts(identity[:4], chunk)
+                growth = meter.advance(chunk, chunks[chunk], counts=counts)
+                if chunk > 0 and (exact or counts or not fresh):
+                    yield identity, chunk, min(growth, (chunk - since + 1) * self.grid.step) if own else growth
+
+    def _quantity(self, name: str, observed: PerChunk, first: int, last: int) -> PerChunk:
+        """Growth of a GPU's counter by chunk; where there is none, its gauge times the observed seconds."""
+        result: PerChunk = defaultdict(dict)
+        for identity, chunk, growth in self._grown(name, self._points(name, (), first, last, exact=False), exact=False):
+            result[identity][chunk] = growth
+        missing = {
+            (gpu, chunk): seconds
+            for gpu, chunks in observed.items()
+            for chunk, seconds in chunks.items()
+            if seconds > 0 and chunk not in result[gpu]
+        }
+        if missing:
+            means = self._mean(self._over("avg_over_time", GAUGES[name]), first, last)
+            for (gpu, chunk), seconds in missing.items():
+                if (value := means[gpu].get(chunk)) is not None:
+                    result[gpu][chunk] = value * seconds
+        return result
+
+    def _hold(self, part: _Slice, used: PerChunk, first: int, last: int) -> None:
+        """Add the holders' share of the slice."""
+        labels = ("owner_kind", "owner", "namespace", "state")
+        found = self._points(OWNER_SECONDS, labels, first, last, exact=True)
+        grown = [row for row in self._grown(OWNER_SECONDS, found, exact=True) if row[0][:4] in self.gpus and row[2]]
+        together: PerChunk = defaultdict(lambda: defaultdict(float))
+        for identity, chunk, growth in grown:
+            together[identity[:4]][chunk] += growth
+        for identity, chunk, growth in grown:
+            gpu, (kind, owner, namespace, state) = identity[:4], identity[4:]
+            holding = self.holdings.setdefault(identity[:7], Holding(Gpu(*gpu), kind, owner, namespace))
+            holding.states[state] += growth
+            if state == "unknown":
+                self.gpus[gpu].unknown_held += growth
+            # Somebody without a name may have held it as well.
+            held = max(together[gpu][chunk], used[gpu].get(chunk, 0.0))
+            energy = part.energy(gpu, chunk, held)
+            score = part.score(gpu, chunk, held) if state in {"active", "idle_held"} else None
+            _add(holding, growth, score, None if energy is None else energy * growth / held)
+
+
+_Found = defaultdict[Identity, defaultdict[int, dict[Raw, Point]]]
+
+
+def _identity(labels: Mapping[str, str], names: tuple[str, ...]) -> Identity:
+    return tuple(labels.get(name, "") for name in ("cluster", "instance", "gpu", "uuid", *names))
+
+
+def _add(usage: GpuUsage | Holding, seconds: float, score: float | None, joules: float | None) -> None:
+    if score is not None:
+        usage.score += score * seconds
+        usage.scored += seconds
+    if joules is not None:
+        usage.joules = (usage.joules or 0.0) + joules

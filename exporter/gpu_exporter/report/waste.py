@@ -1,0 +1,211 @@
+"""Who uses, who wastes: rows by user, pod, namespace, Slurm job or GPU, worst first, and what they add up to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Holding
+
+CLASSES: Final = ("idle", "low", "normal", "high")
+BY: Final = ("user", "pod", "namespace", "slurm", "gpu")
+FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "score", "energy_kwh")
+NOBODY: Final = "(unknown)"
+_HOUR: Final = 3600.0
+_KWH: Final = 3.6e6
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the report. Hours are GPU-hours; None is what nobody knows."""
+
+    keys: dict[str, str]
+    gpus: int = 0
+    held_hours: float = 0.0
+    used_hours: float = 0.0
+    idle_held_hours: float = 0.0
+    unknown_hours: float = 0.0
+    free_hours: float = 0.0
+    down_hours: float = 0.0
+    energy_kwh: float | None = None
+    score: float | None = None
+    _of: set[Gpu] = field(default_factory=set)
+    _score: float = 0.0
+    _scored: float = 0.0
+
+    @property
+    def efficiency(self) -> float | None:
+        """Used by held, of the time of which it is known whether it was used."""
+        known = self.used_hours + self.idle_held_hours
+        return self.used_hours / known if known > 0 else None
+
+    @property
+    def grade(self) -> str | None:
+        """The score's class, as the recording rule instance_gpu:gpu_score:class has it."""
+        if self.score is None:
+            return None
+        return CLASSES[(self.score >= 0.1) + (self.score >= 0.2) + (self.score >= 0.7)]
+
+    def add(self, usage: GpuUsage | Holding) -> None:
+        """Add one GPU's time."""
+        hours = {state: seconds / _HOUR for state, seconds in usage.states.items()}
+        used, idle, unknown = (hours.get(state, 0.0) for state in ("active", "idle_held", "unknown"))
+        self.used_hours += used
+        self.idle_held_hours += idle
+        self.unknown_hours += unknown
+        held_unknown = usage.unknown_held / _HOUR if isinstance(usage, GpuUsage) else unknown
+        self.held_hours += used + idle + held_unknown
+        self.free_hours += hours.get("idle_free", 0.0)
+        self.down_hours += hours.get("down", 0.0)
+        if usage.joules is not None:
+            self.energy_kwh = (self.energy_kwh or 0.0) + usage.joules / _KWH
+        self._of.add(usage.gpu)
+        self.gpus = len(self._of)
+        self._score += usage.score
+        self._scored += usage.scored
+        self.score = self._score / self._scored if self._scored > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is told. ``rest`` is the time of holders that are no row, such as pods in a report by user."""
+
+    by: str
+    grid: Grid
+    covered: float
+    rows: Sequence[Row]
+    rest: Row | None
+    total: Row
+    fleet: Row
+    low: Mapping[str, float | None]
+    mean: Mapping[str, float | None]
+    high: Mapping[str, float | None]
+    classes: Mapping[str, int]
+    warnings: Sequence[str]
+
+    @property
+    def idle_held_share(self) -> float:
+        """Of the held hours, those in which nothing ran."""
+        return self.total.idle_held_hours / self.total.held_hours if self.total.held_hours > 0 else 0.0
+
+
+def _user(holding: Holding) -> dict[str, str] | None:
+    return None if holding.owner_kind == "pod" else {"user": holding.owner or NOBODY}
+
+
+def _pod(holding: Holding) -> dict[str, str] | None:
+    if holding.owner_kind != "pod":
+        return None
+    return {"namespace": holding.namespace, "pod": holding.owner or NOBODY}
+
+
+def _namespace(holding: Holding) -> dict[str, str] | None:
+    return {"namespace": holding.namespace or NOBODY} if holding.owner_kind == "pod" else None
+
+
+def _slurm(holding: Holding) -> dict[str, str] | None:
+    if holding.owner_kind != "slurm":
+        return None
+    return {"user": holding.owner or NOBODY, "job": holding.namespace}
+
+
+_KEYS: Final[Mapping[str, tuple[Callable[[Holding], dict[str, str] | None], str]]] = {
+    "user": (_user, "(pods)"),
+    "pod": (_pod, "(not in pods)"),
+    "namespace": (_namespace, "(not in pods)"),
+    "slurm": (_slurm, "(not in Slurm jobs)"),
+}
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {  # what tells the rows apart
+    "user": ("cluster", "user"),
+    "pod": ("cluster", "namespace", "pod"),
+    "namespace": ("cluster", "namespace"),
+    "slurm": ("cluster", "user", "job"),
+    "gpu": ("cluster", "host", "gpu", "model", "uuid"),
+}
+
+
+def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) -> Report:
+    """Make the report of what happened."""
+    fleet = _sum(history.gpus.values())
+    if by == "gpu":
+        rows, rest, total = [_gpu(usage) for usage in history.gpus.values()], None, fleet
+    else:
+        keys, name = _KEYS[by]
+        total = _sum(history.holdings.values())
+        rows, rest = _group(history.holdings.values(), keys, {COLUMNS[by][1]: name})
+    rows.sort(key=lambda row: (-row.idle_held_hours, row.score if row.score is not None else 1.0, -row.held_hours))
+    classes = Counter(row.grade for row in rows)
+    return Report(
+        by=by,
+        grid=grid,
+        covered=history.covered,
+        rows=rows,
+        rest=rest,
+        total=total,
+        fleet=fleet,
+        low={name: min(values, default=None) for name, values in _figures(rows)},
+        mean={name: sum(values) / len(values) if values else None for name, values in _figures(rows)},
+        high={name: max(values, default=None) for name, values in _figures(rows)},
+        classes={name: classes[name] for name in CLASSES},
+        warnings=[*warnings, *_doubts(history, fleet, _sum(history.holdings.values()))],
+    )
+
+
+def _gpu(usage: GpuUsage) -> Row:
+    gpu = usage.gpu
+    row = Row({"cluster": gpu.cluster, "host": usage.host, "gpu": gpu.gpu, "model": usage.model, "uuid": gpu.uuid})
+    row.add(usage)
+    return row
+
+
+def _group(
+    holdings: Iterable[Holding], keys: Callable[[Holding], dict[str, str] | None], rest_keys: dict[str, str]
+) -> tuple[list[Row], Row | None]:
+    """Rows of what has keys, and one of the rest. Names in two clusters are two holders."""
+    rows: dict[tuple[str, ...], Row] = {}
+    rest = Row({"cluster": "", **rest_keys})
+    for holding in holdings:
+        found = keys(holding)
+        if found is None:
+            rest.add(holding)
+        else:
+            named = {"cluster": holding.gpu.cluster, **found}
+            rows.setdefault(tuple(named.values()), Row(named)).add(holding)
+    return [row for row in rows.values() if row.held_hours > 0], rest if rest.held_hours > 0 else None
+
+
+def _sum(usages: Iterable[GpuUsage | Holding]) -> Row:
+    row = Row({})
+    for usage in usages:
+        row.add(usage)
+    return row
+
+
+def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, list[float]]]:
+    for name in FIGURES:
+        yield name, [value for row in rows if (value := getattr(row, name)) is not None]
+
+
+def _doubts(history: History, fleet: Row, held: Row) -> Iterator[str]:
+    """What the reader must know before believing the figures."""
+    window = history.grid.window
+    if history.covered < 0.98 * window:
+        yield f"data covers {span(history.covered)} of {span(window)}"
+    partly = [
+        usage.chunks for usage in history.gpus.values() if usage.chunks < 0.98 * history.covered / history.grid.step
+    ]
+    if partly:
+        least = span(min(partly) * history.grid.step)
+        yield f"{len(partly)} of {len(history.gpus)} GPUs have data for a part of that only, the least for {least}"
+    if fleet.held_hours - held.held_hours > 0.02 * fleet.held_hours:
+        yield f"of {fleet.held_hours:.1f} held GPU-hours only {held.held_hours:.1f} have a holder in {OWNER_SECONDS}"
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: 3 h, 24 h, 7 d, 90 min."""
+    hours = seconds / _HOUR
+    if hours >= 72:
+        return f"{hours / 24:.3g} d"
+    return f"{hours:.3g} h" if hours >= 2 else f"{seconds / 60:.3g} min"
