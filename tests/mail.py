@@ -10,11 +10,9 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -245,36 +243,6 @@ class Mailbox:
         """The first such mail, as soon as it is there. Nothing is waited for longer than 50 s after the start."""
         subjects = lambda: [f"{mail['To']}: {mail['Subject']}" for mail in self.mails]  # noqa: E731
         return wait_for(lambda: self.to(address, about), subjects, max(1.0, self._until - time.monotonic()))[0]
-
-
-class Page:
-    """A target for Prometheus, for what no exporter tells yet: a text made of the seconds since the start."""
-
-    def __init__(self, text: Callable[[float], str]) -> None:
-        started = time.monotonic()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.end_headers()
-                self.wfile.write(text(time.monotonic() - started).encode())
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-
-    def __enter__(self) -> Page:  # noqa: PYI034 - typing has Self from Python 3.11 on
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def part(mail: EmailMessage, subtype: str) -> str:

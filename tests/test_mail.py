@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from harness import ROOT, Exporter, Prometheus, wait_for
-from mail import CONFIGURATION, Alertmanager, Mailbox, Page, configuration, deploy_rules, free_port, part, replaced
+from mail import CONFIGURATION, Alertmanager, Mailbox, configuration, deploy_rules, free_port, part, replaced
 
 PAGE = ROOT / "docs/MAIL.md"
 ONCALL, TEAM, HEARTBEAT = "gpu-oncall@example.com", "gpu-team@example.com", "gpu-heartbeat@example.com"
@@ -33,12 +33,13 @@ events:
 OVERHEATING = "events: [{at: 0s, gpu: 1, fault: overheat, target: 94}]"
 LOST = "events: [{at: 0s, gpu: 2, fault: lost}]"
 REPAIRED = "events: [{at: 0s, gpu: 2, fault: recover}]"
-# What the exporter tells of who holds a GPU: alice's notebook has done nothing for a while.
-HOLDER = 'gpu="5",uuid="GPU-5",model="H100",owner_kind="user",owner="alice",namespace=""'
+# Alice's notebook keeps a GPU and does nothing.
 HELD = """\
-gpu_owner_seconds_total{{{holder},state="idle_held"}} {seconds}
-gpu_owner_memory_used_bytes{{{holder}}} 32e9
+events:
+  - {at: 0s, gpu: all, fault: workload, workload: idle}
+  - {at: 0s, gpu: 5, fault: process, process: {pid: 4242, name: jupyter-lab, user: alice, memory: 30GiB}}
 """
+STORIES = {"well": WELL, "sick": WELL, "hot": OVERHEATING, "repaired": WELL, "held": HELD}
 
 PROMETHEUS = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
@@ -63,17 +64,16 @@ class Story:
 
 @contextmanager
 def telling(folder: Path) -> Iterator[Story]:
-    hosts = {"well": "well", "sick": "sick", "hot": HOT, "repaired": "repaired"}
     with ExitStack() as stack:
         mailbox = stack.enter_context(Mailbox())
         alertmanager = stack.enter_context(
             Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s"))
         )
         targets = []
-        for name, alias in hosts.items():
+        for name, scenario in STORIES.items():
             place = folder / name
             place.mkdir()
-            (place / "scenario.yaml").write_text(OVERHEATING if name == "hot" else WELL)
+            (place / "scenario.yaml").write_text(scenario)
             exporter = stack.enter_context(
                 Exporter(
                     place,
@@ -82,11 +82,12 @@ def telling(folder: Path) -> Iterator[Story]:
                     f"--fake.scenario={place / 'scenario.yaml'}",
                     "--collection.interval=500ms",
                     "--collection.timeout=500ms",
+                    # Simulated users hold GPUs on every host; this story is about one of them.
+                    *(() if name == "held" else ("--no-processes.enabled",)),
                 )
             )
+            alias = HOT if name == "hot" else name
             targets.append({"targets": [f"127.0.0.1:{exporter.port}"], "labels": {"alias": alias}})
-        page = stack.enter_context(Page(lambda seconds: HELD.format(holder=HOLDER, seconds=seconds)))
-        targets.append({"targets": [f"127.0.0.1:{page.port}"], "labels": {"alias": "held"}})
         (folder / "rules").mkdir()
         deploy_rules(folder / "rules")
         text = PROMETHEUS.format(rules=folder / "rules", alertmanager=alertmanager.port, targets=json.dumps(targets))
