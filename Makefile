@@ -57,6 +57,7 @@ soak: .venv/dev.stamp
 docs: .venv/demo.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
+	$(BIN)/python tools/chart.py
 
 .PHONY: goldens
 goldens: .venv/dev.stamp

@@ -256,6 +256,21 @@ def test_a_bad_reload_keeps_what_was_good(start: Start, stub: Callable[..., Stub
     wait_ups(exporter, 1)
 
 
+def test_a_changed_file_is_read_without_a_signal(start: Start, stub: Callable[..., Stub], tmp_path: Path) -> None:
+    """As a ConfigMap changes: a link leads to another folder, in one step."""
+    for name, count in (("first", 4), ("second", 8)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "exporter.yml").write_text(f"collection:\n  expected_gpus: {count}\n")
+    link = tmp_path / "current"
+    link.symlink_to("first")
+    exporter = start(stub("h100"), f"--config.file={link / 'exporter.yml'}")
+    exporter.wait_value(4, "gpu_exporter_gpus", state="expected")
+    (tmp_path / "new").symlink_to("second")
+    (tmp_path / "new").rename(link)
+    exporter.wait_value(8, "gpu_exporter_gpus", state="expected")
+    exporter.wait_value(1, "gpu_exporter_config_reload_success")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_clean_exit_within_two_seconds(start: Start, stub: Callable[..., Stub], number: signal.Signals) -> None:
     machine = stub("h100")

@@ -26,7 +26,7 @@ web:
 `gpu-exporter check-config gpu-exporter.yml` tells whether a file is accepted. An unknown key, a wrong type or a value
 out of range is refused with one line that names the file, the key, the value and what would be accepted, and status 2.
 
-SIGHUP reads the file again. Settings marked "on SIGHUP" take effect at once; a changed setting that needs a restart is
+The file is read again when it has changed (it is looked at every 5 s) and on SIGHUP. Settings marked "at once" take effect then; a changed setting that needs a restart is
 named in the log. A file that is refused changes nothing, and `gpu_exporter_config_reload_success` becomes 0.
 
 | key | default | takes effect | meaning | flag | environment |
@@ -39,7 +39,7 @@ def main() -> None:
     rows = []
     for setting in settings():
         default = f"`{setting.shown}`" if setting.shown else ""
-        effect = "on SIGHUP" if setting.reload else "at start"
+        effect = "at once" if setting.reload else "at start"
         cells = (f"`{setting.key}`", default, effect, setting.help, f"`{setting.flag}`", f"`{setting.variable}`")
         rows.append(f"| {' | '.join(cells)} |")
     sys.stdout.write(HEAD + "\n".join(rows) + "\n")

@@ -30,6 +30,7 @@ from gpu_exporter.web import Application
 log = logging.getLogger(__name__)
 
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+_LOOK_EVERY: Final = 5.0  # seconds between looks at the configuration file
 # Opening takes 1 to 2 s a GPU without persistence mode; see the sampler.
 OPENING: Final = 75.0  # seconds
 
@@ -175,17 +176,45 @@ class _Parts:
 
 
 def _obey_signals(config: Config, parts: _Parts) -> None:
+    seen = _state(parts.path)
     while True:
-        received = signal.sigwait(_SIGNALS)
+        received = _next_signal(parts.path, seen)
         if received == signal.SIGUSR1:
             parts.samples.toggle_pause()
         elif received == signal.SIGHUP:
+            seen = _state(parts.path)
             parts.manager.reloading()
             config = _reload(config, parts)
             parts.manager.ready(parts.status)
         else:
             log.info("stopping", extra={"signal": signal.Signals(received).name})
             return
+
+
+def _next_signal(path: Path | None, seen: tuple[int, ...] | None) -> int:
+    """The next signal; a file that is another one than it was ``seen`` counts as SIGHUP.
+
+    A signal hardly reaches a pod, but its ConfigMap's files change. One that is gone is waited for, and one that has
+    changed until it stays as it is: somebody is writing it.
+    """
+    latest = seen
+    while True:
+        received = signal.sigtimedwait(_SIGNALS, _LOOK_EVERY) if path else signal.sigwaitinfo(_SIGNALS)
+        if received is not None:
+            return received.si_signo
+        before, latest = latest, _state(path)
+        if latest is not None and before == latest != seen:
+            log.info("the configuration file has changed", extra={"file": str(path)})
+            return signal.SIGHUP
+
+
+def _state(path: Path | None) -> tuple[int, ...] | None:
+    """What changes when a file is written or replaced, through links as well; None where there is none."""
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino) if status else None
 
 
 def _reload(config: Config, parts: _Parts) -> Config:

@@ -1,0 +1,125 @@
+{{/*
+Values that contradict each other are refused with one sentence. Types and unknown keys are the schema's business.
+*/}}
+{{- define "gpu-exporter.validate" -}}
+{{- $v := .Values }}
+
+{{- /* The exporter's settings that are this chart's business. */}}
+{{- range $key, $instead := dict
+  "source" "fake.enabled (without it the chart runs what the node has)" "fake" "the chart's own fake"
+  "web.listen_address" "port" "web.config_file" "webConfig" "processes.enabled" "the chart's own processes.enabled"
+  "owners.procfs" "processes.enabled" "owners.kubernetes" "the chart's own owners.kubernetes.enabled"
+  "owners.kubernetes_socket" "the chart's own owners.kubernetes.kubeletDirectory"
+  "owners.slurm_directory" "the chart's own owners.slurm.directory" }}
+{{- $steps := splitList "." $key }}
+{{- $place := $v.config }}
+{{- range initial $steps }}{{ $place = get $place . | default dict }}{{ end }}
+{{- if hasKey $place (last $steps) }}{{ fail (printf "config.%s: the chart sets it itself; use %s instead." $key $instead) }}{{ end }}
+{{- end }}
+
+{{- /* Processes, owners, the host. */}}
+{{- $hostPID := toString $v.hostPID }}
+{{- if and (eq $hostPID "true") (not $v.processes.enabled) }}
+{{- fail "hostPID: true is of no use without processes.enabled: true; set both, or neither." }}
+{{- end }}
+{{- if and (eq $hostPID "false") $v.processes.enabled }}
+{{- fail "processes.enabled: true needs hostPID: without it the pod sees no process of the node; leave hostPID empty." }}
+{{- end }}
+{{- if and $v.fake.enabled (or $v.processes.enabled $v.owners.kubernetes.enabled $v.owners.slurm.enabled) }}
+{{- fail "fake.enabled: true simulates GPUs with processes and owners of their own (fake.owners); switch off processes.enabled, owners.kubernetes.enabled and owners.slurm.enabled." }}
+{{- end }}
+{{- if and (eq (toString $v.hostUsers) "false") (or $v.hostNetwork $v.processes.enabled $v.owners.kubernetes.enabled) }}
+{{- fail "hostUsers: false cannot be had together with hostNetwork, processes.enabled or owners.kubernetes.enabled; leave it empty." }}
+{{- end }}
+{{- if and $v.hostNetwork $v.networkPolicy.enabled }}
+{{- fail "networkPolicy.enabled: true has no effect on pods with hostNetwork: true; switch one of them off." }}
+{{- end }}
+{{- if and $v.fake.scenario (not $v.fake.enabled) }}
+{{- fail "fake.scenario is told, but fake.enabled is false; a scenario plays on simulated GPUs only." }}
+{{- end }}
+
+{{- /* TLS and passwords. */}}
+{{- $web := $v.webConfig }}
+{{- if and $web.tls.enabled (not $web.tls.secretName) (not $web.existingSecret) }}
+{{- fail "webConfig.tls.enabled: true needs webConfig.tls.secretName: the Secret that has the certificate." }}
+{{- end }}
+{{- if and $web.tls.secretName (not $web.tls.enabled) }}
+{{- fail "webConfig.tls.secretName is told, but webConfig.tls.enabled is false; set it to true, or leave the name empty." }}
+{{- end }}
+{{- if and $web.existingSecret $web.tls.secretName }}
+{{- fail "webConfig.existingSecret and webConfig.tls.secretName both bring a certificate; leave one empty." }}
+{{- end }}
+{{- if and (ne $web.tls.clientAuthType "NoClientCert") (not $web.tls.enabled) }}
+{{- fail "webConfig.tls.clientAuthType asks for client certificates, which needs webConfig.tls.enabled: true." }}
+{{- end }}
+{{- range $user, $hash := $web.basicAuthUsers }}
+{{- if and (not $web.existingSecret) (not (regexMatch "^\\$2[aby]\\$[0-9]{2}\\$[./A-Za-z0-9]{53}$" $hash)) }}
+{{- fail (printf "webConfig.basicAuthUsers.%s is not a bcrypt hash; make one with: htpasswd -nBC 10 %s" $user $user) }}
+{{- end }}
+{{- end }}
+
+{{- /* Scraping. */}}
+{{- if and (eq (toString $v.serviceMonitor.enabled) "true") (eq (toString $v.podMonitor.enabled) "true") }}
+{{- fail "serviceMonitor.enabled and podMonitor.enabled are both true: every GPU would be scraped twice; choose one." }}
+{{- end }}
+{{- if and (eq (toString $v.serviceMonitor.enabled) "true") (not $v.service.enabled) }}
+{{- fail "serviceMonitor.enabled: true needs service.enabled: true; or use podMonitor.enabled." }}
+{{- end }}
+{{- if or (include "gpu-exporter.wantsServiceMonitor" .) (include "gpu-exporter.wantsPodMonitor" .) }}
+{{- if and $web.basicAuthUsers (not $v.scrape.basicAuth) }}
+{{- fail "webConfig.basicAuthUsers asks for a password; tell the monitor one with scrape.basicAuth: {username: {name, key}, password: {name, key}}." }}
+{{- end }}
+{{- if and (ne $web.tls.clientAuthType "NoClientCert") (not (and (hasKey $v.scrape.tlsConfig "cert") (hasKey $v.scrape.tlsConfig "keySecret"))) }}
+{{- fail "webConfig.tls.clientAuthType asks for a certificate; tell the monitor one with scrape.tlsConfig.cert and scrape.tlsConfig.keySecret." }}
+{{- end }}
+{{- if and $web.tls.enabled $web.existingSecret (not $v.scrape.tlsConfig) }}
+{{- fail "webConfig.existingSecret serves HTTPS; tell the monitor what to trust with scrape.tlsConfig." }}
+{{- end }}
+{{- end }}
+{{- if or (and $v.scrape.basicAuth $v.scrape.authorization) (and $v.scrape.oauth2 (or $v.scrape.basicAuth $v.scrape.authorization)) }}
+{{- fail "scrape.basicAuth, scrape.authorization and scrape.oauth2 exclude each other; keep one." }}
+{{- end }}
+{{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") }}
+{{- fail "service.nodePort is told, but service.type is ClusterIP; use NodePort or LoadBalancer." }}
+{{- end }}
+{{- if and $v.dashboards.namespace $v.stack.enabled $v.stack.grafana.enabled (ne $v.dashboards.namespace (include "gpu-exporter.namespace" .)) }}
+{{- fail "dashboards.namespace: stack.grafana mounts the dashboards, which must be in the release's namespace; leave it empty." }}
+{{- end }}
+{{- if and (eq (toString $v.dashboards.operator.enabled) "true") (not $v.dashboards.enabled) }}
+{{- fail "dashboards.operator.enabled: true needs dashboards.enabled: true: the operator reads the ConfigMaps." }}
+{{- end }}
+
+{{- /* Mail. */}}
+{{- $mail := $v.mail }}
+{{- if and $mail.smarthost (not (and $mail.from $mail.to.oncall)) }}
+{{- fail "mail.smarthost needs mail.from (the sender) and mail.to.oncall (who is mailed)." }}
+{{- end }}
+{{- if and (not $mail.smarthost) (or $mail.to.oncall $mail.to.team $mail.owners.domain) }}
+{{- fail "mail.to or mail.owners is told, but mail.smarthost, the mail server, is not." }}
+{{- end }}
+{{- if and $mail.username (not $mail.passwordSecret.name) }}
+{{- fail "mail.username needs mail.passwordSecret.name: the Secret that has its password." }}
+{{- end }}
+{{- if and (ne (toString $v.alertmanagerConfig.enabled) "false") (not $mail.smarthost) }}
+{{- fail "alertmanagerConfig.enabled needs mail.smarthost, mail.from and mail.to.oncall." }}
+{{- end }}
+
+{{- /* Standalone. */}}
+{{- if and $v.stack.enabled $v.stack.grafana.enabled (not $v.dashboards.enabled) }}
+{{- fail "stack.grafana.enabled: true needs dashboards.enabled: true; or switch stack.grafana.enabled off." }}
+{{- end }}
+{{- if and $v.stack.enabled $v.stack.prometheus.enabled $web.basicAuthUsers (not $v.scrape.basicAuth) }}
+{{- fail "webConfig.basicAuthUsers asks for a password; tell stack.prometheus one with scrape.basicAuth: {username: {name, key}, password: {name, key}}." }}
+{{- end }}
+{{- if and $v.stack.enabled $v.stack.prometheus.enabled (ne $web.tls.clientAuthType "NoClientCert") (not (and (hasKey $v.scrape.tlsConfig "cert") (hasKey $v.scrape.tlsConfig "keySecret"))) }}
+{{- fail "webConfig.tls.clientAuthType asks for a certificate; tell stack.prometheus one with scrape.tlsConfig.cert and scrape.tlsConfig.keySecret." }}
+{{- end }}
+{{- range $name, $part := pick $v.stack "prometheus" "alertmanager" "grafana" }}
+{{- if and $part.persistence.existingClaim (not $part.persistence.enabled) }}
+{{- fail (printf "stack.%s.persistence.existingClaim is told, but stack.%s.persistence.enabled is false." $name $name) }}
+{{- end }}
+{{- end }}
+{{- if and $v.stack.enabled $v.stack.prometheus.enabled (not $v.rbac.create) (not $v.serviceAccount.name) }}
+{{- fail "stack.prometheus lists pods: with rbac.create: false, give its account the right by hand and tell serviceAccount.name." }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,251 @@
+"""The chart's values: what is generated from them, what is refused, and releases that were made by an older chart."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import ROOT, environment
+from helm.cluster import OPERATOR, Cluster
+from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
+
+DEFAULTS: dict[str, Any] = json.loads((CHART / "files/defaults.json").read_text())
+HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
+MAIL = {"smarthost": "smtp.example.org:587", "from": "gpu@example.org", "to": {"oncall": "oncall@example.org"}}
+MUTUAL = {"tls": {"enabled": True, "secretName": "x", "clientAuthType": "RequireAndVerifyClientCert"}}
+KEY = {"name": "scrape", "key": "x"}
+
+
+def test_what_is_generated_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/chart.py", "--check"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_value_is_used_by_some_template() -> None:
+    templates = "".join(path.read_text() for path in sorted((CHART / "templates").rglob("*.*")))
+    unused = {key for key in DEFAULTS if key.split(".")[-1] not in templates}
+    assert unused == set()
+
+
+def test_every_value_is_set_by_some_case() -> None:
+    """ci has a case for whatever can be set. What the parts of the stack have in common is set for one of them."""
+    written = {_shared(key) for path in CASES for key in _leaves(values_of(path), ())}
+    known = {_shared(tuple(key.split("."))) for key in DEFAULTS}
+    ever = {key for key in known if any(key[: len(found)] == found[: len(key)] for found in written)}
+    assert {".".join(key) for key in known - ever} == set()
+
+
+def _shared(key: tuple[str, ...]) -> tuple[str, ...]:
+    return ("stack", "*", *key[2:]) if key[0] == "stack" and len(key) > 2 else key
+
+
+def _leaves(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+# --- refused by the schema --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"port": "9435"}, "at '/port': got string, want integer"),
+        ({"port": 70000}, "at '/port'"),
+        ({"tolerations": {}}, "at '/tolerations': got object, want array"),
+        ({"unknown": 1}, "additional properties 'unknown' not allowed"),
+        ({"image": {"tga": "1"}}, "additional properties 'tga' not allowed"),
+        ({"image": {"digest": "abc"}}, "at '/image/digest'"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'"),
+        ({"serviceMonitor": {"enabled": "yes"}}, "at '/serviceMonitor/enabled'"),
+        ({"hostPID": "true"}, "at '/hostPID'"),
+        ({"config": {"collection": {"intervall": "5s"}}}, "additional properties 'intervall' not allowed"),
+        ({"config": {"collection": {"interval": 5}}}, "at '/config/collection/interval': got number"),
+        ({"rules": {"alerts": {"GPULost": {"severity": "fatal"}}}}, "at '/rules/alerts/GPULost/severity'"),
+        ({"rules": {"alerts": {"GPULost": {"threshold": 1}}}}, "additional properties 'threshold' not allowed"),
+        ({"scrape": {"interval": "often"}}, "at '/scrape/interval'"),
+        ({"mail": {"smarthost": "smtp.example.org"}}, "at '/mail/smarthost'"),
+        ({"resources": {"memory": "1Gi"}}, "additional properties 'memory' not allowed"),
+        ({"fake": {"model": "voodoo2"}}, "at '/fake/model'"),
+        ({"owners": {"slurm": {"directory": "run/slurm"}}}, "at '/owners/slurm/directory'"),
+    ],
+)
+def test_wrong_types_and_unknown_keys_are_refused(values: dict[str, Any], message: str) -> None:
+    assert message in refusal(values)
+
+
+def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
+    assert render({"global": {"other": {"chart": 1}}, "enabled": True}).objects
+
+
+# --- refused because of a contradiction -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hostPID": True}, "hostPID: true is of no use without processes.enabled: true; set both, or neither."),
+        ({"hostPID": False, "processes": {"enabled": True}}, "processes.enabled: true needs hostPID"),
+        ({"fake": {"enabled": True}, "processes": {"enabled": True}}, "true simulates GPUs with processes"),
+        ({"fake": {"scenario": "- {}"}}, "fake.scenario is told, but fake.enabled is false"),
+        ({"hostUsers": False, "hostNetwork": True}, "hostUsers: false cannot be had together with hostNetwork"),
+        ({"hostNetwork": True, "networkPolicy": {"enabled": True}}, "has no effect on pods with hostNetwork: true"),
+        ({"webConfig": {"tls": {"enabled": True}}}, "webConfig.tls.enabled: true needs webConfig.tls.secretName"),
+        ({"webConfig": {"tls": {"secretName": "x"}}}, "but webConfig.tls.enabled is false"),
+        ({"webConfig": {"existingSecret": "a", "tls": {"enabled": True, "secretName": "b"}}}, "both bring a cert"),
+        ({"webConfig": {"tls": {"clientAuthType": "RequireAndVerifyClientCert"}}}, "which needs webConfig.tls.enabled"),
+        ({"webConfig": {"basicAuthUsers": {"me": "secret"}}}, "htpasswd -nBC 10 me"),
+        (
+            {"webConfig": {"basicAuthUsers": {"me": HASH}}, "serviceMonitor": {"enabled": True}},
+            "tell the monitor one with scrape.basicAuth",
+        ),
+        (
+            {"webConfig": {"basicAuthUsers": {"me": HASH}}, "stack": {"enabled": True}},
+            "tell stack.prometheus one with scrape.basicAuth",
+        ),
+        (
+            {"webConfig": MUTUAL, "podMonitor": {"enabled": True}},
+            "scrape.tlsConfig.cert and scrape.tlsConfig.keySecret",
+        ),
+        (
+            {"webConfig": {"existingSecret": "x", "tls": {"enabled": True}}, "podMonitor": {"enabled": True}},
+            "tell the monitor what to trust with scrape.tlsConfig",
+        ),
+        ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "every GPU would be scraped twice"),
+        ({"serviceMonitor": {"enabled": True}, "service": {"enabled": False}}, "needs service.enabled: true"),
+        ({"scrape": {"basicAuth": {"username": KEY}, "authorization": {"type": "Bearer"}}}, "exclude each other"),
+        ({"service": {"nodePort": 30000}}, "service.nodePort is told, but service.type is ClusterIP"),
+        ({"dashboards": {"enabled": False, "operator": {"enabled": True}}}, "the operator reads the ConfigMaps"),
+        ({"dashboards": {"namespace": "else"}, "stack": {"enabled": True}}, "must be in the release's namespace"),
+        ({"dashboards": {"enabled": False}, "stack": {"enabled": True}}, "stack.grafana.enabled: true needs"),
+        ({"alertmanagerConfig": {"enabled": True}}, "needs mail.smarthost, mail.from and mail.to.oncall"),
+        ({"mail": {"to": {"oncall": "a@b"}}}, "mail.smarthost, the mail server, is not"),
+        ({"mail": {"smarthost": "a:25"}}, "mail.smarthost needs mail.from"),
+        ({"mail": {**MAIL, "username": "me"}}, "needs mail.passwordSecret.name"),
+        ({"stack": {"prometheus": {"persistence": {"existingClaim": "x"}}}}, "persistence.enabled is false"),
+        ({"stack": {"enabled": True}, "rbac": {"create": False}}, "tell serviceAccount.name"),
+        ({"rules": {"alerts": {"GPUMelted": {"enabled": False}}}}, "there is no alert 'GPUMelted'; there are GPU"),
+        ({"rules": {"disabledGroups": ["gpu-health", "gpu-magic"]}}, "there is no group 'gpu-magic'; there are gpu-"),
+        ({"config": {"source": "fake"}}, "config.source: the chart sets it itself; use fake.enabled"),
+        ({"config": {"web": {"listen_address": ":1"}}}, "listen_address: the chart sets it itself; use port"),
+        ({"config": {"processes": {"enabled": True}}}, "config.processes.enabled: the chart sets it itself"),
+        ({"config": {"owners": {"kubernetes": True}}}, "use the chart's own owners.kubernetes.enabled"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:
+    values = {"prometheusRule": {"enabled": True}, **values}
+    assert message in refusal(values)
+
+
+# --- releases of an older chart ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["default", "stack-full", "alertmanager-config", "service-monitor", "rules"])
+def test_values_that_an_older_chart_did_not_have_get_their_defaults(name: str) -> None:
+    """``--reuse-values`` keeps the old chart's defaults and knows none of the new: here none of all is there."""
+    values = values_of(CHART / f"ci/{name}-values.yaml")
+    written = set(_leaves(values, ()))
+    for key, default in DEFAULTS.items():
+        path = tuple(key.split("."))
+        if default is not None and not any(found[: len(path)] == path for found in written):
+            values = _with(values, path, None)
+    assert render(values).texts == named(name).texts
+
+
+@pytest.mark.parametrize("key", sorted({key.split(".")[0] for key in DEFAULTS}))
+def test_a_section_that_an_older_chart_did_not_have_gets_its_defaults(key: str) -> None:
+    assert render({key: None}).texts == named("default").texts
+
+
+def _with(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy with another value. Helm takes None for "this key is not there"."""
+    head, *rest = path
+    inner = tree.get(head)
+    child = _with(inner if isinstance(inner, dict) else {}, tuple(rest), value) if rest else value
+    return {**tree, head: child}
+
+
+def test_helm_upgrades_a_first_release_with_its_values(tmp_path: Path) -> None:
+    """Helm itself, against a stand-in for the API server: the first release's own defaults, and what its user set."""
+    first = tmp_path / "gpu-exporter"
+    shutil.copytree(CHART, first)
+    kept = values_of(Path(__file__).parent / "first-release-values.yaml")
+    (first / "values.yaml").write_text(yaml.safe_dump(kept))
+    own = {"rules": {"alerts": {"GPULost": {"for": "7m"}}}, "port": 9999, "runtimeClassName": "auto"}
+    with Cluster(OPERATOR) as cluster:
+        cluster.add(
+            "apis/node.k8s.io/v1/runtimeclasses/nvidia", {"kind": "RuntimeClass", "metadata": {"name": "nvidia"}}
+        )
+        with cluster.config() as config:
+            installed = config.install(first, RELEASE, own)
+            assert installed["status"] == "deployed"
+            upgraded = config.upgrade(chart(), RELEASE, {"fake": {"enabled": False}}, reuse_values=True)
+            assert (upgraded["status"], upgraded["revision"]) == ("deployed", 2)
+    objects = {item["kind"]: item for item in read(upgraded["manifest"])}
+    assert {"ServiceMonitor", "PrometheusRule"} <= objects.keys(), "the cluster knows them, so they are made"
+    pod = objects["DaemonSet"]["spec"]["template"]["spec"]
+    assert pod["runtimeClassName"] == "nvidia"
+    assert pod["containers"][0]["ports"][0]["containerPort"] == 9999
+    rules = {
+        rule.get("alert"): rule for group in objects["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]
+    }
+    assert rules["GPULost"]["for"] == "7m"
+
+
+def test_a_release_fits_where_helm_keeps_it() -> None:
+    """The largest: stack, mail and inlined templates. etcd takes a Secret of 1 MiB, chart and manifest included."""
+    values = {**values_of(CHART / "ci/stack-full-values.yaml"), "alertmanagerConfig": {"enabled": True}}
+    with Cluster(OPERATOR) as cluster, cluster.config("secret") as config:
+        assert config.install(chart(), RELEASE, values)["status"] == "deployed"
+        kept = [item["bytes"] for item in cluster.objects.values() if "bytes" in item]
+    assert 0 < max(kept) < 800_000
+
+
+def test_kinds_that_the_cluster_does_not_know_are_made_only_when_forced() -> None:
+    optional = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "AlertmanagerConfig", "VerticalPodAutoscaler"}
+    assert optional.isdisjoint(item["kind"] for item in render().objects)
+    with Cluster() as plain, plain.config() as config:
+        manifest = config.install(chart(), RELEASE, {"alertmanagerConfig": {"enabled": "auto"}, "mail": MAIL})[
+            "manifest"
+        ]
+    assert optional.isdisjoint(item["kind"] for item in read(manifest))
+    with Cluster(OPERATOR) as operated, operated.config() as config:
+        values = {"alertmanagerConfig": {"enabled": "auto"}, "mail": MAIL, "podMonitor": {"enabled": "auto"}}
+        manifest = config.install(chart(), RELEASE, values)["manifest"]
+    made = {item["kind"] for item in read(manifest)}
+    assert made & optional == {"PodMonitor", "PrometheusRule", "AlertmanagerConfig"}
+
+
+# --- documentation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/KUBERNETES.md", CHART / "README.md", CHART / "templates/NOTES.txt"])
+def test_pages_name_only_values_that_exist(page: Path) -> None:
+    sections = {key.split(".")[0] for key in DEFAULTS} - {"alertmanager"}
+    named = set(re.findall(r"(?:--set |`)([a-z][A-Za-z]*(?:\.[A-Za-z]+)*)(?:=|`)", page.read_text()))
+    ours = {key for key in named if key.split(".")[0] in sections}
+    assert ours
+    # A section, a value, or something within a value.
+    written = [*DEFAULTS, *(".".join(key) for key in _leaves(read((CHART / "values.yaml").read_text())[0], ()))]
+    inside = tuple(f"{key}." for key in DEFAULTS)
+    known = {".".join(key.split(".")[:depth]) for key in written for depth in range(1, 6)}
+    assert {key for key in ours if key not in known and not key.startswith(inside)} == set()
