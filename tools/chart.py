@@ -246,7 +246,7 @@ def main(arguments: list[str]) -> int:
     stale = [path for path, text in made().items() if not path.exists() or path.read_text() != text]
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.relative_to(CHART.parent.parent)} is not current: run make chart", file=sys.stderr)
+            print(f"{path.relative_to(CHART.parent.parent)} is not current: run make docs", file=sys.stderr)
         return 1 if stale else 0
     for path, text in made().items():
         path.write_text(text)
