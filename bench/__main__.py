@@ -33,7 +33,7 @@ NOTES = (
         "tick, gpu-exporter does not."
     ),
     (
-        "Both read processes: nvitop-exporter at every tick, gpu-exporter every 15 s (those that end are dropped at the "
+        "Both read processes: nvitop-exporter at every tick, gpu-exporter every 15 s (one that ends is dropped at the "
         "next tick). Among the 64 GPUs, the same 64 processes are on every GPU."
     ),
     (

@@ -2,8 +2,9 @@
 
 A real Prometheus scrapes 2 000 machines of eight GPUs (one page of the fake source, with names and growing counters of
 each machine's own), with the rules of deploy/prometheus. What the rules look back at for longer than this runs is
-made beforehand with ``promtool tsdb create-blocks-from openmetrics``. After a warm-up it adds up the evaluation times
-of all rules, as /api/v1/rules tells them.
+made beforehand with ``promtool tsdb create-blocks-from openmetrics``. After a warm-up it notes the evaluation times of
+all rules, as /api/v1/rules tells them. They are times by the wall: run it while nothing else runs; it tells how much
+else did. Less touched by that is the CPU time of Prometheus, which is taken with the rules and once more without them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import http.client
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
@@ -29,20 +31,23 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "deploy/prometheus/rules"
-BUDGET = 1.0  # seconds, DESIGN section 9
+OTHERS = 0.25  # of a core; where other programs take more, times by the wall say nothing
+BUDGET = 1.0  # seconds that one evaluation of all rules may take
 GPUS = 8
+LAZY = 25  # on one machine in so many, those who hold the second half of the GPUs let them lie idle
 JOB_NODES = 4  # machines a simulated training job spans
 _SLOW_GROUP = "interval: 15m"
 _NOW = "gpu_exporter_last_sample_timestamp_seconds"
 _STATES = ("active", "idle_held", "unknown")
-# Growth a second of counters that the rules take rates of; all others stand still, as on healthy machines.
-_GROWTH = {
+# Growth a second of counters that the rules take rates of, on GPUs that work and on GPUs that are held. All others
+# stand still, as on healthy machines.
+_WORKING = {
     "gpu_busy_seconds_total": 0.93,
     "gpu_memory_io_busy_seconds_total": 0.44,
     "gpu_energy_joules_total": 540.0,
-    "gpu_state_seconds_total": 1.0,
-    "gpu_owner_seconds_total": 1.0,
+    'state="active"': 1.0,
 }
+_HELD = {"gpu_energy_joules_total": 75.0, 'state="idle_held"': 1.0}
 _POD = 'owner_kind="pod",namespace="inference"'
 _CONFIG = """\
 global: {{scrape_interval: {interval}s, scrape_timeout: {interval}s, evaluation_interval: {interval}s}}
@@ -58,42 +63,36 @@ class Fleet:
 
     def __init__(self, nodes: int, *, used: bool) -> None:
         self.nodes = nodes
-        rules = "".join(file.read_text() for file in RULES.glob("*.yml"))
         self._started = time.time()
-        self._rendered = (-1, "")
-        self._parts: list[tuple[str, float, float] | str] = []
+        read = set(re.findall(r"\bgpu_\w+", "".join(file.read_text() for file in RULES.glob("*.yml"))))
         page = _fake_page()
         self.gpus = re.findall(r'^gpu_up\{gpu="(\d+)",model="([^"]+)",uuid="GPU-([^"]+)"', page, re.MULTILINE)
-        if "gpu_owner_seconds_total" not in page:
-            page += "".join(_owner_lines(*gpu) for gpu in self.gpus)
+        if len(self.gpus) != GPUS:
+            sys.exit(f"bench: the fake source has {len(self.gpus)} GPUs that it can name, not {GPUS}")
+        page += "".join(_owner_lines(*gpu) for gpu in self.gpus)
         page = page.replace('uuid="GPU-', 'uuid="GPU-@NODE@')
-        for line in page.splitlines():
-            if line.startswith("#"):
-                continue
-            series, _, value = line.rpartition(" ")
-            name = series.partition("{")[0]
-            if used and not re.search(rf"\b{name}\b", rules):
-                continue
-            growth = 1.0 if name == _NOW else _GROWTH.get(name, 0.0)
-            if growth and 'state="active"' not in series and "state=" in series:
-                growth = 0.0
-            self._parts.append((series, float(value), growth) if growth else f"{line}\n")
-        self.series = len(self._parts)
+        lines = [line for line in page.splitlines() if not line.startswith("#")]
+        if used:
+            lines = [line for line in lines if line.partition("{")[0].partition(" ")[0] in read]
+        self.series = len(lines)
+        self._lines = {False: [_growing(line, lazy=False) for line in lines]}
+        self._lines[True] = [_growing(line, lazy=True) for line in lines]
+        self._rendered: dict[bool, tuple[int, str]] = {}
 
     def page(self, node: int) -> bytes:
         """What that machine answers now."""
+        lazy = node % LAZY == 0
         second = int(time.time())
-        if self._rendered[0] != second:
+        if self._rendered.get(lazy, (0, ""))[0] != second:
             since = second - self._started
             text = "".join(
-                part if isinstance(part, str) else f"{part[0]} {part[1] + part[2] * since:.3f}\n"
-                for part in self._parts
+                f"{series} {value + growth * since:.3f}\n" if growth else f"{series} {value!r}\n"
+                for series, value, growth in self._lines[lazy]
             )
-            self._rendered = (second, text)
-        text = self._rendered[1].replace("@NODE@", f"{node:06x}")
-        return (
-            text.replace("@USER@", f"user{node // JOB_NODES % 400}").replace("@JOB@", str(node // JOB_NODES)).encode()
-        )
+            self._rendered[lazy] = (second, text)
+        text = self._rendered[lazy][1].replace("@NODE@", f"{node:06x}")
+        job = node // JOB_NODES
+        return text.replace("@USER@", f"user{job % 400}").replace("@JOB@", str(job)).encode()
 
     def history(self) -> Iterator[str]:
         """OpenMetrics lines of what the rules look back at for hours; a day of quarters, six hours of scrapes."""
@@ -110,22 +109,30 @@ class Fleet:
         yield f"# TYPE {name} gauge\n"
         for node in range(self.nodes):
             labels = f'{name}{{{_target(node)},job="gpu-exporter",state="found"}}'
-            for step in range(720, 0, -1):
+            # Not up to now: a block that a range reaches into makes Prometheus sort what it reads. In one that has run
+            # for long, blocks are hours old.
+            for step in range(720, 30, -1):
                 yield f"{labels} {GPUS} {now - 30 * step}\n"
         yield "# EOF\n"
 
 
 def _fake_page() -> str:
+    """One page of the fake source, without what accounting has not counted yet in its first moment."""
     command = [sys.executable, "-m", "gpu_exporter", "sample", "--source=fake", f"--fake.gpus={GPUS}"]
-    done = subprocess.run([*command, "--format=prometheus"], check=True, capture_output=True, text=True, cwd=ROOT)
-    return done.stdout
+    done = subprocess.run(
+        [*command, "--format=prometheus"],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "exporter")},
+    )
+    if done.returncode:
+        sys.exit(f"bench: gpu-exporter sample ended with status {done.returncode}")
+    return re.sub(r"^gpu_(owner|state)_.*\n", "", done.stdout, flags=re.MULTILINE)
 
 
 def _owner_lines(gpu: str, model: str, uuid: str) -> str:
-    """What accounting adds to a page, while the fake source does not tell it: everybody works.
-
-    The first four GPUs of the page train, for a job over several machines; the others have a pod each.
-    """
+    """What accounting adds to a page: half of the GPUs train in a job over several machines, the others have a pod."""
     device = f'gpu="{gpu}",model="{model}",uuid="GPU-{uuid}"'
     job = 'owner_kind="slurm",owner="@USER@",namespace="@JOB@"'
     pod = f'{_POD},owner="serve-@NODE@-{gpu}"'
@@ -134,6 +141,18 @@ def _owner_lines(gpu: str, model: str, uuid: str) -> str:
     states = (*_STATES, "idle_free", "down")
     lines += [f'gpu_state_seconds_total{{{device},state="{state}"}} 1000.0\n' for state in states]
     return "".join([*lines, f"gpu_owner_memory_used_bytes{{{owner}}} 6.1e+10\n"])
+
+
+def _growing(line: str, *, lazy: bool) -> tuple[str, float, float]:
+    """Series, value now, and its growth a second."""
+    series, _, value = line.rpartition(" ")
+    if series == _NOW:
+        return series, float(value), 1.0
+    gpu = re.search(r'\bgpu="(\d+)"', series)
+    growth = _HELD if lazy and gpu and int(gpu[1]) >= GPUS / 2 else _WORKING
+    if series.startswith(("gpu_owner_seconds_total", "gpu_state_seconds_total")):
+        return series, float(value), next((growth[key] for key in growth if key in series), 0.0)
+    return series, float(value), growth.get(series.partition("{")[0], 0.0)
 
 
 def _target(node: int) -> str:
@@ -210,6 +229,14 @@ class Prometheus:
             for rule in group["rules"]
         ]
 
+    def cpu(self) -> float:
+        """CPU seconds since its start."""
+        return _cpu(self.process.pid)
+
+    def reload(self) -> None:
+        """Read the configuration again."""
+        self.process.send_signal(signal.SIGHUP)
+
     def rss(self) -> float:
         """MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -267,6 +294,32 @@ def _backfill(folder: Path, fleet: Fleet) -> None:
     text.unlink()
 
 
+def _busy() -> float:
+    """CPU seconds that all programs of this machine have used."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    idle = int(fields[3]) + int(fields[4])
+    return (sum(map(int, fields[:8])) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu(pid: int) -> float:
+    """CPU seconds of a process since its start."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_without_rules(prometheus: Prometheus, configuration: Path, seconds: float) -> float:
+    """CPU seconds a second of the same Prometheus that only scrapes."""
+    lines = configuration.read_text().splitlines(keepends=True)
+    configuration.write_text("".join(line for line in lines if not line.startswith("rule_files")))
+    prometheus.reload()
+    while prometheus.rules():
+        time.sleep(0.5)
+    time.sleep(20)  # what the last evaluations left to the garbage collector
+    before, started = prometheus.cpu(), time.monotonic()
+    time.sleep(seconds)
+    return (prometheus.cpu() - before) / (time.monotonic() - started)
+
+
 def _measure(prometheus: Prometheus, seconds: float) -> dict[tuple[str, str, int], list[float]]:
     """Every evaluation time of every rule within the time."""
     times: dict[tuple[str, str, int], list[float]] = {}
@@ -274,6 +327,8 @@ def _measure(prometheus: Prometheus, seconds: float) -> dict[tuple[str, str, int
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for place, (group, name, duration, health, when) in enumerate(prometheus.rules()):
+            if health == "unknown":
+                continue  # not evaluated yet
             if health != "ok":
                 sys.exit(f"bench: the rule {name} fails: {health}")
             if (group, when) not in seen:
@@ -285,21 +340,21 @@ def _measure(prometheus: Prometheus, seconds: float) -> dict[tuple[str, str, int
 
 def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str, float]) -> float:
     """Print the slowest and the sums; the time of one evaluation of everything."""
-    means = {key: statistics.median(values) for key, values in times.items()}
+    medians = {key: statistics.median(values) for key, values in times.items()}
     groups: dict[str, float] = {}
-    for (group, _, _), mean in means.items():
-        groups[group] = groups.get(group, 0.0) + mean
+    for (group, _, _), median in medians.items():
+        groups[group] = groups.get(group, 0.0) + median
     print("slowest rules, median of their evaluations:")
-    for (group, name, _), mean in sorted(means.items(), key=lambda item: -item[1])[:15]:
-        print(f"  {1000 * mean:7.1f} ms  {name}  ({group})")
+    for (group, name, _), median in sorted(medians.items(), key=lambda item: -item[1])[:15]:
+        print(f"  {1000 * median:7.1f} ms  {name}  ({group})")
     print("groups:")
-    for group, mean in sorted(groups.items(), key=lambda item: -item[1]):
-        print(f"  {1000 * mean:7.1f} ms  every {intervals[group]:g} s  {group}")
-    load = sum(mean / intervals[group] for group, mean in groups.items())
+    for group, median in sorted(groups.items(), key=lambda item: -item[1]):
+        print(f"  {1000 * median:7.1f} ms  every {intervals[group]:g} s  {group}")
+    load = sum(median / intervals[group] for group, median in groups.items())
     print(f"load         {load:.3f} s of evaluation a second")
-    best = sum(min(values) for values in times.values())
-    print(f"undisturbed  {best:.3f} s, the fastest evaluation of each rule")
-    return sum(means.values())
+    print(f"slowest      {max(groups.values()):.3f} s, the slowest group")
+    print(f"undisturbed  {sum(min(values) for values in times.values()):.3f} s, the fastest evaluation of each rule")
+    return sum(medians.values())
 
 
 def main() -> int:
@@ -308,7 +363,7 @@ def main() -> int:
     parser.add_argument(
         "--interval", type=int, default=30, help="scrape and evaluation interval in seconds (default 30)"
     )
-    parser.add_argument("--warm", type=float, default=12, help="minutes before measuring (default 12: ranges are full)")
+    parser.add_argument("--warm", type=float, default=11, help="minutes before measuring (default 11: ranges are full)")
     parser.add_argument("--measure", type=float, default=4, help="minutes of measuring (default 4)")
     parser.add_argument("--used", action="store_true", help="only the series that rules read: less memory and scraping")
     parser.add_argument("--prometheus", default=None, help="the Prometheus to measure (default: the one in PATH)")
@@ -330,21 +385,34 @@ def main() -> int:
             _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
             time.sleep(60 * arguments.warm)
             _say("measuring")
+            began, cpu, pages, busy = time.monotonic(), prometheus.cpu(), _cpu(server.pid or 0), _busy()
             times = _measure(prometheus, 60 * arguments.measure)
+            took = time.monotonic() - began
+            cpu, pages, busy = prometheus.cpu() - cpu, _cpu(server.pid or 0) - pages, _busy() - busy
+            others = (busy - cpu - pages) / took
             series = prometheus.get("/api/v1/status/tsdb")["headStats"]["numSeries"]
             up = prometheus.get("/api/v1/query?query=sum(up)")["result"][0]["value"][1]
             firing = prometheus.get("/api/v1/query?query=count(ALERTS)%20by%20(alertname)")["result"]
+            rss = prometheus.rss()
             total = _report(times, {**prometheus.intervals(), "gpu-device-slow": 900.0})
+            _say("measuring without the rules")
+            without = _cpu_without_rules(prometheus, configuration, 30 * arguments.measure)
+            print(f"CPU          {cpu / took:.3f} of a core with the rules, {without:.3f} without (scraping)")
+            print(f"others       {others:.2f} of {os.cpu_count()} cores, {pages / took:.2f} more for the pages")
             print(f"prometheus   {prometheus.version()}")
             print(f"up           {up} of {fleet.nodes} machines, {fleet.nodes * GPUS} GPUs")
             print(f"alerts       {', '.join(item['metric']['alertname'] for item in firing)}")
             print(f"series       {series}")
-            print(f"RSS          {prometheus.rss():.0f} MiB")
+            print(f"RSS          {rss:.0f} MiB")
             print(
                 f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules"
             )
-            print(f"all rules    {total:.3f} s, budget {BUDGET:g} s: {'kept' if total <= BUDGET else 'EXCEEDED'}")
-            return 0 if total <= BUDGET else 1
+            kept = total <= BUDGET
+            print(f"all rules    {total:.3f} s, budget {BUDGET:g} s: {'kept' if kept else 'EXCEEDED'}")
+            if others > OTHERS:
+                print("NOT VALID: too much else was running")
+                return 2
+            return 0 if kept else 1
         finally:
             prometheus.close()
             server.terminate()

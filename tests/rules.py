@@ -1,0 +1,108 @@
+"""The rules of deploy/prometheus, their cases and runbooks, as data; and promtool, which checks them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpu_exporter.catalog import CATALOG
+from harness import ROOT, program
+
+DEPLOY = ROOT / "deploy/prometheus"
+RULES = sorted((DEPLOY / "rules").glob("*.yml"))
+CASES = sorted((DEPLOY / "tests").glob("*.yml"))
+RUNBOOKS = ROOT / "docs/runbooks"
+
+# Alerts about the whole of what a Prometheus watches: no machine, no GPU, and (but for the skew) no cluster.
+FLEET = {"GPUDriverVersionSkew", "GPUExporterAbsent", "Watchdog"}
+WITHOUT_CLUSTER = {"GPUExporterAbsent", "Watchdog"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule, with the file and the group that it stands in."""
+
+    file: str
+    group: str
+    name: str
+    expr: str
+    body: Mapping[str, Any]
+
+    @property
+    def alert(self) -> bool:
+        return "alert" in self.body
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return dict(self.body.get("annotations", {}))
+
+
+def load(path: Path) -> Any:
+    """The content of a YAML file."""
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def _rules() -> list[Rule]:
+    return [
+        Rule(path.name, group["name"], rule.get("alert") or rule["record"], rule["expr"], rule)
+        for path in RULES
+        for group in load(path)["groups"]
+        for rule in group["rules"]
+    ]
+
+
+ALL = _rules()
+ALERTS = [rule for rule in ALL if rule.alert]
+RECORDS = [rule for rule in ALL if not rule.alert]
+
+# What rules may read: the exporter's metrics, what rules record, what Prometheus and Alertmanager tell of themselves.
+KNOWN = {metric.name for metric in CATALOG} | {record.name for record in RECORDS}
+KNOWN |= {"up", "alertmanager_notifications_total", "alertmanager_notifications_failed_total"}
+
+
+def checks(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every check of these files, with the case it stands in."""
+    for path in paths:
+        for case in load(path)["tests"]:
+            for check in case["promql_expr_test"]:
+                yield f"{path.stem}: {case['name']}", check
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Promtool, to its end."""
+    command = [program("promtool"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def assert_promtool(*arguments: str | Path) -> None:
+    """Promtool, which must be content."""
+    done = promtool(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+_WORDS = re.compile(r"[a-zA-Z_:][\w:]*")
+_LANGUAGE = set(
+    re.findall(
+        r"\w+",
+        """
+        and or unless by on ignoring without group_left group_right bool offset sum count avg min max quantile rate
+        increase time vector absent clamp_max ceil floor label_replace
+        count_values deriv avg_over_time count_over_time last_over_time max_over_time sum_over_time
+        """,
+    )
+)
+
+
+def metrics(expr: str) -> set[str]:
+    """The metric names of an expression: words that are no label, function, keyword, string or duration."""
+    bare = re.sub(r'"[^"]*"', "", expr)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
+    bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", r"\1", bare)
+    bare = re.sub(r"(?<![\w:])\d[\w.]*", "", bare)
+    return set(_WORDS.findall(bare)) - _LANGUAGE

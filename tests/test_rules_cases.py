@@ -1,0 +1,324 @@
+"""promtool's cases of deploy/prometheus/tests: that they pass, also turned about, and that they notice mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rules
+from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load
+
+SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
+each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
+each_single = pytest.mark.parametrize("path", SINGLE, ids=[path.stem for path in SINGLE])
+
+
+def _run_changed(folder: Path, path: Path, cases: Any) -> None:
+    """Run changed cases over the rules as they are."""
+    (folder / "rules").symlink_to(DEPLOY / "rules")
+    changed = folder / "tests" / path.name
+    changed.parent.mkdir()
+    changed.write_text(yaml.safe_dump(cases))
+    assert_promtool("test", "rules", changed)
+
+
+# --- the cases, and the same cases turned about -----------------------------------------------------------------------
+
+
+@each_file
+def test_the_cases_pass(path: Path) -> None:
+    assert_promtool("test", "rules", path)
+
+
+@each_single
+def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: Path) -> None:
+    """Every series and every expected sample twice: as they stand, and with cluster="east" and the same names."""
+    cases = load(path)
+    for case in cases["tests"]:
+        case["input_series"] += [{**item, "series": _in_cluster(item["series"])} for item in case["input_series"]]
+        for check in case["promql_expr_test"]:
+            if not any(f'"{name}"' in check["expr"] for name in WITHOUT_CLUSTER):
+                check["exp_samples"] += [
+                    {**sample, "labels": _in_cluster(sample["labels"])} for sample in check["exp_samples"]
+                ]
+    _run_changed(tmp_path, path, cases)
+
+
+def _in_cluster(series: str) -> str:
+    name, brace, labels = series.partition("{")
+    return f'{name}{{cluster="east",{labels}' if brace else f'{name}{{cluster="east"}}'
+
+
+@each_single
+def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(path: Path, tmp_path: Path) -> None:
+    """Every counter that never falls begins 12345 higher; but ECC errors, which are read as a level."""
+    cases = load(path)
+    for case in cases["tests"]:
+        for item in case["input_series"]:
+            name = item["series"].partition("{")[0]
+            if name.endswith("_total") and name != "gpu_ecc_errors_total":
+                item["values"] = _older(item["values"])
+    _run_changed(tmp_path, path, cases)
+
+
+_SEGMENT = re.compile(r"(?P<start>-?[\d.]+)(?:(?P<step>[+-][\d.]+))?(?:x(?P<more>\d+))?")
+
+
+def _older(values: str) -> str:
+    """The same growth from a higher start; as it stands where the counter falls, since a reset begins at nought."""
+    last, older = 0.0, []
+    for text in str(values).split():
+        found = _SEGMENT.fullmatch(text)
+        if text.startswith("_"):
+            older.append(text)
+            continue
+        assert found, text
+        start, step = float(found["start"]), float(found["step"] or 0)
+        if start < last or step < 0:
+            return str(values)
+        last = start + step * int(found["more"] or 0)
+        older.append(f"{start + 12345:.9g}{text[found.end('start') :]}")
+    return " ".join(older)
+
+
+def test_older_counters_grow_alike_and_keep_their_gaps_and_resets() -> None:
+    assert _older("_x5 0+6.5x10 65x3 66") == "_x5 12345+6.5x10 12410x3 12411"
+    assert _older("7x20 1x9") == "7x20 1x9"
+
+
+@each_file
+def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path) -> None:
+    """A hundred minutes after the last sample, longer than any range and any keep_firing_for of an alert."""
+    cases = load(path)
+    step = max(int(cases["evaluation_interval"].removesuffix("m")), 5)
+    cases["evaluation_interval"] = f"{step}m"  # seldom, which is all that is needed here and takes less time
+    others = "|".join(sorted(WITHOUT_CLUSTER))
+    for case in cases["tests"]:
+        assert case["interval"] == "1m"
+        end = max(_length(item["values"]) for item in case["input_series"]) + 100
+        check = {"expr": f'ALERTS{{alertname!~"{others}"}}', "exp_samples": []}
+        # Between two evaluations ALERTS may be stale.
+        case["promql_expr_test"] = [{**check, "eval_time": f"{end + -end % step}m"}]
+    _run_changed(tmp_path, path, cases)
+
+
+def _length(values: str) -> int:
+    """How many samples a series has, or one more for each of its segments."""
+    return sum(int(text.partition("x")[2] or 0) + 1 for text in str(values).split())
+
+
+@pytest.mark.parametrize("cluster", ["", "lab"])
+def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path: Path) -> None:
+    """The annotations state and score: of that very GPU, and an empty score where it has none."""
+    tree = load(DEPLOY / "rules/alerts-usage.yml")
+    for group in tree["groups"]:
+        group["rules"] = [rule for rule in group["rules"] if rule["alert"].startswith("GPUIdleHeld")]
+        for rule in group["rules"]:
+            rule["annotations"] = {name: rule["annotations"][name] for name in ("state", "score")}
+    recorded = "instance_gpu:gpu_score:ratio", "instance_gpu_owner:gpu_owner_memory_used_bytes:idle_held"
+    place = {**({"cluster": cluster} if cluster else {}), "instance": 'n"1', "model": "H100"}
+    held = [{**place, "gpu": gpu, "uuid": f"G{gpu}", "owner_kind": "user", "owner": "ann"} for gpu in "01"]
+    others = {**place, "cluster": "other", "gpu": "0", "uuid": "G0"}, {**place, "gpu": "2", "uuid": "G2"}
+    series = [
+        *((recorded[1], labels, 9) for labels in held),
+        (recorded[0], {**place, "gpu": "0", "uuid": "G0"}, 0.0312),
+        *((recorded[0], labels, 0.9) for labels in others),
+    ]
+    told = [{"state": "idle_held", "score": score} for score in ("0.031", "")]
+    cases = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "15m",
+        "tests": [
+            {
+                "interval": "15m",
+                "input_series": [
+                    {"series": f"{name}{{{_matchers(labels)}}}", "values": f"{value}x120"}
+                    for name, labels, value in series
+                ],
+                "alert_rule_test": [
+                    {
+                        "eval_time": "24h",
+                        "alertname": name,
+                        "exp_alerts": [
+                            {"exp_labels": {**labels, "severity": severity}, "exp_annotations": annotations}
+                            for labels, annotations in zip(held, told, strict=True)
+                        ],
+                    }
+                    for name, severity in (("GPUIdleHeld", "info"), ("GPUIdleHeldLong", "warning"))
+                ],
+            }
+        ],
+    }
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
+    assert_promtool("test", "rules", tmp_path / "cases.yml")
+
+
+def _matchers(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+
+
+# --- that the cases notice mistakes -----------------------------------------------------------------------------------
+
+# What a comparison compares with. Other numbers turn units into others; changing both could change nothing.
+_THRESHOLD = re.compile(r"(?<=[<>=] )(\d+(?:\.\d+)?)\b|(?<=\* )(0\.\d+)\b")
+
+
+def _scaled(rule: dict[str, Any], factor: float) -> None:
+    rule["expr"] = _THRESHOLD.sub(lambda number: repr(float(number[0]) * factor), rule["expr"])
+
+
+_FLAG = re.compile(r"(?:==|>|<) (?:[01]\b|(?=gpu_))")
+
+
+def _easily_met(rule: dict[str, Any]) -> None:
+    """Let every healthy GPU pass comparisons with a flag, with a count of nothing, and of one metric with another."""
+    rule["expr"] = _FLAG.sub(lambda found: ">= 0" if found[0][-1] in "01" else f"{found[0][0]}= ", rule["expr"])
+
+
+def _without_wait(rule: dict[str, Any]) -> None:
+    rule.pop("for", None)
+
+
+def _with_longer_wait(rule: dict[str, Any]) -> None:
+    if "for" in rule:
+        wait, unit = int(rule["for"][:-1]), rule["for"][-1]
+        rule["for"] = f"{wait * {'m': 60, 'h': 3600}[unit] * 3 // 2}s"
+
+
+def _not_kept(rule: dict[str, Any]) -> None:
+    rule.pop("keep_firing_for", None)
+
+
+def _measures(expr: str) -> bool:
+    """Whether it compares with a measure; between flags and counts (0, 1) there is nothing to stand on either side."""
+    return any(float(number[0]) not in {0, 1} for number in _THRESHOLD.finditer(expr))
+
+
+def _less_or_easily_met(rule: dict[str, Any]) -> None:
+    """One of the two, so that one run of promtool does for both."""
+    if _measures(rule["expr"]):
+        _scaled(rule, 0.85)
+    else:
+        _easily_met(rule)
+
+
+MEASURES = {rule.name for rule in ALERTS if _measures(rule.expr)}
+FLAGS = {rule.name for rule in ALERTS if _FLAG.search(rule.expr)} - MEASURES
+MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
+    "15 % more": (lambda rule: _scaled(rule, 1.15), MEASURES),
+    "15 % less, flags easily met": (_less_or_easily_met, MEASURES | FLAGS),
+    "no wait": (_without_wait, {rule.name for rule in ALERTS if "for" in rule.body}),
+    "half as long again a wait": (_with_longer_wait, {rule.name for rule in ALERTS if "for" in rule.body}),
+    "not kept": (_not_kept, {rule.name for rule in ALERTS if "keep_firing_for" in rule.body}),
+}
+
+
+def test_every_alert_but_the_watchdog_can_be_mistaken() -> None:
+    assert {rule.name for rule in ALERTS} - set().union(*(names for _, names in MISTAKES.values())) == {"Watchdog"}
+
+
+def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set[str]) -> set[str]:
+    """The alerts with a case that fails when every alert has the mistake; looks only where the wanted ones are."""
+    (folder / "rules").mkdir()
+    (folder / "tests").symlink_to(DEPLOY / "tests")
+    for path in RULES:
+        tree = load(path)
+        for group in tree["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    change(rule)
+        (folder / "rules" / path.name).write_text(yaml.safe_dump(tree))
+    names = [path.name for path in CASES if any(f'"{name}"' in path.read_text("utf-8") for name in wanted)]
+    done = rules.promtool("test", "rules", *(folder / "tests" / name for name in names))
+    failed = re.findall(r'^\s*expr: ".*?alertname=\\"(\w+)\\"', done.stdout + done.stderr, re.MULTILINE)
+    return set(failed)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path) -> None:
+    """Boundaries and waits: a case stands on either side of each."""
+    change, wanted = MISTAKES[mistake]
+    assert wanted
+    assert wanted - _noticed(tmp_path, change, wanted) == set()
+
+
+@pytest.mark.parametrize("rule", RECORDS, ids=[rule.name for rule in RECORDS])
+def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path) -> None:
+    tree = load(DEPLOY / "rules" / rule.file)
+    for group in tree["groups"]:
+        for other in group["rules"]:
+            if other["record"] == rule.name:
+                other["expr"] = f"1.1 * ({other['expr']})"
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / rule.file).write_text(yaml.safe_dump(tree))
+    for path in RULES:
+        if path.name != rule.file:
+            (tmp_path / "rules" / path.name).symlink_to(path)
+    (tmp_path / "tests").symlink_to(DEPLOY / "tests")
+    names = ["recording.yml", "alerts-usage-day.yml"] if rule.group == "gpu-device-slow" else ["recording.yml"]
+    done = rules.promtool("test", "rules", *(tmp_path / "tests" / name for name in names))
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout + done.stderr
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+
+def _minutes(time: str) -> float:
+    found = re.fullmatch(r"(\d+)m", time)
+    assert found, f"{time}: write minutes, so that times compare"
+    return float(found[1])
+
+
+def _missing_cases(asked: list[Rule], found: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What no case shows of which rule."""
+    missing = []
+    for rule in asked:
+        if not rule.alert:
+            pattern = re.compile(rf"(?<![\w:]){re.escape(rule.name)}(?![\w:])")
+            if not any(pattern.search(check["expr"]) and check["exp_samples"] for _, check in found):
+                missing.append(f"{rule.name}: a value")
+            continue
+        mine = [(case, check) for case, check in found if f'alertname="{rule.name}"' in check["expr"]]
+        fired = [(case, _minutes(check["eval_time"]), len(check["exp_samples"])) for case, check in mine]
+        if not any(count for _, _, count in fired):
+            missing.append(f"{rule.name}: fires")
+        if rule.name == "Watchdog":
+            continue
+        if not any(
+            case == other and when < later and more > fewer
+            for case, when, more in fired
+            for other, later, fewer in fired
+        ):
+            missing.append(f"{rule.name}: resolves")
+        if "for" in rule.body and not any(
+            case == other and when < later and fewer < more
+            for case, when, fewer in fired
+            for other, later, more in fired
+        ):
+            missing.append(f"{rule.name}: waits for {rule.body['for']}")
+    return missing
+
+
+def test_every_rule_has_cases() -> None:
+    assert _missing_cases(rules.ALL, list(checks(CASES))) == []
+
+
+def test_a_rule_without_cases_is_found() -> None:
+    new = Rule("x.yml", "x", "GPUNew", "gpu_up == 2", {"alert": "GPUNew", "for": "5m"})
+    record = Rule("x.yml", "x", "instance:gpu_new:sum", "sum(gpu_up)", {"record": "instance:gpu_new:sum"})
+    found = _missing_cases([new, record], list(checks(CASES)))
+    assert found == ["GPUNew: fires", "GPUNew: resolves", "GPUNew: waits for 5m", "instance:gpu_new:sum: a value"]
+
+
+def test_cases_name_only_rules_that_exist() -> None:
+    names = {rule.name for rule in ALERTS}
+    named = {name for _, check in checks(CASES) for name in re.findall(r'alertname="(\w+)"', check["expr"])}
+    assert named == names
