@@ -1,7 +1,8 @@
 # make test   everything CI runs: lint, types, unit, golden, stub and end-to-end tests
 # make demo   eight simulated GPUs and a Prometheus that scrapes them, until Ctrl-C
 # make bench  the figures of bench/RESULTS.md
-# make goldens docs   write again what is generated; read the diff
+# make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
+# make previews   the dashboards' pictures in docs/images (downloads 460 MB of Grafana's own components)
 # make soak   the long runs: flat memory, fault storms
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ help:
 	PYTHON=$(PYTHON) tools/setup .venv
 	@touch $@
 
-.venv/dev.stamp: pyproject.toml tools/setup
+.venv/dev.stamp: pyproject.toml tools/setup tests/grafana/types/package-lock.json
 	PYTHON=$(PYTHON) tools/setup .venv dev
 	@touch .venv/demo.stamp $@
 
@@ -58,6 +59,12 @@ docs: .venv/demo.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
 	$(BIN)/python tools/chart.py
+	cd deploy/grafana && $(abspath $(BIN))/python -m build
+
+.PHONY: previews
+previews: .venv/dev.stamp
+	$(BIN)/pip install --quiet --editable ".[previews]"
+	$(BIN)/python tests/previews.py
 
 .PHONY: goldens
 goldens: .venv/dev.stamp

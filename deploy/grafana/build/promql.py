@@ -1,0 +1,44 @@
+"""Selectors that follow the dashboards' variables, and legends that name host, GPU and model."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Every series of one machine, and of one GPU. ``cluster`` may be absent: its "All" is .*, which matches that as well.
+NODE: Final = 'cluster=~"$cluster", job=~"$job", instance=~"$instance"'
+GPU: Final = f'{NODE}, gpu=~"$gpu"'
+# Recording rules that sum up keep no job.
+RECORDED: Final = 'cluster=~"$cluster", instance=~"$instance"'
+OWNER: Final = 'owner_kind=~"$owner_kind", owner=~"$owner"'
+
+# What a GPU is joined on; see deploy/prometheus/rules.
+DEVICE: Final = "cluster, instance, gpu, uuid"
+
+# Host is the alias of nodes.yml or else the target's address; panels.TIDY makes one name of the two.
+HOST_LEGEND: Final = "{{alias}}|{{instance}}"
+GPU_LEGEND: Final = HOST_LEGEND + " GPU {{gpu}} {{model}}"
+
+
+def host(expression: str) -> str:
+    """The expression with a label ``host``: the alias where the target has one, else its address without the port."""
+    return (
+        f'label_replace(label_replace({expression}, "host", "$1", "instance", "(.+?)(?::[0-9]+)?"), '
+        '"host", "$1", "alias", "(.+)")'
+    )
+
+
+def firing(selector: str = "") -> str:
+    """Our alerts that fire for what is chosen; those without an instance (about the fleet) as well."""
+    more = f", {selector}" if selector else ""
+    return f'ALERTS{{alertstate="firing", alertname=~"GPU.+", cluster=~"$cluster|", instance=~"$instance|"{more}}}'
+
+
+# Alerts of the chosen GPUs; those of whole machines (no label gpu) are not among them.
+FIRING_GPU: Final = firing('gpu=~"$gpu"')
+
+
+def severities(selector: str = "") -> str:
+    """Our alerts that fire, by how bad they are: 3 critical, 2 warning, 1 information."""
+    more = f"{selector}, " if selector else ""
+    ranks = ((3, "critical"), (2, "warning"), (1, "info"))
+    return "\nor\n".join(f"{rank} * " + firing(f'{more}severity="{name}"') for rank, name in ranks)

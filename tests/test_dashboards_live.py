@@ -1,0 +1,104 @@
+"""Every query of every dashboard, asked of a real Prometheus that scrapes a simulated fleet on a bad day."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dashboards import PrometheusApi, View, load, panels
+from grafana_lab import MACHINES, fleet
+
+# What brings no data here, and why. An entry that brings data after all is a mistake, too.
+EMPTY: Mapping[tuple[str, str], str] = {}
+# Legends of totals over everything chosen; no host, GPU or model is left in them.
+_LABELS = {"instance": r"\{\{(alias|instance)\}\}", "gpu": r"\{\{gpu\}\}", "model": r"\{\{model\}\}"}
+_SERIES = {"timeseries", "state-timeline", "status-history", "bargauge"}
+
+
+def test_every_query_brings_data(tmp_path: Path) -> None:
+    # One test, because one fleet serves it all.
+    started = time.time()
+    with fleet(tmp_path) as prometheus:
+        api = PrometheusApi(prometheus.port)
+        view = View(start=started, end=time.time(), step=1, rate_interval=5)
+        silent: dict[tuple[str, str], str] = {}
+        legends: list[str] = []
+        for uid, dashboard in load().items():
+            chosen = _variables(api, dashboard, view)
+            for panel in panels(dashboard):
+                silent |= _silent(api, uid, panel, view, chosen)
+                legends += _legends(api, uid, panel, view, chosen)
+            silent |= {
+                (uid, each["name"]): each["expr"]
+                for each in dashboard["annotations"]["list"]
+                if "expr" in each and not api.range(view.fill(each["expr"], chosen), view)
+            }
+    unexpected = {where: query for where, query in silent.items() if where not in EMPTY}
+    assert not unexpected, "\n".join(f"{uid}: {what}: {query}" for (uid, what), query in unexpected.items())
+    assert set(EMPTY) <= set(silent), "these bring data: take them off the list"
+    assert not legends, "\n".join(legends)
+
+
+def _silent(
+    api: PrometheusApi, uid: str, panel: dict[str, Any], view: View, chosen: Mapping[str, str]
+) -> dict[tuple[str, str], str]:
+    """The panel's queries that bring nothing."""
+    return {
+        (uid, f"{panel['title']} {target['refId']}"): view.fill(target["expr"], chosen)
+        for target in panel["targets"]
+        if not api.target(target, view, chosen)
+    }
+
+
+def _legends(api: PrometheusApi, uid: str, panel: dict[str, Any], view: View, chosen: Mapping[str, str]) -> list[str]:
+    """Series of one host or GPU whose legend does not say so, and series that share a legend."""
+    if panel["type"] not in _SERIES and not any(target["legendFormat"] != "__auto" for target in panel["targets"]):
+        return []
+    wrong = []
+    names: list[str] = []
+    for target in panel["targets"]:
+        answer = api.target(target, view, chosen)
+        legend = target["legendFormat"]
+        wrong += [
+            f"{uid}: {panel['title']}: legend {legend!r} hides {label}"
+            for label, told in _LABELS.items()
+            if any(label in series["metric"] for series in answer) and not re.search(told, legend)
+        ]
+        names += [
+            re.sub(r"\{\{(\w+)\}\}", lambda label, metric=series["metric"]: metric.get(label[1], ""), legend)  # type: ignore[misc]
+            for series in answer
+        ]
+    twice = {name for name in names if names.count(name) > 1}
+    return wrong + [f"{uid}: {panel['title']}: several series are named {name!r}" for name in sorted(twice)]
+
+
+def _variable(dashboard: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in dashboard["templating"]["list"] if each["name"] == name)
+    return found
+
+
+def _variables(api: PrometheusApi, dashboard: dict[str, Any], view: View) -> dict[str, str]:
+    """Everything chosen; every variable offers what there is."""
+    chosen = api.choose(dashboard, view)
+    offered = {
+        variable["name"]: api.variable(variable, view, chosen)
+        for variable in dashboard["templating"]["list"]
+        if variable["type"] == "query"
+    }
+    assert set(offered["cluster"]) == {"lab"}
+    for cluster, hosts in {"lab": {"ws-1"}, "": {"gpu-a", "gpu-b", "gpu-c", "inf-1"}}.items():
+        # An alert's link tells an empty cluster where the series have no such label.
+        found = api.variable(_variable(dashboard, "instance"), view, {**chosen, "cluster": cluster})
+        assert set(found.values()) == hosts
+    assert set(offered["job"]) == {"gpu-exporter"}
+    assert set(offered["instance"].values()) == {"gpu-c", *(machine.alias for machine in MACHINES)}, "by alias"
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", value) for value in offered["instance"])
+    assert offered["gpu"]
+    assert all(text.startswith(f"{value}, ") for value, text in offered["gpu"].items())
+    if "owner" in offered:
+        assert {"user", "pod", "slurm"} <= set(offered["owner_kind"])
+        assert {"mallory", "bert-0"} <= set(offered["owner"])
+    return chosen
