@@ -45,6 +45,7 @@ from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
 from harness import program
 
 generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
+Labelled = dict[tuple[Metric, tuple[str, ...]], float]
 WHO = ("4711", "python3", "alice", "c0ffee123456", "", "", "", "")
 FAN = next(metric for metric in DEVICE_METRICS if metric.dynamic == ("fan",))
 PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and not metric.dynamic]
@@ -93,7 +94,7 @@ def healthy(index: int) -> Reading:
     values = {metric: number * 37.21 + index for number, metric in enumerate(PLAIN)}
     values |= {metric: 1e9 * number + index for number, metric in enumerate(PLAIN) if metric.kind == "counter"}
     values |= {metric: 0.0 for metric in PLAIN if metric.name.startswith("gpu_clock_event_active")}
-    labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
+    labelled: Labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
     labelled |= {(row, WHO): 0.5 for row in (PROCESS_MEMORY, PROCESS_UTILIZATION)}
     labelled |= {(row, ("user", "alice", "")): 7.5 for row in (*OWNER_SECONDS.values(), OWNER_MEMORY)}
     labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}
@@ -422,7 +423,7 @@ def test_the_label_text_of_a_device_that_went_is_dropped() -> None:
         readings = tuple(healthy(round_ + index) for index in range(3))
         snapshot = replace(SNAPSHOT, readings=readings)
         for label in range(20):
-            xids = {(XID_ERRORS, (str(1000 * round_ + label),)): 1.0}
+            xids: Labelled = {(XID_ERRORS, (str(1000 * round_ + label),)): 1.0}
             renders.page(replace(snapshot, readings=(replace(readings[0], labelled=xids), *readings[1:]))).body(
                 openmetrics=False, gzip=False
             )

@@ -34,9 +34,9 @@ def machine(stub: MakeStub, here: Here) -> Stub:
     return made
 
 
-def read(every: float | None = 15.0, monotonic: Callable[[], float] | None = None) -> tuple[Listed, ...] | None:
+def read(every: float | None = 15.0) -> tuple[Listed, ...] | None:
     """One reading of a source that was just opened."""
-    source = NvmlSource(processes=every, **({"monotonic": monotonic} if monotonic else {}))
+    source = NvmlSource(processes=every)
     try:
         return source.read(source.devices[0]).processes
     finally:

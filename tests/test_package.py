@@ -69,7 +69,8 @@ def test_imports_point_one_way() -> None:
 def test_importing_does_nothing() -> None:
     code = (
         "import sys, threading; before = set(threading.enumerate())\n"
-        "import gpu_exporter.cli, gpu_exporter.daemon, gpu_exporter.doctor, gpu_exporter.oneshot, gpu_exporter.reference\n"
+        "import gpu_exporter.cli, gpu_exporter.daemon, gpu_exporter.doctor, gpu_exporter.oneshot\n"
+        "import gpu_exporter.reference, gpu_exporter.report\n"
         "assert set(threading.enumerate()) == before\n"
         "assert 'pynvml' not in sys.modules, 'a simulated fleet needs no binding'\n"
     )

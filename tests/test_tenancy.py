@@ -261,8 +261,9 @@ def test_every_second_is_charged_once(steps: list[tuple[float, str, float, list[
         mine = {key: value for key, value in complete.labelled.items() if key[0] in OWNER_SECONDS.values()}
         assert sum(after.values()) == pytest.approx(observed)
         assert sum(mine.values()) == pytest.approx(held_time)
-        assert all(value >= before[key] - 1e-9 for key, value in {**after, **mine}.items())
+        assert all(value >= before[key] - 1e-9 for key, value in (*after.items(), *mine.items()))
         if kind in {"mig", "silent"}:
             idle = STATE_SECONDS["idle_held"], STATE_SECONDS["idle_free"]
             assert all(after[state] == before[state] for state in idle), "no signal is never idle"
-        before.update({**after, **mine})
+        before.update(after)
+        before.update(mine)

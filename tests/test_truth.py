@@ -59,7 +59,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, 
     lines, server = story(float(end - 6 * HOUR))
     text = folder / "story.txt"
     text.write_text("\n".join([*lines, "# EOF\n"]))
-    blocks = [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", text, folder / "tsdb"]
+    blocks = [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "tsdb")]
     subprocess.run(blocks, capture_output=True, check=True)
     with Prometheus(folder, "global: {scrape_interval: 15s}\n") as prometheus:
         url = f"--prometheus.url=http://127.0.0.1:{prometheus.port}"
@@ -92,5 +92,3 @@ def test_the_fleets_hours_match_the_story(
     assert fleet["idle_held_hours"] == pytest.approx(10.0, rel=0.02)
     assert fleet["down_hours"] == pytest.approx(1.0, rel=0.02)
     assert fleet["free_hours"] == pytest.approx(24 - 4 - 10 - 1, rel=0.02)
-
-

@@ -26,8 +26,9 @@ web:
 `gpu-exporter check-config gpu-exporter.yml` tells whether a file is accepted. An unknown key, a wrong type or a value
 out of range is refused with one line that names the file, the key, the value and what would be accepted, and status 2.
 
-The file is read again when it has changed (it is looked at every 5 s) and on SIGHUP. Settings marked "at once" take effect then; a changed setting that needs a restart is
-named in the log. A file that is refused changes nothing, and `gpu_exporter_config_reload_success` becomes 0.
+The file is read again when it has changed (it is looked at every 5 s) and on SIGHUP. Settings marked "at once" take
+effect then; a changed setting that needs a restart is named in the log. A file that is refused changes nothing, and
+`gpu_exporter_config_reload_success` becomes 0.
 
 | key | default | takes effect | meaning | flag | environment |
 |---|---|---|---|---|---|
