@@ -1,8 +1,10 @@
 # make test   everything CI runs: lint, types, unit, golden, stub and end-to-end tests
-# make demo   eight simulated GPUs and a Prometheus that scrapes them, until Ctrl-C
+# make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
 # make previews   the dashboards' pictures in docs/images (downloads 460 MB of Grafana's own components)
+# make pyz    dist/gpu-exporter.pyz: the exporter in one file
+# make image-test   build and run the image, boot the systemd unit
 # make soak   the long runs: flat memory, fault storms
 
 .DEFAULT_GOAL := help
@@ -17,7 +19,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 .venv/demo.stamp: pyproject.toml tools/setup
-	PYTHON=$(PYTHON) tools/setup .venv
+	PYTHON=$(PYTHON) tools/setup .venv demo
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml tools/setup tests/grafana/types/package-lock.json
@@ -44,7 +46,15 @@ types: .venv/dev.stamp
 
 .PHONY: demo
 demo: .venv/demo.stamp
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python -m tools.demo $(DEMO)
+
+.PHONY: pyz
+pyz: .venv/demo.stamp
+	$(BIN)/python tools/pyz.py
+
+.PHONY: image-test
+image-test: .venv/dev.stamp
+	$(BIN)/pytest tests/test_container.py tests/test_systemd_boot.py
 
 .PHONY: bench
 bench: .venv/bench.stamp

@@ -50,7 +50,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 def test_imports_point_one_way() -> None:
     """cli -> daemon -> web, server, sampler -> accounting, exposition, poller, sources -> model -> catalog."""
     order = [
-        *("columns", "catalog", "parsers", "config", "model", "poller", "logs"),
+        *("columns", "catalog", "parsers", "config", "model", "poller", "logs", "notify"),
         *("sources", "owners", "tenancy", "processes", "accounting", "exposition", "reference", "report"),
         *("sampler", "access", "connections", "handler", "server", "status_page", "web", "daemon", "oneshot"),
         *("doctor", "cli_report", "cli", "__main__"),

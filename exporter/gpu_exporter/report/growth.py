@@ -32,6 +32,7 @@ class Meter:
     value: float | None = None
     chunk: int = -1
     _carrier: Raw | None = None
+    _began: int = -1  # the chunk in which the carrier did
     # Of series beside the one that is followed: the chunk and the point in which they began, and their last value.
     _beside: dict[Raw, tuple[int, Point, float]] = field(default_factory=dict)
 
@@ -41,9 +42,11 @@ class Meter:
         if carrier is None or carrier not in found:
             carrier = self._carrier = max(found, key=lambda raw: (raw in self._beside, found[raw].last))
             heir = self._beside.pop(carrier, None)
+            began, self._began = self._began, chunk
             if heir is not None:
-                born, first, latest = heir
-                if born == self.chunk:  # it began in the very chunk in which the other ended
+                self._began, first, latest = heir
+                # It began in the very chunk in which the other ended, and not beside it from the start.
+                if self._began == self.chunk != began:
                     growth += self._fold(first, counts=counts)
                 self.value = latest
         growth += self._fold(found[carrier], counts=counts)

@@ -1,0 +1,49 @@
+# The exporter's image: Debian's Python, one virtual environment, nobody as the user, nothing that is written to.
+#
+#   docker build -t gpu-exporter .
+#
+# No line depends on the processor: --platform linux/amd64,linux/arm64 builds both. BASE may be any Debian with Python 3.10
+# or newer in its packages. docs/CONTAINER.md tells how the image is run.
+ARG BASE=docker.io/library/debian:trixie-slim
+
+FROM ${BASE} AS python
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log
+
+FROM python AS build
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-pip
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY exporter exporter
+# The environment gets no pip: what is not there needs no patches. pip compiles what it installs, because nobody could
+# write the bytecode later.
+RUN python3 -m venv --without-pip /opt/gpu-exporter \
+    && python3 -m pip --python /opt/gpu-exporter/bin/python3 install --no-cache-dir '/src[kubernetes,auth]' \
+    && /opt/gpu-exporter/bin/python3 -I -c 'import bcrypt, h2'
+COPY deploy/container/healthcheck.py /opt/gpu-exporter/healthcheck.py
+
+FROM python
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="gpu-exporter" \
+      org.opencontainers.image.description="Prometheus exporter for NVIDIA GPUs: which is sick, which is wasted, who holds it" \
+      org.opencontainers.image.source="https://github.com/gpu-exporter/gpu-exporter" \
+      org.opencontainers.image.documentation="https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/CONTAINER.md" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/gpu-exporter /opt/gpu-exporter
+# For the NVIDIA runtime: all GPUs, and of the driver only what nvidia-smi needs (libnvidia-ml.so.1).
+ENV PATH=/opt/gpu-exporter/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=utility
+# nobody, as a number: Kubernetes' runAsNonRoot wants to see that it is not 0.
+USER 65534:65534
+WORKDIR /
+EXPOSE 9435
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["/opt/gpu-exporter/bin/python3", "-I", "/opt/gpu-exporter/healthcheck.py"]
+ENTRYPOINT ["gpu-exporter"]

@@ -1,0 +1,217 @@
+"""``make demo`` as somebody who tries it: a mail in the terminal, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools.demo import deployed, programs
+
+from harness import ROOT, environment, program, wait_for
+
+# The incident that people see needs 45 s until the mail; this GPU falls off the bus at once.
+SHORT = """\
+events:
+  - {at: 1s, gpu: 3, fault: xid, xid: 79}
+  - {at: 1s, gpu: 3, fault: lost}
+"""
+ANY = "--any-ports"  # the usual ones belong to whoever takes them first
+MAIL = r"^To: +gpu-oncall@example\.com\nSubject: \[FIRING:\d\] gpu-b: GPU 3 (XID 79|lost)"
+
+
+class Demo:
+    """One that runs in a session of its own, as in a terminal, with all its files in a folder."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        for name in ("prometheus", "prometheus-alertmanager"):
+            shutil.which("alertmanager") or program(name)  # a reason why there is no demo
+        self.files = folder / "files"
+        self.files.mkdir()
+        self._output = folder / "output"
+        with self._output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tools.demo", *arguments],
+                cwd=ROOT,
+                env=environment({"TMPDIR": str(self.files), "PYTHONUNBUFFERED": "1"}),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does: the signal goes to everything in the terminal's foreground."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def children(self) -> list[str]:
+        """Processes that were started by the demo and are still there, known by where they run."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    place, line = (entry / "cwd").readlink(), (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if place.is_relative_to(self.files):
+                    found.append(line.replace(b"\0", b" ").decode())
+        return found
+
+    def left(self) -> list[str]:
+        return [*self.children(), *(str(path) for path in self.files.iterdir())]
+
+
+@contextmanager
+def demo(folder: Path, *arguments: str) -> Iterator[Demo]:
+    started = Demo(folder, *arguments)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.terminate()
+            started.process.wait(30)
+
+
+def test_a_mail_in_the_terminal_and_nothing_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "incident.yml").write_text(SHORT)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 9435))
+        except OSError:
+            pass  # taken by somebody else: as good
+        else:
+            taken.listen()
+        with demo(tmp_path, "--incident", str(tmp_path / "incident.yml"), "--until-mail") as shown:
+            assert shown.process.wait(120) == 0, shown.output()
+    text = shown.output()
+    assert re.search(r"^port 9435 is taken: gpu-a listens on \d+$", text, re.MULTILINE), text
+    for name in ("gpu-a", "gpu-b", "gpu-c", "Prometheus", "Alertmanager"):
+        assert re.search(rf"^{name} +http://127\.0\.0\.1:\d+/", text, re.MULTILINE), name
+    assert re.search(r"gpu-b GPU 3: GPU(XidCritical|Lost) is firing", text), text
+    assert re.search(MAIL, text, re.MULTILINE), text
+    assert "GPU 3 (NVIDIA H100 80GB HBM3) of gpu-b" in text, "the whole mail is shown"
+    assert shown.left() == []
+
+
+def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+    with demo(tmp_path, ANY) as shown:
+        wait_for(lambda: "Ctrl-C stops everything" in shown.output(), shown.output, timeout=60)
+        assert len(shown.children()) == 5, "three exporters, Prometheus, Alertmanager"
+        shown.interrupt()
+        assert shown.process.wait(30) == 0, shown.output()
+    assert "Traceback" not in shown.output()
+    assert shown.left() == []
+
+
+def test_ctrl_c_in_the_middle_of_the_start(tmp_path: Path) -> None:
+    with demo(tmp_path, ANY) as shown:
+        wait_for(shown.children, shown.output, timeout=60)
+        shown.interrupt()
+        assert shown.process.wait(30) == 0, shown.output()
+    assert "Traceback" not in shown.output()
+    assert shown.left() == []
+
+
+def test_a_program_that_does_not_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "incident.yml").write_text("events: [{at: 1s, gpu: 99, fault: lost}]")
+    with demo(tmp_path, "--incident", str(tmp_path / "incident.yml"), ANY) as shown:
+        assert shown.process.wait(60) == 1
+    assert re.search(
+        r"^demo: gpu-b ended with status 2; its log:\n.*events\[0\]\.gpu: '99'", shown.output(), re.MULTILINE
+    )
+    assert "Traceback" not in shown.output()
+    assert shown.left() == []
+
+
+@pytest.mark.slow
+def test_the_incident_that_make_demo_plays(tmp_path: Path) -> None:
+    with demo(tmp_path, ANY) as shown:
+        wait_for(lambda: "[FIRING:1] gpu-b: GPU 2 overheating" in shown.output(), shown.output, timeout=120)
+        wait_for(lambda: "[RESOLVED] gpu-b: GPU 2" in shown.output(), shown.output, timeout=120)
+        shown.interrupt()
+        assert shown.process.wait(30) == 0, shown.output()
+    assert shown.left() == []
+
+
+def test_where_programs_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(programs, "ROOT", tmp_path)
+    assert programs.find("prometheus") is None
+    unpacked = tmp_path / ".build/debian/usr/bin/prometheus-alertmanager"
+    unpacked.parent.mkdir(parents=True)
+    unpacked.touch(0o755)
+    assert programs.find("alertmanager", "prometheus-alertmanager") == unpacked
+    installed = tmp_path / "bin/alertmanager"
+    installed.parent.mkdir()
+    installed.touch(0o755)
+    assert programs.find("alertmanager", "prometheus-alertmanager") == installed
+
+
+# --- what is deployed, made shorter -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "shorter"), [("10m", "10s"), ("1h", "60s"), ("24h", "1440s"), ("30s", "1s"), ("1m", "1s")]
+)
+def test_a_minute_is_a_second(written: str, shorter: str) -> None:
+    assert deployed.sooner(written) == shorter
+
+
+def patient(tree: Any, *keys: str) -> Any:
+    """The tree without what says how long to wait."""
+    if isinstance(tree, dict):
+        return {name: patient(value, *keys) for name, value in tree.items() if name not in keys}
+    if isinstance(tree, list):
+        return [patient(item, *keys) for item in tree]
+    return tree
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+MACHINES = [deployed.Machine("gpu-a", "h200", 8, 1, 4711), deployed.Machine("gpu-b", "h100", 8, 2, 4712)]
+
+
+def test_the_rules_are_the_deployed_ones_but_for_their_patience(tmp_path: Path) -> None:
+    file = deployed.write_prometheus(tmp_path, MACHINES, port=9090, alertmanager=9093)
+    copies = deployed.write_rules(tmp_path)
+    assert {path.name for path in copies} >= {"recording.yml", "alerts-health.yml", "alerts-thermal.yml"}
+    waits = ("interval", "for", "keep_firing_for")
+    for copy in copies:
+        original = read(ROOT / "deploy/prometheus/rules" / copy.name)
+        assert patient(read(copy), *waits) == patient(original, *waits)
+        assert read(copy) != original or not re.search(r"\b(for|interval):", copy.read_text())
+    done = subprocess.run(
+        [program("promtool"), "check", "config", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tree = read(file)
+    assert "gpu-exporter" in {job["job_name"] for job in tree["scrape_configs"]}
+    assert tree["alerting"]["alertmanagers"][0]["static_configs"] == [{"targets": ["127.0.0.1:9093"]}]
+
+
+def test_routes_and_receivers_are_the_deployed_ones(tmp_path: Path) -> None:
+    file = deployed.write_alertmanager(tmp_path, smtp=1025)
+    original = read(ROOT / "deploy/alertmanager/alertmanager.yml")
+    made = read(file)
+    for part in ("route", "inhibit_rules", "receivers"):
+        waits = ("group_wait", "group_interval")
+        assert patient(made[part], *waits) == patient(original[part], *waits)
+    assert made["global"]["smtp_smarthost"] == "127.0.0.1:1025"
+    assert "smtp_auth_password_file" not in made["global"]
+    done = subprocess.run([program("amtool"), "check-config", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,225 @@
+"""Three machines with simulated GPUs, Prometheus, Alertmanager and a mailbox; one GPU overheats, and the mail comes.
+
+usage: python -m tools.demo [--incident FILE] [--until-mail] [--any-ports]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tools.demo.deployed import Machine, write_alertmanager, write_prometheus
+from tools.demo.mailbox import Mailbox, is_about, mailbox, shown
+from tools.demo.programs import LOOPBACK, ROOT, DemoError, Program, StoppedError, find, port, running
+
+INCIDENT = Path(__file__).with_name("incident.yml")
+SICK = "gpu-b"
+PATIENCE = 180.0  # seconds that --until-mail waits
+_HOTTEST = "topk(1, gpu_temperature_celsius)"
+
+
+def main() -> int:
+    """Start what can be found, tell where it is and what happens, stop it all on Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--incident", type=Path, default=INCIDENT, help=f"what happens to {SICK}: docs/SCENARIOS.md")
+    parser.add_argument(
+        "--until-mail", action="store_true", help=f"stop when a mail about {SICK} has come; status 1 without one"
+    )
+    parser.add_argument("--any-ports", action="store_true", help="listen on free ports rather than the usual ones")
+    wishes = parser.parse_args()
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: done.set())
+    try:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu-exporter-demo-")))
+            demo = Demo(stack, folder, done, usual_ports=not wishes.any_ports)
+            return demo.play(wishes.incident.resolve(), until_mail=wishes.until_mail)
+    except StoppedError:
+        return 0
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+
+class Demo:
+    """What runs, in the order in which it was started."""
+
+    def __init__(self, stack: ExitStack, folder: Path, done: threading.Event, *, usual_ports: bool) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._done = done
+        self._usual_ports = usual_ports
+        self._programs: list[Program] = []
+        self._prometheus = ""
+        self._told: set[str] = set()
+        self._next_look = 0.0
+
+    def play(self, incident: Path, *, until_mail: bool) -> int:
+        """Run until Ctrl-C, or the first mail. Raises DemoError and StoppedError."""
+        machines = [
+            Machine("gpu-a", "h200", 8, 1, self._port(9435, "gpu-a")),
+            Machine(SICK, "h100", 8, 2, self._port(9436, SICK)),
+            Machine("gpu-c", "l40s", 4, 3, self._port(9437, "gpu-c")),
+        ]
+        # The sick one last: its story counts from its start, and by then everybody watches.
+        box = self._start_alerting(machines)
+        for machine in sorted(machines, key=lambda machine: machine.alias == SICK):
+            self._start(machine, incident if machine.alias == SICK else None)
+        for machine in machines:
+            print(f"{machine.alias:<13} {machine.url}  {machine.gpus} simulated {machine.model.upper()}")
+        print(f"\n{SICK} now goes through {_short(incident)}. Ctrl-C stops everything.\n", flush=True)
+        if box is None and until_mail:
+            raise DemoError("no mail can come without Prometheus and Alertmanager")
+        ended = self._watch(box, until_mail=until_mail)
+        print("\nstopping", flush=True)
+        return ended
+
+    def _port(self, usual: int, what: str) -> int:
+        return port(usual if self._usual_ports else 0, what)
+
+    def _start(self, machine: Machine, incident: Path | None) -> None:
+        command = [
+            str(Path(sys.executable).with_name("gpu-exporter")),
+            *("--source=fake", f"--fake.model={machine.model}", f"--fake.gpus={machine.gpus}"),
+            *(f"--fake.seed={machine.seed}", f"--web.listen-address={LOOPBACK}:{machine.port}"),
+            *("--collection.interval=1s", "--collection.timeout=1s", "--log.level=warning"),
+            *([f"--fake.scenario={incident}"] if incident else []),
+        ]
+        self._run(machine.alias, command, f"{machine.url}readyz")
+
+    def _run(self, name: str, command: list[str], ready: str) -> None:
+        program = self._stack.enter_context(running(name, command, self._folder))
+        self._programs.append(program)
+        program.wait(ready, self._done)
+
+    def _start_alerting(self, machines: list[Machine]) -> Mailbox | None:
+        """Mailbox, Alertmanager and Prometheus; None where a program is missing."""
+        prometheus, alertmanager = find("prometheus"), find("alertmanager", "prometheus-alertmanager")
+        missing = [
+            name for name, found in {"prometheus": prometheus, "alertmanager": alertmanager}.items() if not found
+        ]
+        if prometheus is None or alertmanager is None:
+            print(f"not found and not fetched (make said why): {', '.join(missing)}; the exporters run without alerts")
+            return None
+        smtp = self._port(1025, "the mailbox")
+        manager, web = self._port(9093, "Alertmanager"), self._port(9090, "Prometheus")
+        box = self._stack.enter_context(mailbox(smtp))
+        url = f"http://{LOOPBACK}:{manager}/"
+        self._run(
+            "alertmanager",
+            [
+                *(str(alertmanager), f"--config.file={write_alertmanager(self._folder, smtp=smtp)}"),
+                *(f"--storage.path={self._folder / 'alertmanager'}", f"--web.listen-address={LOOPBACK}:{manager}"),
+                *(f"--web.external-url={url}", "--cluster.listen-address=", "--log.level=warn"),
+            ],
+            f"{url}-/ready",
+        )
+        print(f"Alertmanager  {url}")
+        self._prometheus = f"http://{LOOPBACK}:{web}/"
+        config = write_prometheus(self._folder, machines, port=web, alertmanager=manager)
+        self._run(
+            "prometheus",
+            [
+                *(str(prometheus), f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'prometheus'}"),
+                *(f"--web.listen-address={LOOPBACK}:{web}", f"--web.external-url={self._prometheus}"),
+                # What fires before Alertmanager was found is told again soon, not after a minute.
+                *("--rules.alert.resend-delay=5s", "--log.level=warn"),
+            ],
+            f"{self._prometheus}-/ready",
+        )
+        print(f"Prometheus    {self._prometheus}alerts")
+        print(f"              {self._prometheus}graph?g0.expr=gpu_temperature_celsius&g0.tab=0&g0.range_input=5m")
+        print("Rules, routes and mails are those of deploy/; what waits for a minute there waits for a second here.")
+        return box
+
+    def _watch(self, box: Mailbox | None, *, until_mail: bool) -> int:
+        """Print what happens. The status: 1 where a mail was to be waited for and did not come."""
+        give_up = time.monotonic() + PATIENCE
+        while not self._done.wait(0.2):
+            for program in self._programs:
+                program.check()
+            if box is None:
+                continue
+            self._tell_news()
+            for mail in _taken(box):
+                if not is_about(mail, SICK):
+                    _say(f"mail to {mail['To']}: {mail['Subject']}")
+                    continue
+                self._next_look = 0.0
+                self._tell_news()  # what the mail is about comes before it
+                _say("a mail has come:")
+                print(shown(mail), flush=True)
+                if until_mail:
+                    return 0
+            if until_mail and time.monotonic() > give_up:
+                print(f"demo: no mail within {PATIENCE:g} s", file=sys.stderr)
+                return 1
+        return 0
+
+    def _tell_news(self) -> None:
+        """New alerts, and from time to time the hottest GPU."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + 1.0
+        try:
+            alerts = self._ask("alerts", {})["alerts"]
+            hottest = self._ask("query", {"query": _HOTTEST})["result"] if not self._told else []
+        except (urllib.error.URLError, OSError, ValueError, KeyError):
+            return  # busy; it is looked at again in a second
+        for alert in alerts:
+            labels = alert["labels"]
+            if "alias" not in labels or labels.get("severity") not in {"critical", "warning"}:
+                continue
+            if (alert["state"] == "pending" and labels["alias"] != SICK) or "owner" in labels:
+                continue  # people who hold idle GPUs are no news here
+            gpu = f" GPU {labels['gpu']}" if "gpu" in labels else ""
+            self._tell(f"{labels['alias']}{gpu}: {labels['alertname']} is {alert['state']}")
+        for sample in hottest:
+            labels = sample["metric"]
+            _say(f"{labels['alias']} GPU {labels['gpu']} is the hottest, {float(sample['value'][1]):.0f} °C")
+            self._next_look = time.monotonic() + 5.0
+
+    def _tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            _say(line)
+
+    def _ask(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
+        url = f"{self._prometheus}api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
+            data: dict[str, Any] = json.load(answer)["data"]
+            return data
+
+
+def _taken(box: Mailbox) -> Iterator[Any]:
+    while True:
+        try:
+            yield box.mails.get_nowait()
+        except queue.Empty:
+            return
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

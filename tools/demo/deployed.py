@@ -1,0 +1,113 @@
+"""What deploy/ has, with the demo's addresses and less patience: what waits for a minute there waits for a second here.
+
+Conditions and thresholds, routes, groups, inhibition and templates are the deployed ones, word for word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tools.demo.programs import LOOPBACK, ROOT
+
+DEPLOY = ROOT / "deploy"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_FASTER = 60
+_ALWAYS = [{"times": [{"start_time": "00:00", "end_time": "24:00"}]}]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One of the fleet: what runs there, and under which name mails and dashboards know it."""
+
+    alias: str
+    model: str
+    gpus: int
+    seed: int
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its status page."""
+        return f"http://{LOOPBACK}:{self.port}/"
+
+
+def sooner(duration: str) -> str:
+    """A sixtieth of the duration, at least a second."""
+    return f"{max(1, int(duration[:-1]) * _SECONDS[duration[-1]] // _FASTER)}s"
+
+
+def write_rules(folder: Path) -> list[Path]:
+    """Copies of the rule files that the deployed prometheus.yml loads."""
+    copies = []
+    for name in _read(DEPLOY / "prometheus/prometheus.yml")["rule_files"]:
+        tree = _read(DEPLOY / "prometheus" / name)
+        for group in tree["groups"]:
+            _hurry(group, ("interval",))
+            for rule in group["rules"]:
+                _hurry(rule, ("for", "keep_firing_for"))
+        copies.append(folder / Path(name).name)
+        copies[-1].write_text(yaml.safe_dump(tree))
+    return copies
+
+
+def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int) -> Path:
+    """A prometheus.yml beside its nodes.yml and rules."""
+    tree = _read(DEPLOY / "prometheus/prometheus.yml")
+    tree["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+    tree["rule_files"] = [str(path) for path in write_rules(folder)]
+    nodes = folder / "nodes.json"
+    nodes.write_text(
+        json.dumps(
+            [{"targets": [f"{LOOPBACK}:{machine.port}"], "labels": {"alias": machine.alias}} for machine in machines]
+        )
+    )
+    addresses = {"alertmanager:9093": f"{LOOPBACK}:{alertmanager}", "localhost:9090": f"{LOOPBACK}:{port}"}
+    for job in tree["scrape_configs"]:
+        job.pop("scrape_timeout", None)
+        for discovery in job.get("file_sd_configs", ()):
+            discovery["files"] = [str(nodes)]
+        _readdress(job.get("static_configs", ()), addresses)
+    for manager in tree["alerting"]["alertmanagers"]:
+        _readdress(manager["static_configs"], addresses)
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+def write_alertmanager(folder: Path, *, smtp: int) -> Path:
+    """An alertmanager.yml that mails to the local mailbox, at any hour."""
+    tree = _read(DEPLOY / "alertmanager/alertmanager.yml")
+    mail = tree["global"]
+    for login in ("smtp_auth_username", "smtp_auth_password_file"):
+        del mail[login]
+    mail |= {"smtp_smarthost": f"{LOOPBACK}:{smtp}", "smtp_require_tls": False}
+    tree["templates"] = [str(DEPLOY / "alertmanager/templates/*.tmpl")]
+    for route in (tree["route"], *tree["route"]["routes"]):
+        _hurry(route, ("group_wait", "group_interval"))
+    for interval in tree["time_intervals"]:
+        if interval["name"] == "office-hours":
+            interval["time_intervals"] = _ALWAYS
+    file = folder / "alertmanager.yml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+def _read(path: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(path.read_text())
+    return tree
+
+
+def _hurry(tree: dict[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        if key in tree:
+            tree[key] = sooner(tree[key])
+
+
+def _readdress(groups: Sequence[dict[str, list[str]]], addresses: Mapping[str, str]) -> None:
+    for group in groups:
+        group["targets"] = [addresses[target] for target in group["targets"]]
