@@ -18,6 +18,7 @@ import trustme
 
 from certificates import Site, fetch, presented
 from gpu_exporter.access import Gate
+from gpu_exporter.config import ConfigError
 from gpu_exporter.server import Server
 from serving import BIG, GET, dial, echo, eventually, everything, lifetime, serving, workers
 
@@ -134,11 +135,25 @@ def test_cipher_suites_and_whose_order_counts(site: Site) -> None:
 
 
 def test_a_curve_is_the_only_one(site: Site) -> None:
-    with secured(site, "curve_preferences: [X25519]") as server:
-        for curve, served in (("X25519", True), ("secp384r1", False)):
+    with secured(site, "curve_preferences: [CurveP256]") as server:
+        for curve, served in (("prime256v1", True), ("secp384r1", False)):
             context = site.client()
             context.set_ecdh_curve(curve)
             assert refused(server, context) is not served
+
+
+def test_a_curve_that_this_python_lacks_is_refused_with_a_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian 12's Python 3.11 does with X25519."""
+
+    def unknown(*_: object) -> None:
+        raise ssl.SSLError("[EC: UNKNOWN_GROUP] unknown group")
+
+    monkeypatch.setattr(ssl.SSLContext, "set_ecdh_curve", unknown)
+    with (
+        pytest.raises(ConfigError, match=r"curve_preferences: 'X25519' is not known to this Python's OpenSSL"),
+        secured(site, "curve_preferences: [X25519]"),
+    ):
+        pass
 
 
 # --- client certificates ---------------------------------------------------------------------------------------------

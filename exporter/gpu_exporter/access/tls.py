@@ -47,7 +47,13 @@ def context(config: TlsConfig, *, file: Path) -> ssl.SSLContext:
     if config.ciphers:
         made.set_ciphers(":".join(config.ciphers))
     if len(config.curves) == 1:
-        made.set_ecdh_curve(config.curves[0])
+        try:
+            made.set_ecdh_curve(config.curves[0])
+        except (ssl.SSLError, ValueError):
+            # Before Python 3.12 with OpenSSL 3 the call knows NIST's curves only.
+            key = "tls_server_config.curve_preferences"
+            why = f"'{config.curves[0]}' is not known to this Python's OpenSSL; write CurveP256, or leave the key out"
+            raise ConfigError(f"{file}: {key}: {why}") from None
     elif config.curves:
         made.set_groups(":".join(config.curves))  # type: ignore[attr-defined] # Python 3.15
     _identity(made, config, file)
