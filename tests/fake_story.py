@@ -1,0 +1,40 @@
+"""A simulated fleet with a scenario, and a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from gpu_exporter.model import Reading
+from gpu_exporter.sources.fake import FakeFleet, FakeSource
+
+START = 1_780_000_000.0
+
+
+class Story:
+    """A fleet, its open source, and a clock that the test moves."""
+
+    def __init__(self, path: Path, model: str = "h100", gpus: int = 8) -> None:
+        self.now = START
+        self.waits: list[float] = []
+        self.fleet = FakeFleet(gpus=gpus, model=model, seed=1, scenario=path, clock=lambda: self.now, wait=self.wait)
+        self.source: FakeSource = self.fleet.open()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        self.waits.append(seconds)
+        return event.wait(min(seconds, 0.005))
+
+    def at(self, second: float, *, step: float = 5.0) -> Story:
+        """Let time pass until ``second``, reading as the sampler would."""
+        while self.now < START + second:
+            self.now = min(self.now + step, START + second)
+            self.fleet.advance()
+        return self
+
+    def read(self, index: int) -> Reading:
+        return self.source.read(self.fleet.devices[index])
+
+    def values(self, index: int) -> dict[str, float]:
+        reading = self.read(index)
+        assert reading.failure is None
+        return {row.fake: value for row, value in reading.values.items() if row.fake is not None}
