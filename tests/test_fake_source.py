@@ -17,6 +17,7 @@ from gpu_exporter.sources import Source, SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.simulation import Simulation
 from gpu_exporter.sources.fake.workloads import KINDS, Workload, assign, noise
+from gpu_exporter.tenancy import tenant
 
 START = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 ALL = sorted(MODELS)
@@ -322,3 +323,18 @@ def test_rows_with_a_label_are_not_plain_values() -> None:
     rows: list[Metric] = [row for row in DEVICE_METRICS if row.dynamic]
     fleet = FakeFleet(gpus=1, model="rtx4090", seed=1, clock=Clock())
     assert not set(rows) & set(fleet.open().read(fleet.devices[0]).values)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("user", "user"), ("pod", "pod"), ("slurm", "slurm_job")])
+def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
+    fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(), owners=kind)
+    source = fleet.open()
+    owners = [process.owner for device in source.devices for process in source.read(device).processes or ()]
+    assert len(owners) == 7, "one of the eight is free"
+    assert all(owner and getattr(owner, told) for owner in owners)
+    assert {tenant(owner).kind for owner in owners if owner} == {kind}
+
+
+def test_processes_can_be_left_out() -> None:
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(), owners=None)
+    assert fleet.open().read(fleet.devices[0]).processes is None
