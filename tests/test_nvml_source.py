@@ -126,7 +126,7 @@ def test_steady_calls_stay_within_the_budget(
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer", counted)
     for device in source.devices:
         source.read(device)
-    assert calls <= 25 * 4, "DESIGN: 25 driver calls a GPU and tick"
+    assert calls <= 25 * 4, "the budget: 25 driver calls a GPU and tick"
 
 
 def test_memory_version_one_is_only_a_stand_in(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
