@@ -97,7 +97,8 @@ class Resolver:
         given = [source.current() for source in self._allocations]
         self._seen.clear()
         complete = [self._complete(reading, given) for reading in readings]
-        self._before = {key: before for key, before in self._before.items() if key in {r.device.key for r in readings}}
+        present = {reading.device.key for reading in readings}
+        self._before = {key: before for key, before in self._before.items() if key in present}
         if self._processes is not None:
             listed = [process for reading in complete for process in reading.processes or ()]
             self._processes.forget_but([pid for pid, seen in self._seen.items() if seen is not None])
