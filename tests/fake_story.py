@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from gpu_exporter.model import Reading
@@ -38,3 +39,15 @@ class Story:
         reading = self.read(index)
         assert reading.failure is None
         return {row.fake: value for row, value in reading.values.items() if row.fake is not None}
+
+
+def writer(path: Path) -> Callable[[str], Path]:
+    """Put a text into the file, in one step, as a careful editor does; the file's path."""
+
+    def write(text: str) -> Path:
+        fresh = path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(path)
+        return path
+
+    return write

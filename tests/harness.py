@@ -21,6 +21,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parent.parent
+# For a Prometheus that scrapes one exporter every second.
+SCRAPING = """\
+global:
+  scrape_interval: 1s
+  scrape_timeout: 1s
+scrape_configs:
+  - job_name: gpu-exporter
+    static_configs:
+      - targets: ['127.0.0.1:{port}']
+"""
 T = TypeVar("T")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -104,7 +104,7 @@ def test_one_gpus_driver_call_hangs(start: Start, stub: Callable[..., Stub]) -> 
     stamp = exporter.value("gpu_exporter_last_sample_timestamp_seconds") or 0
     machine.set(0, "temperature", 66)
     exporter.wait_value(66, "gpu_temperature_celsius", gpu=0)
-    wait_for(lambda: (exporter.value("gpu_exporter_last_sample_timestamp_seconds") or 0) > stamp + 2)
+    wait_for(lambda: (exporter.value("gpu_exporter_last_sample_timestamp_seconds") or 0) > stamp + 5)
     overruns = exporter.value("gpu_exporter_sample_overruns_total")
     assert overruns is not None
     assert overruns <= 1, "the others keep their cadence"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_story import START, Story
+from fake_story import START, Story, writer
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.scenario import FAULTS, Fleet, load
@@ -19,15 +19,7 @@ READY = Path(__file__).parent / "scenarios"
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
-    path = tmp_path / "scenario.yaml"
-
-    def write(text: str) -> Path:
-        fresh = path.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.replace(path)
-        return path
-
-    return write
+    return writer(tmp_path / "scenario.yaml")
 
 
 # --- each fault -------------------------------------------------------------------------------------------------------

@@ -8,24 +8,14 @@ from pathlib import Path
 import pytest
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from harness import Exporter, Prometheus, program, wait_for
-
-CONFIGURATION = """\
-global:
-  scrape_interval: 1s
-  scrape_timeout: 1s
-scrape_configs:
-  - job_name: gpu-exporter
-    static_configs:
-      - targets: ['127.0.0.1:{port}']
-"""
+from harness import SCRAPING, Exporter, Prometheus, program, wait_for
 
 
 def test_a_real_prometheus_scrapes_eight_fake_gpus(tmp_path: Path) -> None:
     arguments = ("--source=fake", "--fake.gpus=8", "--collection.interval=500ms")
     with (
         Exporter(tmp_path, *arguments) as exporter,
-        Prometheus(tmp_path, CONFIGURATION.format(port=exporter.port)) as prometheus,
+        Prometheus(tmp_path, SCRAPING.format(port=exporter.port)) as prometheus,
     ):
         ask = prometheus.number
         wait_for(lambda: ask('up{job="gpu-exporter"}') == 1)

@@ -7,23 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import Exporter, Prometheus, run, wait_for
-
-CONFIGURATION = """\
-global:
-  scrape_interval: 1s
-  scrape_timeout: 1s
-scrape_configs:
-  - job_name: gpu-exporter
-    static_configs:
-      - targets: ['127.0.0.1:{port}']
-"""
+from harness import SCRAPING, Exporter, Prometheus, run, wait_for
 
 
 def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:
     with (
         Exporter(tmp_path, "--source=fake", "--fake.gpus=8", "--collection.interval=250ms") as exporter,
-        Prometheus(tmp_path, CONFIGURATION.format(port=exporter.port)) as prometheus,
+        Prometheus(tmp_path, SCRAPING.format(port=exporter.port)) as prometheus,
     ):
 
         def ask(expression: str) -> float:

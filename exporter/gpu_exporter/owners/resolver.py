@@ -156,8 +156,9 @@ class Resolver:
         return replace(owner, namespace=pods[0].namespace, pod=pods[0].pod) if len(pods) == 1 else owner
 
     def _tell_blind(self, listed: Sequence[Process]) -> None:
-        hidden = any(process.owner == Owner() for process in listed)
-        if hidden and not self._blind_told and self._processes is not None and not self._processes.visible:
+        if self._blind_told or self._processes is None or self._processes.visible:
+            return
+        if any(process.owner == _NOBODY for process in listed):
             self._blind_told = True
             log.warning(
                 "processes have no owner: /proc shows this container's processes only; run it with hostPID: true "
