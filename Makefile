@@ -22,7 +22,7 @@ help:
 	PYTHON=$(PYTHON) tools/setup .venv demo
 	@touch $@
 
-.venv/dev.stamp: pyproject.toml tools/setup tests/grafana/types/package-lock.json
+.venv/dev.stamp: pyproject.toml tools/setup tests/dashboards/types/package-lock.json
 	PYTHON=$(PYTHON) tools/setup .venv dev
 	@touch .venv/demo.stamp $@
 
@@ -39,6 +39,7 @@ test: .venv/dev.stamp
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 .PHONY: types
 types: .venv/dev.stamp
@@ -54,7 +55,7 @@ pyz: .venv/demo.stamp
 
 .PHONY: image-test
 image-test: .venv/dev.stamp
-	$(BIN)/pytest tests/test_container.py tests/test_systemd_boot.py
+	$(BIN)/pytest tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
 
 .PHONY: bench
 bench: .venv/bench.stamp
@@ -74,11 +75,11 @@ docs: .venv/demo.stamp
 .PHONY: previews
 previews: .venv/dev.stamp
 	$(BIN)/pip install --quiet --editable ".[previews]"
-	$(BIN)/python tests/previews.py
+	$(BIN)/python -m tools.previews
 
 .PHONY: goldens
 goldens: .venv/dev.stamp
-	UPDATE_GOLDENS=1 $(BIN)/pytest -q tests/test_golden.py
+	UPDATE_GOLDENS=1 $(BIN)/pytest -q tests/whole/test_golden.py
 	git --no-pager diff --stat -- tests/golden
 
 .PHONY: clean

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from nvml_stub import Process, Stub, Usage, build
+from tools.lab.nvml_stub import Process, Stub, Usage, build
 
 _SHARED_FROM = 64
 _LONGEST_RUN = "1800"  # seconds

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpu_exporter.config import CollectionConfig
-from gpu_exporter.exposition import Renderer
 from gpu_exporter.model import Build, Xid
-from gpu_exporter.sampler import Sampler
+from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources.nvml import NvmlSource
 
 _PAGE_EVERY = 10

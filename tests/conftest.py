@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from nvml_stub import Stub, build
+from tools.lab.nvml_stub import Stub, build
 
 BUILT = Path(tempfile.gettempdir()) / f"gpu-exporter-nvml-stub-{os.getuid()}"
 

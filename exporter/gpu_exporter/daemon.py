@@ -5,86 +5,32 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import platform
 import signal
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gpu_exporter import __version__, logs
-from gpu_exporter.access import Gate
+from gpu_exporter import logs
+from gpu_exporter.app import OPENING, Site, sampler
 from gpu_exporter.config import Config, ConfigError, changed, load
-from gpu_exporter.exposition import Page, Renderer
-from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.notify import Notifier
-from gpu_exporter.owners.resolver import resolver
-from gpu_exporter.sampler import Sampler
-from gpu_exporter.server import Server
-from gpu_exporter.sources import opener
-from gpu_exporter.web import Application
+from gpu_exporter.http.access import Gate
+from gpu_exporter.http.notify import Notifier
+from gpu_exporter.http.server import Server
+from gpu_exporter.pages.application import Application
+from gpu_exporter.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 _LOOK_EVERY: Final = 5.0  # seconds between looks at the configuration file
-# Opening takes 1 to 2 s a GPU without persistence mode; see the sampler.
-OPENING: Final = 75.0  # seconds
-
-
 _M_ARENA_MAX: Final = -8  # malloc.h
 
 
 class StartError(Exception):
     """The daemon cannot start; one line for whoever started it."""
-
-
-def sampler(config: Config) -> Sampler:
-    """A sampler over the configured source, not yet started. Raises ConfigError."""
-    name, open_source = opener(config)
-    return Sampler(
-        open_source=open_source,
-        source_name=name,
-        collection=config.collection,
-        build=Build(version=__version__, python_version=platform.python_version()),
-        resolver=resolver(config),
-        processes=config.processes,
-        accounting=config.accounting,
-    )
-
-
-class Provider:
-    """What the web application asks for: the sampler's newest snapshot, rendered once."""
-
-    def __init__(self, source: Sampler) -> None:
-        self._sampler = source
-        self._renderer = Renderer()
-        self._lock = threading.Lock()
-        self._page: tuple[Snapshot, Page] | None = None
-
-    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
-        """The newest snapshot's bytes."""
-        snapshot = self._sampler.latest()
-        with self._lock:
-            if self._page is None or self._page[0] is not snapshot:
-                self._page = (snapshot, self._renderer.page(snapshot))
-            page = self._page[1]
-        return page.body(openmetrics=openmetrics, gzip=gzip)
-
-    def snapshot(self) -> Snapshot:
-        """The newest snapshot."""
-        return self._sampler.latest()
-
-    def live(self) -> str | None:
-        """See Sampler.live."""
-        return self._sampler.live()
-
-    def ready(self) -> str | None:
-        """See Sampler.ready."""
-        return self._sampler.ready()
 
 
 def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[str, str]]) -> None:
@@ -94,9 +40,8 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     _bound_arenas()
     manager = Notifier.of_this_process()
     samples = sampler(config)
-    provider = Provider(samples)
     application = Application(
-        provider=provider,
+        provider=Site(samples),
         telemetry_path=config.web.telemetry_path,
         process_labels=config.processes.labels,
     )
@@ -147,7 +92,7 @@ def _bound_arenas() -> None:
     """Let all threads share two malloc arenas.
 
     glibc gives every new thread one of its own (up to eight a core) and never takes it back: parked threads and
-    connections would grow the process by some 20 MiB (measured: tests/test_soak.py's storm, 58 MiB against 41).
+    connections would grow the process by some 20 MiB (measured: tests/whole/test_soak.py's storm, 58 MiB against 41).
     """
     with suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from gpu_exporter.columns import Metric
+from gpu_exporter.catalog.row import Metric
 
 Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
 

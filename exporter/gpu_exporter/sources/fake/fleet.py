@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.columns import Metric
+from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel

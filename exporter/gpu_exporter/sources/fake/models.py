@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
-from gpu_exporter.columns import MHZ, MIB
+from gpu_exporter.catalog.row import MHZ, MIB
 
 _PCIE_LANE_BYTES: Final = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 _HGX_HOPPER: Final = ("19", "3B", "4C", "5D", "9B", "BB", "CB", "DB")

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 import yaml
 
 from gpu_exporter.config import ConfigError
-from gpu_exporter.parsers import duration
+from gpu_exporter.config.parsers import duration
 from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.workloads import KINDS, Kind, SimulatedProcess
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.columns import MHZ, MIB
+from gpu_exporter.catalog.row import MHZ, MIB
 from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.workloads import Demand, Kind, SimulatedProcess, Workload, allocated, noise
 

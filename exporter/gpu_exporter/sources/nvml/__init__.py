@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import pynvml
 
+from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.nvml import identity
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.plan import Plan
 from gpu_exporter.sources.nvml.processes import ProcessLists
-from gpu_exporter.sources.nvml.xids import XidListener
 
 log = logging.getLogger(__name__)
 

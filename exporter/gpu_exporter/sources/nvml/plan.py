@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.columns import Call, Fans, Field, Limit, Links, Metric, Processes, Samples, scaled
+from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
     UNSUPPORTED,

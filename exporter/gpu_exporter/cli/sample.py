@@ -1,0 +1,97 @@
+"""One reading to standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from gpu_exporter.app import OPENING, sampler
+from gpu_exporter.catalog import CATALOG
+from gpu_exporter.config import Config
+from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.sampling.tenancy import holder_names
+
+_GIB: Final = 1024**3
+_NAMES: Final = {metric.name: metric for metric in CATALOG if not metric.labels and not metric.dynamic}
+
+
+def sample(config: Config, form: str) -> int:
+    """Read every GPU once and write it as ``table``, ``prometheus`` or ``json``; the exit status."""
+    samples = sampler(config)
+    samples.start()
+    try:
+        ended = samples.wait_first(OPENING + 2 * config.collection.timeout)
+        snapshot = samples.latest()
+        why = samples.ready()
+    finally:
+        samples.close()
+    if not ended or not snapshot.readings:
+        click.echo(f"gpu-exporter: no GPU: {why or 'the driver lists none'}", err=True)
+        return 2
+    if form == "prometheus":
+        click.echo(Renderer().page(snapshot).body(openmetrics=False, gzip=False), nl=False)
+    elif form == "json":
+        from gpu_exporter.pages.application import document  # noqa: PLC0415 - only this form needs it
+
+        click.echo(json.dumps(document(snapshot), indent=2))
+    else:
+        click.echo(table(snapshot))
+    return int(snapshot.gpus_up < snapshot.gpus_found)
+
+
+def table(snapshot: Snapshot) -> str:
+    """The readings as aligned columns; n/a is what a GPU does not have."""
+    head = ("GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD BY", "UUID")
+    rows = [head, *(_row(reading) for reading in snapshot.readings)]
+    right = {"UTIL", "MEMORY", "TEMP", "POWER"}
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if title in right else cell.ljust(width)
+            for title, cell, width in zip(head, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    if snapshot.source == "fake":
+        lines.append("simulated data: no real GPU was read")
+    return "\n".join(lines)
+
+
+def _row(reading: Reading) -> Sequence[str]:
+    device = reading.device
+    state = "up" if reading.failure is None else reading.failure.reason
+    return (
+        str(device.index),
+        device.model or "unknown",
+        state,
+        _cell(reading, "gpu_utilization_ratio", 100, "{:.0f} %"),
+        _of(reading, "gpu_memory_used_bytes", "gpu_memory_total_bytes", 1 / _GIB, "GiB"),
+        _cell(reading, "gpu_temperature_celsius", 1, "{:.0f} °C"),
+        _of(reading, "gpu_power_watts", "gpu_power_limit_watts", 1, "W"),
+        _held_by(reading),
+        device.uuid or "unknown",
+    )
+
+
+def _held_by(reading: Reading) -> str:
+    names = holder_names(reading)
+    if not names:
+        return "n/a" if names is None else "nobody"
+    # A name may hold anything that a terminal would obey.
+    first = "".join(char if char.isprintable() else "?" for char in names[0]) or "unknown"
+    return first if len(names) == 1 else f"{first} +{len(names) - 1}"
+
+
+def _cell(reading: Reading, name: str, scale: float, form: str) -> str:
+    value = reading.values.get(_NAMES[name])
+    return "n/a" if value is None else form.format(value * scale)
+
+
+def _of(reading: Reading, part: str, whole: str, scale: float, unit: str) -> str:
+    form = "{:.1f}" if unit == "GiB" else "{:.0f}"
+    values = _cell(reading, part, scale, form), _cell(reading, whole, scale, form)
+    return "n/a" if values == ("n/a", "n/a") else f"{values[0]} / {values[1]} {unit}"

@@ -1,0 +1,1 @@
+"""The HTTP server and who may use it. Knows nothing of GPUs."""

@@ -1,0 +1,181 @@
+"""Who may talk to the exporter: TLS, client certificates, passwords, rate; all from the web configuration file."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from gpu_exporter.config import ConfigError
+from gpu_exporter.http.access import file, tls
+from gpu_exporter.http.access.file import AccessConfig
+from gpu_exporter.http.access.rate import Allowance
+
+if TYPE_CHECKING:
+    from gpu_exporter.http.access.basic import Passwords
+
+log = logging.getLogger(__name__)
+
+App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+_Stamp: TypeAlias = tuple[int, int, int, int] | None
+_PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    config: AccessConfig
+    context: ssl.SSLContext | None
+    allowance: Allowance | None
+
+
+class Gate:
+    """The web configuration in force. It is looked at for every connection and request, and read when it changed.
+
+    The constructor raises ConfigError. Later mistakes leave the last good one in force and are logged once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._complaint = ""
+        self._watched: tuple[Path, ...] = (path,)
+        self._seen: list[_Stamp] = []
+        self._checks: Passwords | None = None
+        self._state = self._read(None)
+
+    @property
+    def secure(self) -> bool:
+        """Whether connections are TLS."""
+        return self._state.context is not None
+
+    @property
+    def passwords(self) -> bool:
+        """Whether a user's name and password are asked for."""
+        return bool(self._state.config.users)
+
+    def wrap(self, plain: socket.socket) -> socket.socket:
+        """The socket to use for a connection; the handshake is still to come."""
+        context = self._current().context
+        if context is None:
+            return plain
+        return context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+
+    def reload(self) -> None:
+        """Read everything again. Raises ConfigError where it cannot be used; the last good one then stays in force."""
+        with self._lock:
+            self._state = self._read(self._state)
+
+    def protect(self, application: App) -> App:
+        """The application behind the rate limit, the headers and the passwords."""
+
+        def protected(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            state = self._current()
+            headers = state.config.headers
+            replaced = {name.lower() for name in headers}
+
+            def start(status: str, fields: list[tuple[str, str]], *rest: Any) -> Any:
+                kept = [(name, value) for name, value in fields if name.lower() not in replaced]
+                return start_response(status, [*kept, *headers.items()], *rest)
+
+            refusal = self._refusal(state, environ)
+            if refusal is None:
+                return application(environ, start)
+            start(refusal, [_PLAIN, *([("WWW-Authenticate", "Basic")] if refusal.startswith("401") else [])])
+            return [f"{refusal}\n".encode()]
+
+        return protected
+
+    def _refusal(self, state: _State, environ: dict[str, Any]) -> str | None:
+        if state.allowance is not None and not state.allowance.take():
+            return "429 Too Many Requests"
+        if not state.config.users or self._checks is None:
+            return None
+        header = environ.get("HTTP_AUTHORIZATION", "")
+        right = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
+        if right is None:
+            return "429 Too Many Requests"
+        return None if right else "401 Unauthorized"
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def _current(self) -> _State:
+        """The state in force, after a look at whether the files changed; whoever comes meanwhile gets the old one."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if [_stamp(path) for path in self._watched] != self._seen:
+                    self._replace()
+            finally:
+                self._lock.release()
+        return self._state
+
+    def _replace(self) -> None:
+        try:
+            self._state = self._read(self._state)
+        except ConfigError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("the web configuration stays as it was: %s", error)  # noqa: TRY400 - the line says it all
+        else:
+            self._complaint = ""
+            log.info("web configuration reloaded")
+
+    def _read(self, old: _State | None) -> _State:
+        # The stamps are taken before the reading: a change during it is seen the next time.
+        self._seen = [_stamp(path) for path in self._watched]
+        config = file.load(self._path)
+        watched = (self._path, *_files(config))
+        if watched != self._watched:
+            self._watched = watched
+            self._seen = [self._seen[0], *(_stamp(path) for path in watched[1:])]
+        if old is not None:
+            # A file that is being written may be empty for a moment: what protects is never dropped on the way.
+            for key, before, now in (
+                ("tls_server_config", old.config.tls, config.tls),
+                ("basic_auth_users", old.config.users, config.users),
+            ):
+                if bool(before) and not now:
+                    raise ConfigError(f"{self._path}: {key}: is gone; to do without it needs a restart")
+            if config.tls is not None and old.config.tls is None:
+                raise ConfigError(f"{self._path}: tls_server_config: is new; to serve TLS needs a restart")
+        context = None if config.tls is None else tls.context(config.tls, file=self._path)
+        if config.users and self._checks is None:
+            from gpu_exporter.http.access.basic import Passwords  # noqa: PLC0415 - bcrypt is an extra
+
+            self._checks = Passwords()
+        return _State(config, context, _allowance(config, old))
+
+
+def check(path: Path) -> None:
+    """Raise ConfigError unless the file and the certificates that it names can be used."""
+    config = file.load(path)
+    if config.tls is not None:
+        tls.context(config.tls, file=path)
+
+
+def _allowance(config: AccessConfig, old: _State | None) -> Allowance | None:
+    if not config.interval:
+        return None
+    if old is not None and (old.config.interval, old.config.burst) == (config.interval, config.burst):
+        return old.allowance
+    return Allowance(config.interval, config.burst)
+
+
+def _files(config: AccessConfig) -> tuple[Path, ...]:
+    if config.tls is None:
+        return ()
+    pems = (config.tls.cert, config.tls.key, config.tls.client_ca)
+    return tuple(pem.path for pem in pems if pem is not None and pem.path is not None)
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What differs once the file was changed or replaced; follows links, as a mounted Secret is replaced by one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)

@@ -1,0 +1,233 @@
+"""Which pod was given which GPU, as the kubelet of this node tells; docs/KUBERNETES_OWNERS.md has what it needs.
+
+Needs the extra ``kubernetes``, which is imported as the first ``KubernetesAllocations`` is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from gpu_exporter.model import Owner
+
+if TYPE_CHECKING:
+    from gpu_exporter.owners.kubernetes.podresources import Grant
+
+log = logging.getLogger(__name__)
+
+SOCKET: Final = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+# What NVIDIA's device plugin registers: whole GPUs, shared ones (renameByDefault), MIG with the mixed strategy.
+RESOURCES: Final = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*")
+STALE_AFTER: Final = 3  # intervals
+_DRA_DRIVER: Final = "gpu.nvidia.com"
+_RETRY_MOST: Final = 30.0
+_MOST_HOLDERS: Final = 16_384  # (device, owner) pairs; 16 GPUs shared 100 ways are a tenth of that
+_NOBODY: Final[Mapping[str, Sequence[Owner]]] = MappingProxyType({})
+
+_HEX: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# ``::3`` is the replica of a time-sliced or MPS-shared device (AnnotatedID of NVIDIA's k8s-device-plugin).
+_UUID: Final = re.compile(rf"((?:GPU|MIG)-{_HEX}|MIG-GPU-{_HEX}/[0-9]{{1,3}}/[0-9]{{1,3}})(?:::[0-9]+)?")
+# GKE's plugin: nvidia0, nvidia0/gi1, nvidia0/vgpu2, nvidia0/gi1/vgpu2. A bare number is an index.
+_INDEX: Final = re.compile(r"([0-9]{1,4})(?:::[0-9]+)?|nvidia([0-9]{1,4})(?:/gi[0-9]+)?(?:/vgpu[0-9]+)?")
+_NAMED: Final = re.compile(rf"(?<![0-9a-z])(gpu|mig)-({_HEX})(?![0-9a-z])", re.IGNORECASE)
+
+
+class MissingExtraError(Exception):
+    """A library that this feature needs is not installed; the message tells how to install it."""
+
+
+def device_key(identifier: str) -> str | None:
+    """The UUID or the index, as text, of the device that a device plugin's identifier stands for.
+
+    An instance that is told by its GPU's index only (GKE's ``nvidia0/gi1``) comes out as that GPU. None is an
+    identifier of unknown form.
+    """
+    if match := _UUID.fullmatch(identifier):
+        return match[1]
+    if match := _INDEX.fullmatch(identifier):
+        return str(int(match[1] or match[2]))
+    return None
+
+
+def named_devices(names: str) -> frozenset[str]:
+    """The UUIDs within DRA's names for a device; Kubernetes allows lower case only there, NVML writes GPU-, MIG-."""
+    return frozenset(f"{kind.upper()}-{uuid.lower()}" for kind, uuid in _NAMED.findall(names))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What is known at one moment. ``asked`` is when the answer was asked for, on the monotonic clock."""
+
+    owners: Mapping[str, Sequence[Owner]] = field(default_factory=lambda: _NOBODY)
+    allocatable: frozenset[str] | None = None
+    asked: float | None = None
+    trouble: str | None = "the kubelet has not answered yet"
+
+
+class KubernetesAllocations:
+    """Asks the kubelet every ``interval`` seconds, on a thread of its own from the first moment on, until ``close``.
+
+    ``resources`` are names of device plugins' resources, ``*`` and ``?`` allowed. Every call to the kubelet may take
+    ``timeout`` seconds; after a failure it is asked again soon, then less and less often. What was asked for more than
+    three intervals ago is withheld. Raises MissingExtraError.
+    """
+
+    def __init__(
+        self,
+        *,
+        socket: Path = SOCKET,
+        resources: Sequence[str] = RESOURCES,
+        interval: float = 10.0,
+        timeout: float = 2.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        try:
+            from gpu_exporter.owners.kubernetes import podresources  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library not in {"h2", "hpack", "hyperframe"}:
+                raise
+            raise MissingExtraError(
+                f"asking the kubelet needs the Python library {library}: pip install 'gpu-exporter[kubernetes]'"
+            ) from None
+        self._api = podresources
+        self._client = podresources.Client(path=socket, timeout=timeout)
+        self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))
+        self._interval = interval
+        self._monotonic = monotonic
+        self._state = _State()
+        self._logged: str | None = None
+        self._unknown_told = False
+        self._closing = threading.Event()
+        self._first_round = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
+        self._thread.start()
+
+    # --- for any thread ----------------------------------------------------------------------------------------------
+
+    def current(self) -> Mapping[str, Sequence[Owner]]:
+        """Owners by UUID or index; nobody where the kubelet has not been heard for three intervals."""
+        state = self._state
+        return state.owners if self._fresh(state) else _NOBODY
+
+    def allocatable(self) -> frozenset[str] | None:
+        """Every device (UUID or index) that the kubelet could give to pods; None where it does not tell."""
+        state = self._state
+        return state.allocatable if self._fresh(state) else None
+
+    def trouble(self) -> str | None:
+        """None where the latest question was answered, else why not; one line."""
+        return self._state.trouble
+
+    def wait_first(self, timeout: float) -> bool:
+        """Wait until the kubelet was asked once, well or badly."""
+        return self._first_round.wait(timeout)
+
+    def close(self) -> None:
+        """Stop within a second, whatever the kubelet does: a call in flight is broken off."""
+        self._closing.set()
+        self._client.close()
+        self._thread.join(1.0)
+
+    def _fresh(self, state: _State) -> bool:
+        return state.asked is not None and self._monotonic() - state.asked <= STALE_AFTER * self._interval
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                self._ask()
+                failures = 0
+            except self._api.PodResourcesError as error:
+                failures += 1
+                self._fail(str(error))
+            except Exception:  # the thread must outlive a bug
+                failures += 1
+                log.exception("asking the kubelet failed: this is a bug in gpu-exporter")
+                self._state = replace(self._state, trouble="a bug in gpu-exporter, which its log tells")
+            self._first_round.set()
+            self._closing.wait(self._pause(failures))
+
+    def _pause(self, failures: int) -> float:
+        """A kubelet restarts in seconds, so the first retry comes after a tenth of the interval; then it doubles."""
+        if not failures:
+            return self._interval
+        return min(self._interval / 10 * 2.0 ** min(failures - 1, 16), max(self._interval, _RETRY_MOST))
+
+    def _ask(self) -> None:
+        asked = self._monotonic()
+        message = self._client.call("List")
+        owners: dict[str, list[Owner]] = {}
+        holders = 0
+        for device, owner in self._holders(message):
+            given = owners.setdefault(device, [])
+            if owner in given[-1:] or owner in given:
+                continue
+            given.append(owner)
+            holders += 1
+            if holders > _MOST_HOLDERS:
+                raise self._api.PodResourcesError(f"the answer has more than {_MOST_HOLDERS} holders of devices")
+        self._state = _State(
+            owners=MappingProxyType({device: tuple(given) for device, given in owners.items()}),
+            allocatable=self._ask_allocatable(),
+            asked=asked,
+            trouble=None,
+        )
+        if self._logged is not None or not self._first_round.is_set():
+            self._logged = None
+            log.info("the kubelet tells which pods hold GPUs", extra={"devices": len(owners), "holders": holders})
+
+    def _ask_allocatable(self) -> frozenset[str] | None:
+        """Kubernetes before 1.23 has this call switched off; that is no trouble."""
+        try:
+            message = self._client.call("GetAllocatableResources")
+            keys = {device_key(device) for device in self._api.allocatable(message, wanted=self._wanted)}
+        except self._api.PodResourcesError as error:
+            log.debug("the kubelet does not tell its devices", extra={"why": str(error)})
+            return None
+        return frozenset(key for key in keys if key is not None)
+
+    def _holders(self, message: bytes) -> Iterator[tuple[str, Owner]]:
+        """Device and owner of every grant that names a GPU."""
+        for grant in self._api.grants(message, wanted=self._wanted):
+            if grant.dynamic:
+                keys = named_devices(grant.device)
+            else:
+                key = device_key(grant.device)
+                keys = frozenset() if key is None else frozenset({key})
+            if not keys and (not grant.dynamic or grant.resource == _DRA_DRIVER):
+                self._tell_unknown(grant)
+            for key in sorted(keys):
+                yield key, Owner(pod=grant.pod, namespace=grant.namespace, container=grant.container)
+
+    def _tell_unknown(self, grant: Grant) -> None:
+        """Log the first device that no GPU can be found for; a node has one device plugin, so others are alike."""
+        if not self._unknown_told:
+            self._unknown_told = True
+            device = grant.device[:200].replace("\n", " ")
+            log.warning(
+                "a pod holds a device whose name does not tell which GPU it is; it is left out",
+                extra={"pod": grant.pod, "namespace": grant.namespace, "resource": grant.resource, "device": device},
+            )
+
+    def _fail(self, why: str) -> None:
+        """Log a trouble once, not once a retry."""
+        if why != self._logged and not self._closing.is_set():
+            log.warning("not known which pods hold GPUs: %s", why)
+        self._logged = why
+        self._state = replace(self._state, trouble=why)
+
+
+def _matches(patterns: Sequence[str], resource: str) -> bool:
+    return any(fnmatchcase(resource, pattern) for pattern in patterns)

@@ -1,0 +1,1 @@
+"""What is served: metrics, documents, pages. Knows nothing of sockets."""

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import fields
+from itertools import groupby
+
+import pynvml
+import pytest
+
+from gpu_exporter.catalog import (
+    CATALOG,
+    DEVICE_METRICS,
+    DRIVER_INFO,
+    GPU_INFO,
+    GPU_UP,
+    OWNER_MEMORY,
+    OWNER_SECONDS,
+    READ_ERRORS,
+    STATE_SECONDS,
+    XID_ERRORS,
+    XID_LAST,
+)
+from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.model import Build, Device, Driver, Snapshot
+
+EVERY = pytest.mark.parametrize("metric", CATALOG, ids=repr)
+BASE_UNITS = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio", "info")
+# What node_exporter and promtool's lint would call a unit that is not a base unit, or an abbreviation.
+OTHER_UNITS = re.compile(
+    r"_(percent|percentage|ms|us|ns|milliseconds|microseconds|nanoseconds|minutes|hours|mhz|megahertz|mw|milliwatts|"
+    r"mj|millijoules|kb|mb|kib|mib|kilobytes|megabytes|bits|fahrenheit|kelvin|c|w|hz|secs?)(_|$)"
+)
+# Numbers without a unit: states, counts and switches.
+UNITLESS = {
+    "gpu_up",
+    "gpu_processes",
+    "gpu_processes_dropped",
+    "gpu_recovery_action",
+    "gpu_performance_state",
+    "gpu_clock_event_active",
+    "gpu_ecc_enabled",
+    "gpu_ecc_sram_threshold_exceeded",
+    "gpu_remapped_rows",
+    "gpu_row_remap_pending",
+    "gpu_row_remap_failure",
+    "gpu_retired_pages",
+    "gpu_retired_pages_pending",
+    "gpu_pcie_link_generation",
+    "gpu_pcie_link_generation_max",
+    "gpu_pcie_link_width",
+    "gpu_pcie_link_width_max",
+    "gpu_nvlink_links",
+    "gpu_fabric_state",
+    "gpu_mig_mode_enabled",
+    "gpu_persistence_mode_enabled",
+    "gpu_compute_mode",
+    "gpu_exporter_last_sample_success",
+    "gpu_exporter_stuck_reads",
+    "gpu_exporter_paused",
+    "gpu_exporter_gpus",
+    "gpu_exporter_config_reload_success",
+}
+
+
+def label_names(metric: Metric) -> set[str]:
+    return {name for name, _ in metric.labels} | set(metric.info) | set(metric.dynamic)
+
+
+def test_no_series_is_listed_twice() -> None:
+    series = Counter((metric.name, frozenset(metric.labels)) for metric in CATALOG)
+    assert [row for row, count in series.items() if count > 1] == []
+
+
+def test_the_rows_of_a_name_stand_together_and_agree() -> None:
+    families = [list(rows) for _, rows in groupby(CATALOG, lambda metric: metric.name)]
+    assert len(families) == len({metric.name for metric in CATALOG})
+    for family in families:
+        first, *others = family
+        for row in others:
+            same = (row.kind, row.help, row.group, row.dynamic, row.info, row.own is None)
+            assert same == (first.kind, first.help, first.group, first.dynamic, first.info, first.own is None)
+            assert label_names(row) == label_names(first)
+
+
+def test_the_groups_stand_together() -> None:
+    groups = [group for group, _ in groupby(CATALOG, lambda metric: metric.group)]
+    assert len(groups) == len(set(groups))
+
+
+@EVERY
+def test_names_and_labels_are_snake_case(metric: Metric) -> None:
+    assert re.fullmatch(r"gpu(_[a-z0-9]+)+", metric.name)
+    for name in label_names(metric):
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
+    for _, value in metric.labels:
+        assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", value)
+
+
+@EVERY
+def test_labels_do_not_clash(metric: Metric) -> None:
+    names = [name for name, _ in metric.labels] + [*metric.info] + [*metric.dynamic]
+    own = ["gpu", "uuid", "model"] if metric.own is None else []
+    assert len({*names, *own}) == len(names) + len(own)
+    assert not {"le", "quantile", "job", "instance"} & set(names)
+
+
+@EVERY
+def test_the_suffix_tells_the_kind(metric: Metric) -> None:
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert metric.name.endswith("_info") == (metric.kind == "info")
+    assert bool(metric.info) == (metric.kind == "info")
+    # OpenMetrics and prometheus_client keep these for histograms and counters.
+    assert not metric.name.removesuffix("_total").endswith(("_total", "_count", "_sum", "_bucket", "_created"))
+
+
+@EVERY
+def test_units_are_base_units(metric: Metric) -> None:
+    assert not OTHER_UNITS.search(metric.name)
+    bare = metric.name.removesuffix("_total")
+    assert bare.endswith(BASE_UNITS) or metric.kind == "counter" or metric.name in UNITLESS
+
+
+def test_the_list_of_unitless_names_is_current() -> None:
+    assert {metric.name for metric in CATALOG} >= UNITLESS
+
+
+@EVERY
+def test_help_is_a_sentence(metric: Metric) -> None:
+    assert metric.help.endswith(".")
+    assert metric.help[0].isupper() or metric.help[0].isdigit()
+    assert metric.help.isprintable()
+    assert "  " not in metric.help
+
+
+@EVERY
+def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
+    for column in metric.nvml:
+        if isinstance(column, Call):
+            names: list[str] = [column.name, *(argument for argument in column.args if isinstance(argument, str))]
+            names += filter(None, [column.struct, column.bit])
+            assert callable(getattr(pynvml, column.name))
+            if column.struct:
+                members = {member[0] for member in getattr(pynvml, column.struct)._fields_}
+                assert members >= set(column.part)
+        elif isinstance(column, Field):
+            names = [column.name]
+            assert isinstance(getattr(pynvml, column.name), int)
+            newest = [number for _, number in column.renumbered[:1]]
+            assert newest in ([], [getattr(pynvml, column.name)])
+            assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
+        elif isinstance(column, (Limit, Processes, Samples)):
+            names = [column.name]
+        else:
+            assert isinstance(column, (Fans, Links))
+            names = ["nvmlDeviceGetNumFans", "nvmlDeviceGetFanSpeed_v2", "NVML_FI_DEV_NVLINK_GET_STATE"]
+        assert [name for name in names if not hasattr(pynvml, name)] == []
+
+
+def test_no_nvidia_smi_field_is_read_twice() -> None:
+    names = Counter(metric.smi.name for metric in CATALOG if metric.smi)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_simulated_quantity_is_used_twice() -> None:
+    names = Counter(metric.fake for metric in CATALOG if metric.fake)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("metric", [metric for metric in CATALOG if metric.integral_of], ids=repr)
+def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> None:
+    assert metric.kind == "counter"
+    rows = [row for row in DEVICE_METRICS if (row.name, row.labels) == (metric.integral_of, metric.labels)]
+    assert [row.kind for row in rows] == ["gauge"]
+
+
+@EVERY
+def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
+    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
+    kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY}
+    has_source = bool(metric.nvml or metric.smi or metric.integral_of)
+    assert has_source == (metric.own is None and metric not in kept)
+    listed = any(isinstance(column, Processes) for column in metric.nvml)
+    assert bool(metric.fake) == (has_source and not listed), "processes come from the simulated work"
+
+
+def test_own_rows_name_attributes_of_the_snapshot() -> None:
+    snapshot = Snapshot(Build("1", "3"), "fake", Driver())
+    for metric in CATALOG:
+        if metric.own is not None:
+            assert hasattr(snapshot, metric.own)
+            assert metric.nvml == ()
+    assert {metric.own for metric in CATALOG} >= {"ok", "paused", "stuck", "overruns", "config_ok", "source", "build"}
+
+
+def test_info_rows_name_attributes() -> None:
+    assert set(GPU_INFO.info) == {entry.name for entry in fields(Device)} - {"index", "uuid", "model"}
+    assert set(DRIVER_INFO.info) == {entry.name for entry in fields(Driver)}
+
+
+def test_a_gpu_has_at_most_130_series() -> None:
+    fans, xids = 4, 0
+    series = sum(fans if metric.dynamic == ("fan",) else xids if metric.dynamic else 1 for metric in DEVICE_METRICS)
+    assert series <= 130
+
+
+def test_device_metrics_are_the_rows_that_are_not_our_own() -> None:
+    assert [metric for metric in CATALOG if metric.own is None] == list(DEVICE_METRICS)
+    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST} <= set(DEVICE_METRICS)
+    assert DRIVER_INFO not in DEVICE_METRICS

@@ -1,0 +1,178 @@
+"""The command line as a user meets it: every refusal is one line, status 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tools.lab.nvml_stub import Stub
+
+from gpu_exporter import __version__
+from gpu_exporter.config import settings
+from harness import command, environment, parse, pick, run
+
+SERVE = ("--source=fake", "--web.listen-address=127.0.0.1:0")
+
+
+def refused(*arguments: str, extra: dict[str, str] | None = None) -> str:
+    """The one line with which the command line is refused."""
+    done = run(*arguments, extra=extra)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("gpu-exporter: ")
+    return line.removeprefix("gpu-exporter: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bogus"], "No such option '--bogus'. gpu-exporter serve --help lists what there is."),
+        (["bogus"], "'bogus' is not a command; write one of serve, sample, doctor, metrics, check-config"),
+        (["--source=dcgm"], "--source: 'dcgm' is not known; write one of auto, nvml, fake"),
+        (
+            ["--fake.model=h101"],
+            "--fake.model: 'h101' is not known; write one of h100, h200, a100, l40s, rtx4090",
+        ),
+        (["--fake.gpus=0"], "--fake.gpus: '0' is not a whole number from 1 to 1024"),
+        (["--collection.interval=5"], "--collection.interval: '5' is not a duration; write 5s, 500ms or 1m"),
+        (["--web.allow=10.0.0.0/33"], "--web.allow: '10.0.0.0/33' is not a network in CIDR form; write 10.0.0.0/8"),
+        (["--web.listen-address=nine"], "--web.listen-address: 'nine' is not an address; write :9435"),
+        (["--web.telemetry-path=metrics"], "--web.telemetry-path: 'metrics' is not a URL path"),
+        (["--log.level=loud"], "--log.level: 'loud' is not known; write one of debug, info, warning, error"),
+        (["--config.file=/nowhere.yml"], "/nowhere.yml: cannot be read: No such file or directory"),
+    ],
+)
+def test_refusals(arguments: list[str], message: str) -> None:
+    assert refused(*arguments).startswith(message)
+
+
+def test_the_environment_is_named_where_it_is_wrong() -> None:
+    line = refused(extra={"GPU_EXPORTER_COLLECTION_INTERVAL": "often"})
+    assert line == "GPU_EXPORTER_COLLECTION_INTERVAL: 'often' is not a duration; write 5s, 500ms or 1m"
+
+
+def test_a_flag_goes_over_the_environment_goes_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text("source: fake\nfake:\n  gpus: 2\n  model: a100\n  seed: 4\n")
+    extra = {"GPU_EXPORTER_FAKE_GPUS": "3", "GPU_EXPORTER_FAKE_MODEL": "l40s"}
+    done = run("sample", "--format=json", f"--config.file={file}", "--fake.gpus=4", extra=extra)
+    gpus = json.loads(done.stdout)["gpus"]
+    assert (len(gpus), gpus[0]["model"]) == (4, "NVIDIA L40S")
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused("--source=fake", f"--web.listen-address=127.0.0.1:{port}")
+    assert line == f"web.listen_address: '127.0.0.1:{port}': Address already in use; write a free one"
+
+
+def test_every_setting_is_a_flag_with_its_help() -> None:
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    for setting in settings():
+        assert setting.flag in done.stdout
+    assert run("--version").stdout == f"gpu-exporter {__version__}\n"
+
+
+def test_a_scenario_is_checked_before_anything_listens(tmp_path: Path) -> None:
+    scenario = tmp_path / "story.yml"
+    scenario.write_text("events:\n  - at: 5s\n    gpu: 12\n    fault: lost\n")
+    line = refused(*SERVE, f"--fake.scenario={scenario}")
+    assert line.startswith(f"{scenario}: events[0].gpu: '12'")
+
+
+def test_check_config(tmp_path: Path) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text("collection:\n  interval: 10s\n")
+    done = run("check-config", str(file))
+    assert (done.returncode, done.stdout) == (0, f"{file}: ok\n")
+    file.write_text("collection:\n  intervall: 10s\n")
+    assert refused("check-config", str(file)) == (
+        f"{file}: collection.intervall: unknown key; write one of interval, timeout, pause, expected_gpus"
+    )
+    scenario = tmp_path / "story.yml"
+    scenario.write_text("- nonsense\n")
+    file.write_text(f"source: fake\nfake:\n  scenario: {scenario}\n")
+    assert refused("check-config", str(file)).startswith(f"{scenario}: ")
+
+
+def test_sample_table_and_its_status(library: Path, stub: Callable[..., Stub]) -> None:
+    machine = stub("h100", "rtx4090")
+    done = run("sample", extra=machine.env(library))
+    assert (done.returncode, done.stderr) == (0, "")
+    head, first, second = done.stdout.splitlines()
+    assert head.split() == ["GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD", "BY", "UUID"]
+    told = "0 NVIDIA H100 80GB HBM3 up 100 % 19.4 / 79.6 GiB 59 °C 632 / 700 W nobody GPU-"
+    assert " ".join(first.split()).startswith(told)
+    assert second.startswith("1    NVIDIA GeForce RTX 4090")
+    machine.lose(1)
+    done = run("sample", extra=machine.env(library))
+    assert done.returncode == 1, "some GPU is down"
+    assert done.stdout.splitlines()[2].split()[:3] == ["1", "unknown", "lost"]
+    machine.fail_init(9)
+    done = run("sample", extra=machine.env(library))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gpu-exporter: no GPU: the NVIDIA kernel driver is not loaded")
+
+
+def test_sample_as_prometheus_text(library: Path, stub: Callable[..., Stub]) -> None:
+    done = run("sample", "--format=prometheus", extra=stub("h100").env(library))
+    assert done.returncode == 0
+    samples = parse(done.stdout)
+    assert pick(samples, "gpu_up", gpu=0) == 1
+    assert pick(samples, "gpu_exporter_source_info", source="nvml") == 1
+
+
+def test_auto_is_never_fake(tmp_path: Path) -> None:
+    done = run("sample", extra={"LD_LIBRARY_PATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stdout == ""
+
+
+def test_doctor(library: Path, stub: Callable[..., Stub]) -> None:
+    machine = stub("h100", "h100")
+    machine.set(0, "persistence_mode", 0)
+    done = run("doctor", extra=machine.env(library))
+    assert done.returncode == 0, done.stdout
+    assert "ok    libnvidia-ml.so.1: loads" in done.stdout
+    assert "ok    driver: 590.48.01, CUDA 13.1" in done.stdout
+    assert "ok    GPU 0: NVIDIA H100 80GB HBM3, GPU-" in done.stdout
+    assert "warn  persistence mode: off on GPU 0" in done.stdout
+    machine.lose(1)
+    done = run("doctor", extra=machine.env(library))
+    assert done.returncode == 1
+    assert "fail  GPU 1: lost: " in done.stdout
+    assert "-> it fell off the bus" in done.stdout
+    assert done.stderr == ""
+
+
+def test_output_into_a_closed_pipe_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [*command(), "metrics"], env=environment(), stdout=closed, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr == ""
+
+
+def test_json_logs(tmp_path: Path) -> None:
+    line = run(
+        "--source=nvml",
+        "--require-gpu",
+        "--log.format=json",
+        "--web.listen-address=127.0.0.1:0",
+        extra={"LD_LIBRARY_PATH": str(tmp_path)},
+    ).stderr.splitlines()[0]
+    record = json.loads(line)
+    assert record["level"] == "error"
+    assert record["msg"].startswith("no readings: libnvidia-ml.so.1 was not found")
+    assert record["ts"].endswith("Z")

@@ -1,0 +1,187 @@
+"""Who may connect to the server, where it listens, how it closes, and the room it leaves for TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from gpu_exporter.http.server import Server
+from serving import GET, answer, ask, dial, echo, eventually, everything, fetch, lifetime, serving, workers
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+# --- who may connect -------------------------------------------------------------------------------------------------
+
+
+def test_allow_list_and_its_reload() -> None:
+    with serving(allow=(ipaddress.ip_network("10.0.0.0/8"),)) as server:
+        assert ask(server, b"").startswith(b"HTTP/1.1 403 Forbidden")  # before a byte was sent
+        server.allow = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("127.0.0.0/8"))
+        with dial(server, GET) as client:
+            assert answer(client)[0] == 200
+            server.allow = (ipaddress.ip_network("fe80::/10"),)
+            assert everything(client) == b""  # who was let in before has to leave
+        assert fetch(server)[0] == 403
+        server.allow = ()
+        assert fetch(server)[0] == 200
+
+
+def test_ipv4_clients_of_a_dual_stack_socket_match_ipv4_networks() -> None:
+    with serving(host="", allow=(ipaddress.ip_network("127.0.0.1/32"),)) as server:
+        assert fetch(server)[0] == 200
+        if server.address_family == socket.AF_INET6:
+            assert fetch(server, host="::1")[0] == 403
+
+
+# --- listening -------------------------------------------------------------------------------------------------------
+
+
+def test_no_host_is_every_address_of_both_families() -> None:
+    with serving(host="") as server:
+        assert fetch(server, host="127.0.0.1")[0] == 200
+        if socket.has_dualstack_ipv6():
+            assert fetch(server, host="::1")[0] == 200
+
+
+@pytest.mark.parametrize("failing", ["socket", "bind"])
+def test_without_ipv6_no_host_is_every_ipv4_address(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    class NoIPv6(socket.socket):
+        def __init__(self, family: int = -1, *args: Any, **options: Any) -> None:
+            if family == socket.AF_INET6 and failing == "socket":
+                raise OSError(97, "Address family not supported by protocol")
+            super().__init__(family, *args, **options)
+
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(99, "Cannot assign requested address")
+            super().bind(address)
+
+    monkeypatch.setattr("socketserver.socket.socket", NoIPv6)
+    with serving(host="") as server:
+        assert server.address_family == socket.AF_INET
+        assert fetch(server)[0] == 200
+
+
+def test_a_port_in_use_is_an_os_error(server: Server) -> None:
+    for host in ("127.0.0.1", ""):
+        with pytest.raises(OSError, match="Address already in use"):
+            Server(echo, host=host, port=server.port)
+
+
+def test_a_port_is_free_again_at_once() -> None:
+    with serving() as server, dial(server, GET) as client:
+        answer(client)
+        port = server.port
+        server.close()
+    with serving(port=port) as server:
+        assert fetch(server)[0] == 200
+
+
+# --- closing ---------------------------------------------------------------------------------------------------------
+
+
+def test_close_ends_everything_within_a_second() -> None:
+    server = Server(echo, host="127.0.0.1", port=0)
+    server.start()
+    with ExitStack() as stack:
+        for data in (b"", b"GET /", GET, b"GET /big HTTP/1.1\r\n\r\n") * 5:
+            stack.enter_context(dial(server, data))
+        eventually(lambda: sum(connection.busy for connection in server.connections.open) == 5)
+        started = time.monotonic()
+        server.close()
+        assert time.monotonic() - started < 1
+        assert not workers()
+        with pytest.raises(ConnectionRefusedError):
+            dial(server)
+        server.close()  # a second time does no harm
+
+
+def test_close_before_start_releases_the_port() -> None:
+    server = Server(echo, host="127.0.0.1", port=0)
+    server.close()
+    with serving(port=server.port):
+        pass
+
+
+def test_an_answer_under_way_is_finished_before_closing() -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def app(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        begun.set()
+        finish.wait(3)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    with serving(app) as server, dial(server, GET) as client:
+        begun.wait(3)
+        closer = threading.Thread(target=server.close)
+        closer.start()
+        eventually(lambda: server.connections.closing)
+        finish.set()
+        assert answer(client) == (200, b"done")
+        assert everything(client) == b""
+        closer.join()
+
+
+# --- room for TLS ----------------------------------------------------------------------------------------------------
+
+
+class Handshake(socket.socket):
+    """Stands for a TLS socket: its handshake is one byte from the client."""
+
+    def do_handshake(self) -> None:
+        if self.recv(1) != b"!":
+            raise ssl.SSLError("no handshake")
+
+
+def wrap(plain: socket.socket) -> socket.socket:
+    timeout = plain.gettimeout()
+    wrapped = Handshake(fileno=plain.detach())
+    wrapped.settimeout(timeout)
+    return wrapped
+
+
+def test_a_handshake_blocks_nobody_and_has_a_deadline() -> None:
+    with serving(wrap=wrap, header_deadline=0.4, connections=4) as server, ExitStack() as stack:
+        silent = [stack.enter_context(dial(server)) for _ in range(3)]
+        with dial(server, b"!" + GET) as client:
+            assert answer(client)[0] == 200
+        assert ask(server, b"?") == b""
+        assert lifetime(silent[-1]) < 2
+
+
+def test_a_connection_in_its_handshake_is_evicted_like_others() -> None:
+    with serving(wrap=wrap, connections=2) as server, ExitStack() as stack:
+        silent = [stack.enter_context(dial(server)) for _ in range(6)]
+        with dial(server, b"!" + GET) as client:
+            assert answer(client)[0] == 200
+        assert everything(silent[0]) == b""
+
+
+def test_a_connection_evicted_while_it_is_being_wrapped_ends_at_once() -> None:
+    gate = threading.Event()
+
+    def slow(plain: socket.socket) -> socket.socket:
+        descriptor = plain.detach()  # from here on the server has nothing to cut
+        gate.wait(3)
+        return Handshake(fileno=descriptor)
+
+    with serving(wrap=slow, connections=1, header_deadline=60) as server, dial(server) as first:
+        eventually(lambda: any(connection.sock.fileno() < 0 for connection in server.connections.open))
+        with dial(server):
+            eventually(lambda: any(connection.cut for connection in server.connections.open))
+            gate.set()
+            assert everything(first) == b""

@@ -1,0 +1,225 @@
+"""The server against clients that are slow, many, or hostile."""
+
+from __future__ import annotations
+
+import resource
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from gpu_exporter.http.server import Server
+from serving import BIG, GET, answer, ask, dial, echo, eventually, everything, fetch, lifetime, serving, workers
+
+# --- deadlines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trickle", [b"", b"a", b"\n"])
+def test_the_header_deadline_is_absolute(trickle: bytes) -> None:
+    with serving(header_deadline=0.25) as server, dial(server) as client:
+        assert 0.2 < lifetime(client, trickle) < 2
+
+
+def test_the_header_deadline_of_a_following_request_runs_from_its_first_byte() -> None:
+    with serving(header_deadline=0.2, idle_deadline=10) as server, dial(server, GET) as client:
+        answer(client)
+        time.sleep(0.3)  # longer than the deadline: idleness is not counted
+        client.sendall(b"GET /")
+        assert 0.15 < lifetime(client, b"a") < 2
+
+
+def test_an_idle_connection_is_closed() -> None:
+    with serving(header_deadline=10, idle_deadline=0.2) as server, dial(server, GET) as client:
+        answer(client)
+        assert 0.15 < lifetime(client) < 2
+
+
+def test_a_body_that_does_not_come_ends_the_connection() -> None:
+    with serving(header_deadline=0.2) as server:
+        with dial(server, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n") as client:
+            assert 0.15 < lifetime(client) < 2
+        assert fetch(server)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("write_deadline", "told"), [(0.3, b"60"), (0.3, b"nan"), (0.3, b"soon"), (0.3, b"-1"), (60, b"0.3")]
+)
+def test_who_does_not_read_is_dropped_and_disturbs_nobody(write_deadline: float, told: bytes) -> None:
+    request = b"GET /big HTTP/1.1\r\nX-Prometheus-Scrape-Timeout-Seconds: " + told + b"\r\n\r\n"
+    with serving(write_deadline=write_deadline) as server, dial(server, request) as client:
+        eventually(lambda: any(connection.busy for connection in server.connections.open))
+        assert fetch(server)[0] == 200
+        assert any(connection.busy for connection in server.connections.open)  # it still has not read
+        eventually(lambda: not server.connections.open)
+        assert len(everything(client)) < len(BIG)
+
+
+# --- more connections than there is room for -------------------------------------------------------------------------
+
+
+def test_the_oldest_unfinished_connection_makes_room() -> None:
+    with serving(connections=3) as server, ExitStack() as stack:
+        reader = stack.enter_context(dial(server, b"GET /big HTTP/1.1\r\n\r\n"))  # the oldest, but its request is whole
+        eventually(lambda: any(connection.busy for connection in server.connections.open))
+        idle = stack.enter_context(dial(server))
+        half = stack.enter_context(dial(server, b"GET /"))
+        eventually(lambda: len(server.connections.open) == 3)
+        idle.sendall(GET)
+        assert answer(idle)[0] == 200  # from now on younger than the half-open one
+        eventually(lambda: sum(connection.busy for connection in server.connections.open) == 1)
+        new = stack.enter_context(dial(server))
+        assert everything(half) == b""
+        newer = stack.enter_context(dial(server))
+        assert everything(idle) == b""
+        new.sendall(GET)
+        newer.sendall(GET)
+        assert answer(new)[0] == answer(newer)[0] == 200
+        reader.settimeout(5)
+        assert reader.recv(12) == b"HTTP/1.1 200"
+
+
+def test_where_all_are_slow_readers_the_oldest_makes_room() -> None:
+    with serving(connections=2) as server, ExitStack() as stack:
+        for number in (1, 2):
+            stack.enter_context(dial(server, b"GET /big HTTP/1.1\r\n\r\n"))
+            eventually(lambda n=number: sum(connection.busy for connection in server.connections.open) == n)  # type: ignore[misc]
+        started = time.monotonic()
+        assert fetch(server)[0] == 200
+        assert time.monotonic() - started < 2
+
+
+def test_threads_are_bounded_even_where_the_application_hangs() -> None:
+    begun, finish = threading.Semaphore(0), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        begun.release()
+        finish.wait(10)
+        return echo(environ, start_response)
+
+    with serving(app, connections=2) as server, ExitStack() as stack:
+        for _ in range(2 + 16):
+            stack.enter_context(dial(server, GET))
+            assert begun.acquire(timeout=3)
+        for _ in range(2):
+            assert ask(server, GET) == b""  # turned away
+        assert len(workers()) == 1 + 2 + 16
+        finish.set()
+        eventually(lambda: len(server.connections.open) <= 2)
+        assert fetch(server) == (200, b"GET /hello  ")
+
+
+def rss() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@contextmanager
+def attack(server: Server, count: int) -> Iterator[Callable[[], int]]:
+    """Half-open connections that trickle header bytes for as long as they live; tells how many are still open."""
+    stop = threading.Event()
+    living = count
+    selector = selectors.DefaultSelector()
+    clients = []
+    for _ in range(count):
+        client = dial(server, b"GET / HTTP/1.1\r\n")
+        client.setblocking(False)
+        selector.register(client, selectors.EVENT_READ)
+        clients.append(client)
+
+    def trickle() -> None:
+        nonlocal living
+        while not stop.wait(0.02):
+            for key, _ in selector.select(0):
+                selector.unregister(key.fileobj)
+                living -= 1
+            for key in list(selector.get_map().values()):
+                with suppress(OSError):
+                    key.fileobj.send(b"X: y\r\n")  # type: ignore[union-attr]
+
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
+    try:
+        yield lambda: living
+    finally:
+        stop.set()
+        thread.join()
+        selector.close()
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("count", [300, 1500])
+def test_half_open_connections_do_not_keep_a_scraper_out(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
+    before = rss()
+    with serving(header_deadline=0.7) as server:
+        with attack(server, count) as living:
+            peak = 0
+            for _ in range(10):
+                assert fetch(server) == (200, b"GET /hello  ")
+                peak = max(peak, len(workers()))
+            assert peak <= 1 + 64 + 16
+            assert living() <= count
+            assert rss() - before < 16 << 20
+            eventually(lambda: living() == 0)  # evicted or past their deadline, all of them
+            assert fetch(server)[0] == 200
+        eventually(lambda: not server.connections.open)
+
+
+def test_half_open_connections_that_come_back_do_not_keep_a_scraper_out() -> None:
+    with serving(connections=16) as server:
+        stop = threading.Event()
+
+        def flood() -> None:
+            clients: list[socket.socket] = []
+            while not stop.wait(0.001):
+                clients.append(dial(server, b"GET / HT"))
+                if len(clients) > 100:
+                    clients.pop(0).close()
+            for client in clients:
+                client.close()
+
+        thread = threading.Thread(target=flood, daemon=True)
+        thread.start()
+        try:
+            eventually(lambda: len(server.connections.open) >= 16)
+            for _ in range(20):
+                assert fetch(server) == (200, b"GET /hello  ")
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_running_out_of_descriptors_ends_with_service() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving() as server, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(dial(server))
+        eventually(lambda: len(server.connections.open) == 8)
+        late = [socket.socket() for _ in range(3)]
+        for client in late:
+            stack.enter_context(client)
+            client.settimeout(3)
+        used = max(client.fileno() for client in late) + 1
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+            for client in late:
+                client.connect(("127.0.0.1", server.port))
+                client.sendall(GET)
+                assert answer_without_files(client).startswith(b"HTTP/1.1 200")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def answer_without_files(client: socket.socket) -> bytes:
+    data = b""
+    while b"GET /hello" not in data:
+        data += client.recv(4096)
+    return data

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from prometheus_client import Metric as ClientFamily
+from prometheus_client import generate_latest
+from prometheus_client import parser as text_parser
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.openmetrics import parser as openmetrics_parser
+from prometheus_client.registry import Collector
+
+from gpu_exporter.catalog import (
+    CATALOG,
+    DEVICE_METRICS,
+    DRIVER_INFO,
+    GPU_UP,
+    OWNER_MEMORY,
+    OWNER_SECONDS,
+    PROCESS_MEMORY,
+    PROCESS_UTILIZATION,
+    READ_ERRORS,
+    XID_ERRORS,
+    XID_LAST,
+)
+from gpu_exporter.catalog.row import Metric
+from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
+from gpu_exporter.pages.exposition import Renderer
+from harness import program
+
+generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
+Labelled = dict[tuple[Metric, tuple[str, ...]], float]
+WHO = ("4711", "python3", "alice", "c0ffee123456", "", "", "", "")
+FAN = next(metric for metric in DEVICE_METRICS if metric.dynamic == ("fan",))
+PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and not metric.dynamic]
+BOTH = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
+
+
+class Collected(Collector):
+    """Stands in for prometheus_client's ProcessCollector, and feeds its ``generate_latest``."""
+
+    def __init__(self, families: Iterable[ClientFamily]) -> None:
+        self.families = list(families)
+        self.times = 0
+
+    def collect(self) -> Iterable[ClientFamily]:
+        self.times += 1
+        return self.families
+
+
+def process() -> Collected:
+    return Collected(
+        [
+            GaugeMetricFamily("process_resident_memory_bytes", "Resident memory size in bytes.", value=31_457_280.0),
+            CounterMetricFamily("process_cpu_seconds_total", "Time spent in seconds.", value=0.25),
+        ]
+    )
+
+
+def renderer(catalog: tuple[Metric, ...] = CATALOG) -> Renderer:
+    return Renderer(catalog=catalog, process=process())
+
+
+def device(index: int) -> Device:
+    return Device(
+        index=index,
+        uuid=f"GPU-5f2c9b1e-0000-4000-8000-{index:012d}",
+        model="NVIDIA H100 80GB HBM3",
+        architecture="hopper",
+        brand="nvidia",
+        pci_bus_id=f"00000000:{index:02X}:00.0",
+        serial="1654922001234",
+        vbios_version="96.00.89.00.01",
+    )
+
+
+def healthy(index: int) -> Reading:
+    values = {metric: number * 37.21 + index for number, metric in enumerate(PLAIN)}
+    values |= {metric: 1e9 * number + index for number, metric in enumerate(PLAIN) if metric.kind == "counter"}
+    values |= {metric: 0.0 for metric in PLAIN if metric.name.startswith("gpu_clock_event_active")}
+    labelled: Labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
+    labelled |= {(row, WHO): 0.5 for row in (PROCESS_MEMORY, PROCESS_UTILIZATION)}
+    labelled |= {(row, ("user", "alice", "")): 7.5 for row in (*OWNER_SECONDS.values(), OWNER_MEMORY)}
+    labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}
+    return Reading(device(index), values, labelled=labelled)
+
+
+def down(index: int) -> Reading:
+    values = {GPU_UP: 0.0} | {row: float(reason == "lost") for reason, row in READ_ERRORS.items()}
+    return Reading(device(index), values, failure=Failure("lost", "GPU is lost"))
+
+
+SNAPSHOT = Snapshot(
+    build=Build("1.2.3", "3.11.7"),
+    source="fake",
+    driver=Driver("590.48.01", "13.1", "13.590.48.01"),
+    readings=(healthy(0), down(10), healthy(2)),
+    ok=True,
+    timestamp=1_760_000_123.456789,
+    duration=0.0123,
+    overruns=2,
+    gpus_expected=4,
+)
+EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
+
+
+# --- the same samples, given to prometheus_client ---------------------------------------------------------------------
+
+
+def client_families(snapshot: Snapshot, catalog: tuple[Metric, ...] = CATALOG) -> Iterator[ClientFamily]:
+    for name, group in groupby(catalog, attrgetter("name")):
+        rows = list(group)
+        family = CounterMetricFamily if rows[0].kind == "counter" else GaugeMetricFamily
+        made: ClientFamily = family(name, rows[0].help)
+        if rows[0].own is None:
+            for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
+                for row in rows:
+                    for labels, value in device_samples(reading, row):
+                        made.add_sample(name, labels, value)
+        else:
+            for row in rows:
+                for labels, value in own_samples(snapshot, row):
+                    made.add_sample(name, labels, value)
+        if made.samples:
+            yield made
+
+
+def device_samples(reading: Reading, row: Metric) -> Iterator[tuple[dict[str, str], float]]:
+    gpu = reading.device
+    labels = {"gpu": str(gpu.index), "uuid": sound(gpu.uuid), "model": sound(gpu.model), **dict(row.labels)}
+    if row.kind == "info":
+        yield labels | {name: sound(getattr(gpu, name)) for name in row.info}, 1
+    elif row in reading.values:
+        yield labels, reading.values[row]
+    elif row.dynamic:
+        mine = [(texts, value) for (metric, texts), value in reading.labelled.items() if metric is row]
+        if len(row.dynamic) == 1:
+            mine.sort(key=lambda pair: (len(pair[0][0]), pair[0]))
+        for texts, value in mine:
+            told = zip(row.dynamic, texts, strict=True)
+            yield labels | {name: sound(text) for name, text in told if text}, value
+
+
+def own_samples(snapshot: Snapshot, row: Metric) -> Iterator[tuple[dict[str, str], float]]:
+    value = getattr(snapshot, str(row.own))
+    if value is None:
+        return
+    if row.kind == "info":
+        texts = {row.info[0]: value} if isinstance(value, str) else {name: getattr(value, name) for name in row.info}
+        yield {name: sound(text) for name, text in texts.items()}, 1
+    else:
+        yield dict(row.labels), value
+
+
+def sound(text: str) -> str:
+    """Text that UTF-8 can tell: halves of surrogate pairs are U+FFFD, whole pairs are what they mean."""
+    joined = re.sub("[\ud800-\udbff][\udc00-\udfff]", lambda pair: decoded(pair[0]), text)
+    return re.sub("[\ud800-\udfff]", "\ufffd", joined)
+
+
+def decoded(pair: str) -> str:
+    return chr(0x10000 + ((ord(pair[0]) - 0xD800) << 10) + ord(pair[1]) - 0xDC00)
+
+
+def by_prometheus_client(snapshot: Snapshot, *, openmetrics: bool, catalog: tuple[Metric, ...] = CATALOG) -> bytes:
+    registry = Collected([*client_families(snapshot, catalog), *process().collect()])
+    return generate_openmetrics(registry) if openmetrics else generate_latest(registry)
+
+
+@BOTH
+@pytest.mark.parametrize("snapshot", [SNAPSHOT, EMPTY], ids=["realistic", "before the first sample"])
+def test_bytes_are_those_of_prometheus_client(snapshot: Snapshot, openmetrics: bool) -> None:
+    body = renderer().page(snapshot).body(openmetrics=openmetrics, gzip=False)
+    assert body == by_prometheus_client(snapshot, openmetrics=openmetrics)
+
+
+hostile = st.text(max_size=8) | st.text(st.sampled_from('"\\\n\r\t\0 {}=,#é\u2028\ufeff\ud83d\ude00\udcff'), max_size=8)
+odd_floats = (
+    st.floats()
+    | st.floats(allow_nan=False, allow_infinity=False).map(lambda value: round(value, 2))
+    | st.integers(-(2**70), 2**70).map(float)
+    | st.sampled_from([0.0, -0.0, 1e6, 999_999.9999, 1e-7, 5e-324, 1e16, 123456789.125, -1e6, -12345678.5, 1e308])
+)
+devices = st.builds(
+    Device,
+    st.integers(0, 999),
+    hostile,
+    hostile,
+    architecture=hostile,
+    brand=hostile,
+    pci_bus_id=hostile,
+    serial=hostile,
+)
+readings = st.builds(
+    Reading,
+    devices,
+    st.dictionaries(st.sampled_from(PLAIN), odd_floats | st.integers(0, 2**60), max_size=6),
+    labelled=st.dictionaries(
+        st.sampled_from([FAN, XID_ERRORS, XID_LAST, PROCESS_MEMORY, *OWNER_SECONDS.values()]).flatmap(
+            lambda row: st.tuples(st.just(row), st.tuples(*[hostile] * len(row.dynamic)))
+        ),
+        odd_floats,
+        max_size=6,
+    ),
+)
+snapshots = st.builds(
+    Snapshot,
+    build=st.builds(Build, hostile, hostile),
+    source=hostile,
+    driver=st.none() | st.builds(Driver, hostile, hostile, hostile),
+    readings=st.lists(readings, max_size=4, unique_by=lambda reading: reading.device.index).map(tuple),
+    ok=st.booleans(),
+    timestamp=st.none() | odd_floats,
+    duration=st.none() | odd_floats,
+    overruns=st.integers(0, 2**40),
+    gpus_expected=st.none() | st.integers(0, 9),
+)
+
+
+@hypothesis_settings(max_examples=300, deadline=None)
+@given(snapshots)
+def test_bytes_are_those_of_prometheus_client_whatever_is_told(snapshot: Snapshot) -> None:
+    page = renderer().page(snapshot)
+    for openmetrics in (False, True):
+        body = page.body(openmetrics=openmetrics, gzip=False)
+        assert body == by_prometheus_client(snapshot, openmetrics=openmetrics)
+        assert gzip.decompress(page.body(openmetrics=openmetrics, gzip=True)) == body
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(snapshots)
+def test_parsers_read_back_every_label(snapshot: Snapshot) -> None:
+    page = renderer().page(snapshot)
+    text = page.body(openmetrics=False, gzip=False).decode()
+    families = text_parser.text_string_to_metric_families(text)
+    told = {sample.labels["uuid"] for family in families for sample in family.samples if "uuid" in sample.labels}
+    assert told == {sound(reading.device.uuid) for reading in snapshot.readings}
+
+
+@BOTH
+def test_help_is_escaped(openmetrics: bool) -> None:
+    rows = (
+        Metric("gpu_odd", "gauge", 'Says "so" \\ and\nmore.', "odd", own="ok"),
+        Metric("gpu_odd_total", "counter", 'Says "so" \\n.', "odd", own="overruns"),
+        Metric(
+            "gpu_labelled", "gauge", "Labels on both sides.", "odd", labels=(("a", "1"), ("z", '"')), dynamic=("k",)
+        ),
+    )
+    reading = Reading(device(0), labelled={(rows[2], ("\\",)): 1.0})
+    snapshot = replace(EMPTY, readings=(reading,))
+    body = renderer(rows).page(snapshot).body(openmetrics=openmetrics, gzip=False)
+    assert body == by_prometheus_client(snapshot, openmetrics=openmetrics, catalog=rows)
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def text_of(snapshot: Snapshot) -> str:
+    return renderer().page(snapshot).body(openmetrics=False, gzip=False).decode()
+
+
+def test_a_gpu_that_is_down_tells_what_it_has() -> None:
+    lines = [line for line in text_of(SNAPSHOT).splitlines() if 'gpu="10"' in line]
+    assert {re.split("[{ ]", line)[0] for line in lines} == {"gpu_info", "gpu_up", "gpu_read_errors_total"}
+    assert len(lines) == 2 + len(READ_ERRORS)
+
+
+def test_devices_are_in_the_order_of_their_index() -> None:
+    assert re.findall(r'^gpu_up\{gpu="(\d+)"', text_of(SNAPSHOT), re.MULTILINE) == ["0", "2", "10"]
+
+
+def test_label_values_of_run_time_are_in_natural_order() -> None:
+    assert re.findall(r'^gpu_fan_speed_ratio\{fan="(\d+)",gpu="2"', text_of(SNAPSHOT), re.MULTILINE) == ["0", "2", "10"]
+
+
+def test_families_are_in_the_order_of_the_catalogue() -> None:
+    full = replace(SNAPSHOT, readings=(healthy(0),))
+    named = re.findall(r"^# TYPE (\S+) (\S+)$", text_of(full), re.MULTILINE)
+    expected = dict.fromkeys((row.name, "gauge" if row.kind == "info" else row.kind) for row in CATALOG)
+    assert named[:-2] == list(expected)
+
+
+def test_a_family_without_samples_is_omitted() -> None:
+    text = text_of(EMPTY)
+    assert "gpu_up" not in text
+    assert "gpu_driver_info" not in text
+    assert "gpu_exporter_last_sample_timestamp_seconds" not in text
+    assert 'gpu_exporter_gpus{state="expected"}' not in text
+    assert 'gpu_exporter_gpus{state="found"} 0.0\n' in text
+    assert 'gpu_exporter_source_info{source="nvml"} 1.0\n' in text
+    assert 'gpu_exporter_build_info{python_version="3.11.7",version="1.2.3"} 1.0\n' in text
+
+
+def test_zero_is_a_value() -> None:
+    row = next(metric for metric in PLAIN if metric.name == "gpu_utilization_ratio")
+    snapshot = replace(EMPTY, readings=(Reading(device(0), {row: 0.0}),))
+    assert re.search(r"^gpu_utilization_ratio\{.*\} 0\.0$", text_of(snapshot), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("value", "told"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
+def test_numbers_that_never_come_do_not_break_a_scrape(value: float, told: str) -> None:
+    snapshot = replace(EMPTY, readings=(Reading(device(0), {GPU_UP: value}, labelled={(FAN, ("0",)): value}),))
+    assert text_of(snapshot).count(f"}} {told}\n") == 2
+
+
+def test_lone_surrogates_become_replacement_characters() -> None:
+    odd = replace(device(0), model="caf\udce9 \ud83d\ude00 \ud83d")
+    snapshot = replace(EMPTY, readings=(Reading(odd, {GPU_UP: 1.0}),))
+    assert 'model="caf\ufffd \U0001f600 \ufffd"' in text_of(snapshot)
+
+
+@BOTH
+def test_the_parsers_of_prometheus_client_take_the_page(openmetrics: bool) -> None:
+    text = renderer().page(SNAPSHOT).body(openmetrics=openmetrics, gzip=False).decode()
+    parse = openmetrics_parser if openmetrics else text_parser
+    families = list(parse.text_string_to_metric_families(text))
+    names = {row.name.removesuffix("_total") for row in CATALOG} | {
+        "process_resident_memory_bytes",
+        "process_cpu_seconds",
+    }
+    assert {family.name for family in families} == names
+    series = [(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples]
+    assert len(series) == len(set(series))
+    assert text.endswith("# EOF\n") == openmetrics
+
+
+@pytest.mark.parametrize("snapshot", [SNAPSHOT, EMPTY], ids=["realistic", "before the first sample"])
+def test_promtool_finds_nothing_to_lint(snapshot: Snapshot) -> None:
+    body = Renderer().page(snapshot).body(openmetrics=False, gzip=False)
+    lint = subprocess.run([program("promtool"), "check", "metrics"], input=body, capture_output=True, check=False)
+    assert (lint.returncode, lint.stdout, lint.stderr) == (0, b"", b"")
+
+
+# promtool parses only the classic text (2.42 to 3.x); Prometheus itself reads OpenMetrics by content type.
+def test_openmetrics_tells_the_samples_of_the_text() -> None:
+    page = renderer().page(SNAPSHOT)
+    samples = [
+        [line for line in page.body(openmetrics=form, gzip=False).splitlines() if not line.startswith(b"#")]
+        for form in (False, True)
+    ]
+    assert samples[0] == samples[1]
+
+
+# --- rendered once ----------------------------------------------------------------------------------------------------
+
+
+class CountingRenderer(Renderer):
+    """Counts how often a snapshot is rendered, slowly enough for scrapes to overtake each other."""
+
+    times = 0
+
+    def samples(self, snapshot: Snapshot) -> Any:
+        self.times += 1
+        time.sleep(0.02)
+        return super().samples(snapshot)
+
+
+def test_a_snapshot_is_rendered_once_under_concurrent_scrapes() -> None:
+    told = process()
+    counting = CountingRenderer(process=told)
+    start = threading.Barrier(16)
+
+    def scrape(number: int) -> tuple[int, bytes]:
+        start.wait()
+        return number % 4, counting.page(SNAPSHOT).body(openmetrics=bool(number & 1), gzip=bool(number & 2))
+
+    with ThreadPoolExecutor(16) as pool:
+        bodies = set(pool.map(scrape, range(16)))
+    assert counting.times == told.times == 1
+    assert len(bodies) == 4
+
+
+def test_the_same_bytes_serve_every_scrape() -> None:
+    renders = renderer()
+    first = renders.page(SNAPSHOT).body(openmetrics=False, gzip=True)
+    assert renders.page(SNAPSHOT).body(openmetrics=False, gzip=True) is first
+    assert renders.page(replace(SNAPSHOT)).body(openmetrics=False, gzip=True) is not first
+
+
+def test_pages_of_different_snapshots_render_side_by_side() -> None:
+    renders = renderer()
+    snapshots = [replace(SNAPSHOT, readings=tuple(healthy(index) for index in range(count))) for count in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        pages = [renders.page(snapshot) for snapshot in snapshots]
+        bodies = list(pool.map(lambda page: page.body(openmetrics=False, gzip=False), pages))
+    assert bodies == [by_prometheus_client(snapshot, openmetrics=False) for snapshot in snapshots]
+
+
+def test_nothing_is_compressed_or_rendered_that_nobody_asked_for() -> None:
+    counting = CountingRenderer(process=process())
+    page = counting.page(SNAPSHOT)
+    assert counting.times == 0
+    page.body(openmetrics=False, gzip=False)
+    assert set(page._bodies) == {(False, False)}
+
+
+def test_process_families_are_those_of_this_process_when_rendered() -> None:
+    text = Renderer().page(EMPTY).body(openmetrics=False, gzip=False).decode()
+    if Path("/proc/self/stat").exists():
+        assert "\nprocess_resident_memory_bytes " in text
+        assert "\nprocess_cpu_seconds_total " in text
+
+
+def test_the_label_text_of_a_device_that_went_is_dropped() -> None:
+    renders = renderer()
+    for round_ in range(50):
+        readings = tuple(healthy(round_ + index) for index in range(3))
+        snapshot = replace(SNAPSHOT, readings=readings)
+        for label in range(20):
+            xids: Labelled = {(XID_ERRORS, (str(1000 * round_ + label),)): 1.0}
+            renders.page(replace(snapshot, readings=(replace(readings[0], labelled=xids), *readings[1:]))).body(
+                openmetrics=False, gzip=False
+            )
+        assert set(renders._heads) == {reading.device for reading in readings}
+        assert all(len(heads._labelled[XID_ERRORS]) <= 2 for heads in renders._heads.values())
+        assert all(len(heads) <= len(DEVICE_METRICS) for heads in renders._heads.values())
+    renders.page(EMPTY).body(openmetrics=False, gzip=False)
+    assert renders._heads == {}
+
+
+def test_the_label_text_of_a_device_is_kept_while_it_stays() -> None:
+    renders = renderer()
+    renders.page(SNAPSHOT).body(openmetrics=False, gzip=False)
+    kept = dict(renders._heads)
+    renders.page(replace(SNAPSHOT, readings=SNAPSHOT.readings[:1])).body(openmetrics=False, gzip=False)
+    assert renders._heads[device(0)] is kept[device(0)]
+
+
+def test_a_device_that_changes_its_identity_gets_new_labels() -> None:
+    renders = renderer()
+    lost = replace(device(0), uuid="", model="")
+    for known in (lost, device(0)):
+        text = renders.page(replace(EMPTY, readings=(Reading(known, {GPU_UP: 1.0}),))).body(
+            openmetrics=False, gzip=False
+        )
+        assert f'uuid="{known.uuid}"'.encode() in text
+
+
+def test_the_driver_is_told_once_it_is_known() -> None:
+    assert DRIVER_INFO.name not in text_of(replace(SNAPSHOT, driver=None))
+    told = 'gpu_driver_info{cuda_version="13.1",driver_version="590.48.01",nvml_version="13.590.48.01"} 1.0\n'
+    assert told in text_of(SNAPSHOT)

@@ -1,0 +1,161 @@
+"""The page for people."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from itertools import count
+
+import pytest
+
+from gpu_exporter.catalog import XID_ERRORS
+from gpu_exporter.model import Device, Driver, Failure, Owner, Process, Reading, Reason, Snapshot
+from gpu_exporter.pages.status_page import render
+from snapshots import FULL, NASTY, reading, row, snapshot
+
+
+class Page(HTMLParser):
+    """The page's cells by column, its links, and every tag; refuses what a browser would have to guess."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.rows: list[dict[str, str]] = []
+        self.words = ""
+        self._cell: str | None = None
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append({})
+        if tag == "td":
+            self._cell = attributes["data-th"] or ""
+            self.rows[-1][self._cell] = ""
+        if tag == "a":
+            self.links.append(attributes["href"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag == "td":
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words += data
+        if self._cell is not None:
+            self.rows[-1][self._cell] += data
+
+
+def page(now: Snapshot, *, live: str | None = None, ready: str | None = None) -> Page:
+    return Page(render(now, live=live, ready=ready, now=1004.0, telemetry_path="/metrics"))
+
+
+def test_the_page_shows_what_a_gpu_does() -> None:
+    made = page(snapshot(FULL, driver=Driver("590.48.01", "13.1", "")))
+    assert made.rows[1:] == [
+        {
+            "GPU": "3",
+            "Model": "NVIDIA H100GPU-3",
+            "State": "upXID 8, 79",
+            "Utilization": "50%",
+            "Memory": "1.5 / 80.0 GiB",
+            "Temp.": "41 °C",
+            "Power": "123 / 700 W",
+            "Held by": "n/a",
+            "Throttled by": "sw power cap",
+        }
+    ]
+    for text in ("1 GPU", "driver 590.48.01", "CUDA 13.1", "4 s ago", "source nvml", "1.2.3"):
+        assert text in made.words
+    assert "SIMULATED" not in made.words
+    assert made.links == ["/metrics", "/livez", "/readyz", "/api/v1/gpus", "/api/v1/openapi.json"]
+
+
+def test_what_a_gpu_does_not_have_is_not_zero() -> None:
+    cells = page(snapshot(reading())).rows[1]
+    lacking = ("Utilization", "Memory", "Temp.", "Power", "Held by", "Throttled by")
+    assert [cells[name] for name in lacking] == ["n/a"] * len(lacking)
+    half = page(snapshot(reading(0, {row("gpu_power_watts"): 0.0, row("gpu_memory_total_bytes"): 2.0**30}))).rows[1]
+    assert (half["Power"], half["Memory"]) == ("0 / n/a W", "n/a / 1.0 GiB")
+    zero = {row("gpu_utilization_ratio"): 0.0, row("gpu_clock_event_active", ("reason", "hw_slowdown")): 0.0}
+    cells = page(snapshot(reading(0, zero))).rows[1]
+    assert (cells["Utilization"], cells["Throttled by"]) == ("0%", "none")
+
+
+@pytest.mark.parametrize("reason", ["lost", "timeout", "reset_required", "permission", "unknown"])
+def test_the_page_says_which_gpu_is_down_and_why(reason: Reason) -> None:
+    made = page(snapshot(FULL, reading(4, failure=Failure(reason, "")), reading(1)))
+    assert [cells["GPU"] for cells in made.rows[1:]] == ["1", "3", "4"]
+    assert made.rows[3]["State"].startswith("down")
+    assert len(made.rows[3]["State"]) > len("down")
+    assert "3 GPUs, 1 down (GPU 4)" in made.words
+
+
+def test_only_some_of_many_gpus_that_are_down_are_named() -> None:
+    readings = (reading(index, failure=Failure("lost", "")) for index in range(12))
+    assert "12 GPUs, 12 down (GPU 0, 1, 2, 3, 4, 5, 6, 7, ...)" in page(snapshot(*readings)).words
+
+
+def test_the_xids_of_a_gpu_stand_beside_its_state() -> None:
+    labelled = {(XID_ERRORS, ("79",)): 2.0, (XID_ERRORS, ("8",)): 1.0}
+    down = reading(1, failure=Failure("lost", ""), labelled=labelled)
+    made = page(snapshot(reading(0, labelled=labelled), down, reading(2)))
+    assert [cells["State"].partition("XID")[2] for cells in made.rows[1:]] == [" 8, 79", " 8, 79", ""]
+
+
+def held_by(*processes: Process, allocations: tuple[Owner, ...] = ()) -> str:
+    return page(snapshot(reading(processes=processes, allocations=allocations))).rows[1]["Held by"]
+
+
+def test_the_page_says_who_holds_a_gpu_most_memory_first() -> None:
+    pids = count(1)
+
+    def of(memory: float | None, owner: Owner | None) -> Process:
+        return Process(next(pids), "compute", memory, owner=owner)
+
+    alice, job = Owner(process="python", user="alice"), Owner(user="bob", slurm_job="17")
+    pod = Owner(user="root", pod="train-0", namespace="ml", container="0123456789abcdef")
+    assert held_by(of(1.0, alice), of(2.0, pod), of(1.5, alice)) == "aliceml/train-0"
+    assert held_by(of(None, job)) == "bob, job 17"
+    assert held_by(of(5.0, None), of(1.0, Owner(container="0123456789ab"))) == "unknown0123456789ab"
+    assert held_by(allocations=(pod,)) == "ml/train-0", "a pod holds what it was given, busy or not"
+    assert held_by() == "nobody"
+    many = [of(float(memory), Owner(user=f"user{memory}")) for memory in range(9)]
+    assert held_by(*many) == "user8user7user6and 6 more"
+    assert "python" not in held_by(of(1.0, Owner(process="python"))), "a program is not somebody"
+
+
+def test_the_page_says_loudly_that_data_is_simulated() -> None:
+    assert "SIMULATED DATA" in page(snapshot(FULL, source="fake")).words
+
+
+def test_the_page_tells_trouble_once() -> None:
+    words = page(snapshot(ok=False, timestamp=None), ready="the driver is gone", live="the driver is gone").words
+    assert words.count("the driver is gone") == 1
+    for text in ("0 GPUs", "no successful sample yet", "There is no fresh reading of any GPU.", "not ready"):
+        assert text in words
+
+
+@pytest.mark.parametrize(("age", "text"), [(-5, "0 s"), (119, "119 s"), (600, "10 min"), (90000, "25 h")])
+def test_the_age_of_a_sample(age: float, text: str) -> None:
+    assert f"last successful sample {text} ago" in page(snapshot(timestamp=1004.0 - age)).words
+
+
+def test_nothing_a_driver_says_becomes_markup() -> None:
+    plain = page(snapshot(FULL, driver=Driver("1", "2", "3")))
+    device = Device(0, NASTY, NASTY)
+    failed = Reading(device, failure=Failure("unknown", NASTY))
+    made = page(snapshot(Reading(device), failed, source=NASTY, driver=Driver(NASTY, NASTY, NASTY)), ready=NASTY)
+    assert "script" not in made.tags
+    assert made.tags <= plain.tags | {"p", "small"}
+    assert made.rows[1]["Model"] == NASTY * 2
+    assert made.words.count(NASTY) >= 7

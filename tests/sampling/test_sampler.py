@@ -1,0 +1,397 @@
+"""The sampler over sources made for the occasion: isolation, failure, recovery, pause, staleness."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
+from gpu_exporter.config import CollectionConfig
+from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot, Xid
+from gpu_exporter.sampling.poller import Outcome
+from gpu_exporter.sampling.sampler import Sampler
+from gpu_exporter.sources import SourceError
+
+TEMPERATURE = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_temperature_celsius")
+BUSY = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_busy_seconds_total")
+
+
+class Hardware:
+    """What outlives a source: four GPUs whose troubles a test sets."""
+
+    def __init__(self) -> None:
+        self.gpus = [Device(index, f"GPU-{index}", "H100") for index in range(4)]
+        self.failures: dict[int, Failure] = {}
+        self.hung: dict[int, threading.Event] = {}
+        self.gone: str | None = None
+        self.bug = False
+        self.opened = 0
+        self.closed: list[bool] = []
+        self.reads = [0, 0, 0, 0]
+        self.events: list[Xid] = []
+
+    def open(self) -> Source:
+        self.opened += 1
+        if self.gone:
+            raise SourceError(self.gone)
+        return Source(self)
+
+
+class Source:
+    name = "made up"
+    driver = Driver("590.48.01", "13.1", "13.590.48.01")
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.hardware = hardware
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        return list(self.hardware.gpus)
+
+    def read(self, device: Device) -> Reading:
+        hardware = self.hardware
+        hardware.reads[device.index] += 1
+        if event := hardware.hung.get(device.index):
+            event.wait(30)
+        if hardware.bug:
+            raise ZeroDivisionError
+        if hardware.gone:
+            raise SourceError(hardware.gone)
+        if failure := hardware.failures.get(device.index):
+            return Reading(device, failure=failure)
+        return Reading(device, {TEMPERATURE: 40.0 + device.index}, {BUSY: 1.0})
+
+    def events(self) -> Sequence[Xid]:
+        events, self.hardware.events = self.hardware.events, []
+        return events
+
+    def close(self, *, hung: bool = False) -> None:
+        self.hardware.closed.append(hung)
+
+
+@pytest.fixture
+def hardware() -> Hardware:
+    return Hardware()
+
+
+@pytest.fixture
+def make(hardware: Hardware) -> Iterator[Callable[..., Sampler]]:
+    made = []
+
+    def build(interval: float = 0.05, timeout: float = 0.03, pause: float = 60, **rest: object) -> Sampler:
+        collection = CollectionConfig(interval=interval, timeout=timeout, pause=pause)
+        sampler = Sampler(
+            open_source=hardware.open,
+            source_name="made up",
+            collection=collection,
+            build=Build("1", "3"),
+            **rest,  # type: ignore[arg-type]
+        )
+        made.append(sampler)
+        sampler.start()
+        return sampler
+
+    yield build
+    for event in hardware.hung.values():
+        event.set()
+    for sampler in made:
+        sampler.close()
+
+
+def until(sampler: Sampler, condition: Callable[[Snapshot], bool], timeout: float = 5.0) -> Snapshot:
+    deadline = time.monotonic() + timeout
+    while not condition(snapshot := sampler.latest()):
+        assert time.monotonic() < deadline, f"never came; the last snapshot: {snapshot}"
+        time.sleep(0.002)
+    return snapshot
+
+
+def up(snapshot: Snapshot) -> list[float]:
+    return [reading.values[GPU_UP] for reading in snapshot.readings]
+
+
+def test_a_healthy_machine(make: Callable[..., Sampler]) -> None:
+    sampler = make()
+    snapshot = until(sampler, lambda seen: seen.ok)
+    assert up(snapshot) == [1, 1, 1, 1]
+    assert [reading.values[TEMPERATURE] for reading in snapshot.readings] == [40, 41, 42, 43]
+    assert snapshot.timestamp is not None
+    assert abs(snapshot.timestamp - time.time()) < 5
+    assert (sampler.ready(), sampler.live()) == (None, None)
+
+
+def test_one_lost_gpu_hides_nothing(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    hardware.failures[2] = Failure("lost", "GPU is lost")
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 0, 1])
+    lost = snapshot.readings[2]
+    assert lost.device == hardware.gpus[2], "it still has its name"
+    assert TEMPERATURE not in lost.values
+    assert lost.values[READ_ERRORS["lost"]] >= 1
+    assert snapshot.ok
+    del hardware.failures[2]
+    until(sampler, lambda seen: up(seen) == [1, 1, 1, 1])
+
+
+def test_a_hung_gpu_is_parked_once_and_comes_back(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make()
+    before = until(sampler, lambda seen: seen.ok).readings[1].values[BUSY]
+    release = hardware.hung[1] = threading.Event()
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 0, 1, 1])
+    assert snapshot.readings[1].failure is not None
+    assert snapshot.readings[1].failure.reason == "timeout"
+    assert snapshot.stuck == 1
+    reads, siblings = hardware.reads[1], hardware.reads[0]
+    until(sampler, lambda _: hardware.reads[0] >= siblings + 3)
+    assert hardware.reads[1] == reads, "a parked read is not repeated"
+    assert sampler.latest().readings[1].values[READ_ERRORS["timeout"]] == 1
+    del hardware.hung[1]
+    release.set()
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 1, 1])
+    assert snapshot.stuck == 0
+    assert snapshot.readings[1].values[BUSY] >= before + 2, "what the late reading counted is not lost"
+
+
+def test_a_call_that_returns_just_past_its_deadline_is_not_parked_for_ever(hardware: Hardware) -> None:
+    sampler = Sampler(
+        open_source=hardware.open, source_name="made up", collection=CollectionConfig(), build=Build("1", "3")
+    )
+    device = hardware.gpus[0]
+    sampler._returned(device, Outcome(result=Reading(device)))
+    sampler._overran(device)
+    sampler._cycle()
+    assert (sampler.latest().stuck, up(sampler.latest())) == (0, [1, 1, 1, 1])
+    sampler.close()
+
+
+def test_a_failed_source_does_not_forget_who_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make(interval=0.2, timeout=0.1)
+    until(sampler, lambda seen: seen.ok)
+    release = threading.Event()
+    reads = list(hardware.reads)
+    hardware.hung = {3: release}
+    hardware.gone = "the driver is not loaded"
+    until(sampler, lambda seen: seen.stuck == 1 and not seen.ok)
+    until(sampler, lambda _: hardware.opened >= 2, timeout=10)
+    assert hardware.reads[3] == reads[3] + 1, "read once, parked, not read again"
+    hardware.hung = {}
+    release.set()
+
+
+def test_every_gpu_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    release = threading.Event()
+    hardware.hung = dict.fromkeys(range(4), release)
+    snapshot = until(sampler, lambda seen: seen.stuck == 4 and not seen.ok)
+    assert up(snapshot) == [0, 0, 0, 0]
+    assert sampler.ready() is not None
+    assert sampler.live() is None, "a restart would freeze the GPU and hang again"
+    hardware.hung = {}
+    release.set()
+    until(sampler, lambda seen: seen.ok and up(seen) == [1, 1, 1, 1])
+
+
+def test_close_is_quick_while_everything_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    hardware.hung = dict.fromkeys(range(4), threading.Event())
+    sampler = make(interval=30, timeout=20)
+    until(sampler, lambda _: sum(hardware.reads) > 0)
+    started = time.monotonic()
+    sampler.close()
+    assert time.monotonic() - started < 2
+    assert False not in hardware.closed, "the driver must not be shut down beneath a call"
+
+
+def test_a_driver_that_goes_and_comes_back(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    hardware.gone = "the driver is not loaded"
+    snapshot = until(sampler, lambda seen: not seen.ok)
+    assert snapshot.readings == ()
+    assert snapshot.driver is None
+    assert sampler.ready() == "the driver is not loaded"
+    assert hardware.closed == [False]
+    hardware.gone = None
+    snapshot = until(sampler, lambda seen: seen.ok)
+    assert up(snapshot) == [1, 1, 1, 1]
+
+
+def test_a_source_that_failed_beneath_a_hung_call_is_shut_down_when_that_returns(
+    make: Callable[..., Sampler], hardware: Hardware
+) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    release = hardware.hung[1] = threading.Event()
+    until(sampler, lambda seen: seen.stuck == 1)
+    hardware.gone = "the driver is not loaded"
+    until(sampler, lambda _: hardware.closed == [True])
+    del hardware.hung[1]
+    hardware.gone = None
+    release.set()
+    until(sampler, lambda _: hardware.closed == [True, False])
+    until(sampler, lambda seen: seen.ok and up(seen) == [1, 1, 1, 1])
+
+
+def test_no_driver_at_the_start(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    hardware.gone = "libnvidia-ml.so.1 was not found"
+    sampler = make()
+    assert sampler.wait_first(5)
+    assert sampler.ready() == "libnvidia-ml.so.1 was not found"
+    hardware.gone = None
+    until(sampler, lambda seen: seen.ok)
+
+
+def test_retries_back_off(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    hardware.gone = "no"
+    sampler = make(interval=0.01, timeout=0.01)
+    until(sampler, lambda _: hardware.opened == 2)
+    # The opening is counted as it begins, its failure when it has ended.
+    until(sampler, lambda _: sampler._retry_in != 2.0)
+    assert sampler._retry_in == 4.0, "1 s, 2 s, 4 s"
+
+
+def test_a_bug_does_not_end_the_thread(
+    make: Callable[..., Sampler], hardware: Hardware, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    hardware.bug = True
+    until(sampler, lambda seen: not seen.ok)
+    assert "this is a bug in gpu-exporter" in caplog.text
+    hardware.bug = False
+    until(sampler, lambda seen: seen.ok)
+
+
+def test_a_gpu_that_the_driver_no_longer_lists_is_still_told(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    missing = hardware.gpus.pop(3)
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 1, 0])
+    assert snapshot.readings[3].device == missing
+    sampler.reconfigure(CollectionConfig(interval=0.05, timeout=0.03), ok=True)
+    until(sampler, lambda seen: up(seen) == [1, 1, 1])
+
+
+def test_a_gpu_lost_at_the_start_gets_its_name_when_it_answers(
+    make: Callable[..., Sampler], hardware: Hardware
+) -> None:
+    named, hardware.gpus[1] = hardware.gpus[1], Device(1, "", "")
+    hardware.failures[1] = Failure("lost", "GPU is lost")
+    sampler = make()
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 0, 1, 1])
+    assert snapshot.readings[1].device.uuid == ""
+    hardware.gpus[1] = named
+    del hardware.failures[1]
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 1, 1])
+    assert snapshot.readings[1].device == named
+    hardware.gpus[1] = Device(1, "", "")
+    hardware.failures[1] = Failure("lost", "GPU is lost")
+    snapshot = until(sampler, lambda seen: up(seen) == [1, 0, 1, 1])
+    assert snapshot.readings[1].device == named, "reopened while lost: its name is remembered"
+
+
+def test_xids_reach_the_snapshot_and_outlive_the_gpu(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make()
+    until(sampler, lambda seen: seen.ok)
+    hardware.events = [Xid(hardware.gpus[0], 79, 123.0)]
+    hardware.failures[0] = Failure("lost", "GPU is lost")
+    snapshot = until(sampler, lambda seen: bool(seen.readings) and bool(seen.readings[0].labelled))
+    assert snapshot.readings[0].labelled[XID_ERRORS, ("79",)] == 1.0
+
+
+def test_pause_closes_the_driver_and_resumes(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make(interval=0.02)
+    until(sampler, lambda seen: seen.ok)
+    sampler.toggle_pause()
+    snapshot = until(sampler, lambda seen: seen.paused)
+    assert hardware.closed == [False]
+    assert snapshot.readings == ()
+    assert snapshot.ok, "no alert storm"
+    assert sampler.ready() == "paused by SIGUSR1"
+    reads = sum(hardware.reads)
+    until(sampler, lambda seen: seen.monotonic > snapshot.monotonic + 0.1)
+    assert sum(hardware.reads) == reads
+    sampler.toggle_pause()
+    until(sampler, lambda seen: bool(seen.readings) and not seen.paused)
+
+
+def test_a_pause_ends_by_itself(make: Callable[..., Sampler]) -> None:
+    sampler = make(interval=0.02, pause=0.1)
+    until(sampler, lambda seen: seen.ok)
+    sampler.toggle_pause()
+    until(sampler, lambda seen: seen.paused)
+    until(sampler, lambda seen: bool(seen.readings))
+
+
+def test_an_old_snapshot_is_withheld(hardware: Hardware) -> None:
+    now = 0.0
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(),
+        build=Build("1", "3"),
+        monotonic=lambda: now,
+    )
+    sampler._cycle()
+    assert len(sampler.latest().readings) == 4
+    now = 15.0
+    assert len(sampler.latest().readings) == 4
+    now = 15.1
+    stale = sampler.latest()
+    assert (stale.readings, stale.ok) == ((), False)
+    assert sampler.latest() is stale, "rendered once as well"
+    sampler.close()
+
+
+def test_a_container_that_lost_its_devices_asks_for_a_restart(hardware: Hardware) -> None:
+    now = 0.0
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(),
+        build=Build("1", "3"),
+        monotonic=lambda: now,
+    )
+
+    def cycle(at: float) -> str | None:
+        nonlocal now
+        now = at
+        sampler._cycle()
+        return sampler.live()
+
+    everything_unknown = {index: Failure("unknown", "Unknown Error") for index in range(4)}
+    hardware.failures = everything_unknown
+    cycle(0)
+    assert cycle(400) is None, "never worked: a restart would not help"
+    hardware.failures = {}
+    cycle(405)
+    hardware.failures = dict(everything_unknown)
+    assert cycle(410) is None
+    assert cycle(709) is None
+    assert "restart" in (cycle(710) or "")
+    hardware.failures[0] = Failure("lost", "GPU is lost")
+    assert cycle(715) is None, "a lost GPU is another trouble"
+    sampler.close()
+
+
+def test_missed_ticks_are_counted(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make(interval=0.02, timeout=0.5)
+    until(sampler, lambda seen: seen.ok)
+    release = hardware.hung[0] = threading.Event()
+    threading.Timer(0.2, release.set).start()
+    until(sampler, lambda seen: seen.overruns >= 5)
+    assert sampler.latest().overruns <= 30
+
+
+def test_a_changed_interval_counts_from_the_next_tick(make: Callable[..., Sampler], hardware: Hardware) -> None:
+    sampler = make(interval=30, timeout=1)
+    until(sampler, lambda seen: seen.ok)
+    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=0.01, expected_gpus=8), ok=True)
+    until(sampler, lambda _: hardware.reads[0] > 3)
+    assert sampler.latest().gpus_expected == 8
+    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=0.01), ok=False)
+    until(sampler, lambda seen: not seen.config_ok)

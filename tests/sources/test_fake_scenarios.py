@@ -1,0 +1,340 @@
+"""Scenarios: what each fault does through the source, reloading, and mistakes in the file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fake_story import START, Story, writer
+from gpu_exporter.sources import SourceError
+from gpu_exporter.sources.fake import MODELS, FakeFleet
+from gpu_exporter.sources.fake.scenario import FAULTS, Fleet, load
+
+READY = Path(__file__).parents[1] / "scenarios"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    return writer(tmp_path / "scenario.yaml")
+
+
+# --- each fault -------------------------------------------------------------------------------------------------------
+
+
+def test_overheat_throttles_in_software_then_hardware_then_cools() -> None:
+    story = Story(READY / "overheat.yaml")
+    cool = story.at(29).values(0)
+    healthy = story.values(4)["temperature"]
+    assert cool["temperature"] < 70
+    software = hardware = None
+    for second in range(30, 205, 5):
+        values = story.at(second).values(0)
+        if values["reason_sw_thermal_slowdown"] and software is None:
+            software = second
+        if values["reason_hw_thermal_slowdown"] and hardware is None:
+            hardware = second
+    assert software is not None
+    assert hardware is not None
+    assert 30 < software < hardware
+    assert values["temperature"] >= values["limit_slowdown"]
+    assert values["reason_hw_slowdown"] == 1
+    assert values["clock_sm"] < 0.7 * values["clock_max_sm"]
+    assert values["power"] < 0.4 * values["power_limit"]
+    for reason in ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_slowdown"):
+        assert values[f"reason_seconds_{reason}"] > cool[f"reason_seconds_{reason}"]
+    assert abs(story.values(4)["temperature"] - healthy) < 15
+    cooled = story.at(600).values(0)
+    assert cooled["temperature"] < 75
+    assert not cooled["reason_sw_thermal_slowdown"]
+    assert not cooled["reason_hw_slowdown"]
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_overheat_reaches_the_slowdown_limit_on_every_board_even_idle(model: str) -> None:
+    story = Story(READY / "overheat.yaml", model)
+    story.at(209)
+    values = story.values(0)
+    assert values["limit_slowdown"] <= values["temperature"] < values["limit_shutdown"]
+
+
+def test_fan_stop_heats_the_busy_and_spares_the_idle() -> None:
+    story = Story(READY / "fan-stop.yaml", "rtx4090")
+    assert max(story.read(0).labelled.values()) > 0
+    for second in range(30, 330, 5):
+        story.at(second)
+        readings = [story.read(index) for index in range(8)]
+    assert {speed for reading in readings for speed in reading.labelled.values()} == {0}
+    values = story.values(2)
+    assert values["temperature"] >= values["limit_max_operating"] - 1
+    assert values["reason_sw_thermal_slowdown"] == 1
+    assert values["temperature"] < values["limit_shutdown"]
+    assert story.values(7)["temperature"] < 50
+    assert max(story.at(900).read(2).labelled.values()) > 0
+
+
+def test_xid79_tells_the_event_and_loses_the_gpu() -> None:
+    story = Story(READY / "xid79.yaml")
+    assert story.at(29).source.events() == ()
+    (event,) = story.at(33, step=33).source.events()
+    assert (event.device.index, event.xid, event.timestamp) == (3, 79, START + 30)
+    assert story.source.events() == ()
+    lost = story.read(3)
+    assert lost.failure is not None
+    assert lost.failure.reason == "lost"
+    assert lost.device.uuid == story.source.devices[3].uuid
+    assert not lost.values
+    assert not lost.labelled
+    assert story.fleet.processes(3) == ()
+    assert story.read(2).failure is None
+    assert story.at(331).read(3).failure is None
+
+
+def test_reset_required(write: Callable[[str], Path]) -> None:
+    story = Story(write("events: [{at: 0s, gpu: 1, fault: reset_required, for: 1m}]"))
+    failure = story.read(1).failure
+    assert failure is not None
+    assert failure.reason == "reset_required"
+    assert story.at(60).read(1).failure is None
+
+
+def test_uncorrected_ecc_waits_for_a_reset(write: Callable[[str], Path]) -> None:
+    text = """
+    events:
+      - {at: 10s, gpu: 0, fault: ecc, severity: uncorrected, count: 2}
+      - {at: 20s, gpu: 0, fault: ecc, severity: corrected, location: sram, count: 7}
+      - {at: 30s, gpu: 0, fault: ecc, severity: uncorrected, location: sram, count: 4}
+      - {at: 40s, gpu: 0, fault: ecc, remap: failure, count: 1}
+      - {at: 60s, gpu: 0, fault: recover}
+    """
+    story = Story(write(text))
+    assert story.at(9).values(0)["ecc_uncorrected_volatile_dram"] == 0
+    values = story.at(10).values(0)
+    assert values["ecc_uncorrected_volatile_dram"] == values["ecc_uncorrected_aggregate_dram"] == 2
+    assert values["remapped_uncorrected"] == 2
+    assert values["remap_pending"] == values["recovery_action"] == 1
+    values = story.at(40).values(0)
+    assert values["ecc_corrected_volatile_sram"] == 7
+    assert values["sram_threshold_exceeded"] == 1
+    assert values["remap_failure"] == 1
+    values = story.at(60).values(0)
+    assert values["remap_pending"] == values["remap_failure"] == values["recovery_action"] == 0
+    assert values["ecc_uncorrected_volatile_dram"] == 0
+    assert values["ecc_uncorrected_aggregate_dram"] == 2
+
+
+def test_ecc_before_ampere_retires_pages(write: Callable[[str], Path]) -> None:
+    values = Story(write("events: [{at: 0s, gpu: 0, fault: ecc, severity: uncorrected}]"), "v100").values(0)
+    assert values["retired_double_bit_ecc"] == values["retired_pending"] == 1
+
+
+def test_slow_read_takes_its_time() -> None:
+    story = Story(READY / "hang.yaml")
+    story.at(30)
+    assert story.read(1).failure is None
+    assert story.waits == [0.5]
+    assert story.read(0).failure is None
+    assert story.waits == [0.5]
+
+
+def test_hanging_read_is_released_when_the_fault_ends_and_delays_nobody() -> None:
+    story = Story(READY / "hang.yaml")
+    story.at(30)
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(story.read, 2)
+        wait_until(lambda: bool(story.waits))
+        assert story.read(0).failure is None
+        assert not hanging.done()
+        story.now += 120
+        assert hanging.result(timeout=5).failure is None
+
+
+def test_hanging_read_is_released_by_close() -> None:
+    story = Story(READY / "hang.yaml")
+    story.at(30)
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(story.read, 2)
+        wait_until(lambda: bool(story.waits))
+        story.source.close(hung=True)
+        with pytest.raises(SourceError, match="closed"):
+            hanging.result(timeout=5)
+
+
+def test_hanging_read_is_released_by_recover(write: Callable[[str], Path]) -> None:
+    story = Story(write("events: [{at: 0s, gpu: 0, fault: hang}, {at: 50s, gpu: 0, fault: recover}]"))
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(story.read, 0)
+        wait_until(lambda: bool(story.waits))
+        story.now += 50
+        assert hanging.result(timeout=5).failure is None
+
+
+def test_hang_with_the_real_wait_is_released_by_close(write: Callable[[str], Path]) -> None:
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, scenario=write("events: [{at: 0s, gpu: 0, fault: hang}]"))
+    source = fleet.open()
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(source.read, fleet.devices[0])
+        source.close()
+        with pytest.raises(SourceError):
+            hanging.result(timeout=5)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    patience = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        patience.wait(0.005)
+    pytest.fail("waited in vain")
+
+
+def test_driver_gone_fails_reading_and_opening_until_it_is_back() -> None:
+    story = Story(READY / "driver-gone.yaml")
+    before = story.at(29).values(0)
+    story.at(30)
+    with pytest.raises(SourceError, match="not loaded"):
+        story.read(0)
+    assert story.source.events() == ()
+    with pytest.raises(SourceError, match="not loaded"):
+        story.fleet.open()
+    story.at(90)
+    with pytest.raises(SourceError, match="anew"):
+        story.read(0)
+    story.source.close()
+    story.source = story.fleet.open()
+    after = story.values(0)
+    assert after["energy"] > before["energy"]
+    assert story.at(3600).read(0).failure is None, "reopening does not start the story again"
+
+
+def test_driver_that_is_gone_at_the_start_cannot_be_opened(write: Callable[[str], Path]) -> None:
+    path = write("events: [{at: 0s, fault: driver_gone}, {at: 5s, fault: recover}]")
+    now = [START]
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, scenario=path, clock=lambda: now[0])
+    with pytest.raises(SourceError):
+        fleet.open()
+    now[0] += 5
+    assert fleet.open().read(fleet.devices[0]).failure is None
+
+
+def test_process_holds_memory_until_it_is_stopped(write: Callable[[str], Path]) -> None:
+    text = """
+    events:
+      - {at: 10s, gpu: 7, fault: process, process: {pid: 7, name: jupyter-lab, user: mallory, memory: 20GiB}}
+      - {at: 10s, gpu: 7, fault: process, process: {pid: 8, type: graphics, memory: 512MiB}, for: 10s}
+      - {at: 30s, gpu: 7, fault: process, process: {pid: 7, stop: true}}
+    """
+    story = Story(write(text))
+    assert story.values(7)["memory_used"] == 0
+    assert story.at(10).values(7)["memory_used"] == 20.5 * 1024**3
+    first, second = story.fleet.processes(7)
+    assert (first.pid, first.name, first.user, first.type) == (7, "jupyter-lab", "mallory", "compute")
+    assert (second.pid, second.type, second.memory_used) == (8, "graphics", 512 * 1024**2)
+    assert story.at(20).values(7)["memory_used"] == 20 * 1024**3
+    assert story.at(30).values(7)["memory_used"] == 0
+
+
+def test_processes_share_what_memory_there_is(write: Callable[[str], Path]) -> None:
+    events = ", ".join(f"{{at: 0s, gpu: 0, fault: process, process: {{pid: {n}, memory: 40GiB}}}}" for n in range(1, 4))
+    story = Story(write(f"events: [{events}]"))
+    values = story.values(0)
+    assert values["memory_free"] == 0
+    assert sum(process.memory_used for process in story.fleet.processes(0)) == values["memory_used"]
+
+
+def test_workload_changes_for_a_while(write: Callable[[str], Path]) -> None:
+    story = Story(write("events: [{at: 10s, gpu: 7, fault: workload, workload: training, for: 5m}]"))
+    assert story.values(7)["utilization"] == 0
+    assert story.at(200).values(7)["memory_used"] > 0
+    assert story.at(310).values(7)["memory_used"] == 0
+
+
+def test_mig_hides_utilization(write: Callable[[str], Path]) -> None:
+    story = Story(write("events: [{at: 5s, gpu: 0, fault: mig}, {at: 10s, gpu: 0, fault: mig, enabled: off}]"))
+    assert story.values(0)["mig_mode"] == 0
+    values = story.at(5).values(0)
+    assert values["mig_mode"] == 1
+    assert not {"utilization", "busy_seconds", "decoder"} & values.keys()
+    assert "utilization" in story.at(10).values(0)
+
+
+def test_links_and_brake(write: Callable[[str], Path]) -> None:
+    text = """
+    events:
+      - {at: 0s, gpu: 0, fault: pcie, width: 4, count: 12, for: 1m}
+      - {at: 0s, gpu: 0, fault: nvlink, links: 2, count: 3, for: 1m}
+      - {at: 0s, gpu: 0, fault: power_brake, for: 1m}
+    """
+    story = Story(write(text))
+    values = story.at(10).values(0)
+    assert (values["pcie_width"], values["pcie_width_max"], values["pcie_replays"]) == (4, 16, 12)
+    assert (values["nvlinks_active"], values["nvlinks_inactive"], values["nvlink_errors_replay"]) == (16, 2, 3)
+    assert values["reason_hw_power_brake_slowdown"] == values["reason_hw_slowdown"] == 1
+    assert values["power"] < 0.5 * values["power_limit"]
+    values = story.at(70).values(0)
+    assert (values["pcie_width"], values["nvlinks_inactive"], values["pcie_replays"]) == (16, 0, 12)
+    assert not values["reason_hw_slowdown"]
+
+
+def test_a_later_event_replaces_the_earlier_and_its_end(write: Callable[[str], Path]) -> None:
+    text = "events: [{at: 0s, gpu: 0, fault: lost, for: 10s}, {at: 5s, gpu: 0, fault: lost, for: 10s}]"
+    story = Story(write(text))
+    assert story.at(12).read(0).failure is not None
+    assert story.at(15).read(0).failure is None
+
+
+def test_fault_of_no_length_leaves_nothing(write: Callable[[str], Path]) -> None:
+    assert Story(write("events: [{at: 0s, gpu: 0, fault: lost, for: 0s}]")).read(0).failure is None
+
+
+def test_faults_between_two_readings_leave_their_trace(write: Callable[[str], Path]) -> None:
+    story = Story(write("events: [{at: 10s, gpu: 0, fault: overheat}, {at: 5m, gpu: 0, fault: recover}]"))
+    before = story.values(0)["reason_seconds_sw_thermal_slowdown"]
+    assert story.at(900, step=900).values(0)["reason_seconds_sw_thermal_slowdown"] > before + 100
+
+
+def test_story_does_not_depend_on_how_often_it_is_read() -> None:
+    often, seldom = Story(READY / "overheat.yaml"), Story(READY / "overheat.yaml")
+    for second in range(1, 601):
+        often.at(second).read(0)
+    one, other = often.values(0), seldom.at(600, step=600).values(0)
+    for reason in ("sw_thermal_slowdown", "hw_thermal_slowdown"):
+        assert one[f"reason_seconds_{reason}"] == pytest.approx(other[f"reason_seconds_{reason}"], abs=15)
+
+
+def test_mixed_runs_to_its_end_and_leaves_everything_healthy() -> None:
+    story = Story(READY / "mixed.yaml")
+    failed = 0
+    for second in range(0, 500, 5):
+        story.at(second)
+        for index in range(8):
+            if story.fleet.hanging(index):
+                continue
+            try:
+                failed += story.read(index).failure is not None
+            except SourceError:
+                story.source.close()
+                if not story.fleet.driver_gone():
+                    story.source = story.fleet.open()
+    assert failed > 10
+    assert all(story.read(index).failure is None for index in range(8))
+    assert story.values(3)["recovery_action"] == 0
+
+
+def test_every_fault_stands_in_a_ready_scenario_and_in_the_reference() -> None:
+    fleet = Fleet(8, MODELS["h100"])
+    used = {event.fault for path in READY.glob("*.yaml") for event in load(path, fleet)}
+    assert used == set(FAULTS)
+    text = (READY.parents[1] / "docs/SCENARIOS.md").read_text()
+    fields = {name for fault in FAULTS.values() for name in fault.fields}
+    assert all(f"`{name}`" in text for name in set(FAULTS) | fields)
+
+
+def test_examples_in_the_reference_are_good(write: Callable[[str], Path]) -> None:
+    blocks = (READY.parents[1] / "docs/SCENARIOS.md").read_text().split("```yaml\n")[1:]
+    assert len(blocks) >= 2
+    for block in blocks:
+        assert load(write(block.split("```")[0]), Fleet(8, MODELS["h100"]))

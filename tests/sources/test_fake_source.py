@@ -1,0 +1,340 @@
+"""The fake source: healthy GPUs. Scenarios are in test_fake_scenarios.py."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_exporter.catalog import DEVICE_METRICS
+from gpu_exporter.catalog.row import Metric
+from gpu_exporter.config import MODELS as CONFIGURED
+from gpu_exporter.model import Reading
+from gpu_exporter.sampling.tenancy import tenant
+from gpu_exporter.sources import Source, SourceError
+from gpu_exporter.sources.fake import MODELS, FakeFleet
+from gpu_exporter.sources.fake.simulation import Simulation
+from gpu_exporter.sources.fake.workloads import KINDS, Workload, assign, noise
+
+START = 1_780_000_000.0  # 2026-05-28T20:26:40Z
+ALL = sorted(MODELS)
+BY_FAKE = {row.fake: row for row in DEVICE_METRICS if row.fake is not None}
+COUNTERS = {row for row in DEVICE_METRICS if row.kind == "counter"}
+
+
+class Clock:
+    def __init__(self, now: float = START) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def readings(source: Source) -> list[Reading]:
+    return [source.read(device) for device in source.devices]
+
+
+def quantities(reading: Reading) -> dict[str, float]:
+    return {row.fake: value for row, value in reading.values.items() if row.fake is not None}
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def test_every_configurable_model_can_be_simulated() -> None:
+    assert set(CONFIGURED) <= set(MODELS)
+
+
+def test_catalogue_and_simulation_name_the_same_quantities() -> None:
+    simulated = {"fan_speeds"}
+    for model in MODELS.values():
+        simulation = Simulation(model=model, workload=assign(1, 1)[0], start=START)
+        simulated |= set(simulation.quantities())
+    assert simulated == set(BY_FAKE)
+
+
+def test_source_is_a_source() -> None:
+    source: Source = FakeFleet(gpus=2, model="h100", seed=1, clock=Clock()).open()
+    assert source.name == "fake"
+    assert source.driver.driver_version == "590.48.01"
+    assert source.driver.cuda_version == "13.1"
+    assert [device.index for device in source.devices] == [0, 1]
+    assert all(a is b for a, b in zip(source.devices, source.devices, strict=True))
+    assert source.events() == ()
+
+
+@pytest.mark.parametrize("model", ALL)
+def test_identity(model: str) -> None:
+    devices = FakeFleet(gpus=20, model=model, seed=3, clock=Clock()).devices
+    for device in devices:
+        assert re.fullmatch(r"GPU-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", device.uuid)
+        assert re.fullmatch(r"[0-9A-F]{8}:[0-9A-F]{2}:00\.0", device.pci_bus_id)
+        assert device.architecture
+        assert device.brand
+        assert device.vbios_version
+        assert bool(device.serial) is (model != "rtx4090")
+    for name in ("uuid", "pci_bus_id"):
+        assert len({getattr(device, name) for device in devices}) == 20
+
+
+def test_h100_says_its_name_as_nvml_does() -> None:
+    device = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock()).devices[0]
+    assert (device.model, device.architecture, device.brand) == ("NVIDIA H100 80GB HBM3", "Hopper", "NVIDIA")
+
+
+ABSENT = {
+    "h100": ("retired_pending", "nvlink_errors_symbol", "ecc_corrected_volatile_l1_cache"),
+    "a100": ("fabric_state",),
+    "l40s": ("mig_mode", "memory_temperature", "limit_memory_max", "nvlinks_active", "nvlink_transmit_bytes"),
+    "rtx4090": ("mig_mode", "memory_temperature", "ecc_enabled", "remap_pending", "sram_threshold_exceeded"),
+    "v100": ("remap_pending", "jpeg", "pcie_transmit_bytes"),
+    "b200": ("nvlink_errors_crc_flit",),
+}
+
+
+@pytest.mark.parametrize(("model", "name"), [(model, name) for model, names in ABSENT.items() for name in names])
+def test_what_a_board_lacks_is_absent(model: str, name: str) -> None:
+    fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock())
+    assert name not in quantities(fleet.open().read(fleet.devices[0]))
+
+
+@pytest.mark.parametrize("model", ALL)
+def test_fans_exist_only_on_boards_that_have_them(model: str) -> None:
+    fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock())
+    labels = [label for _, (label,) in fleet.open().read(fleet.devices[0]).labelled]
+    assert labels == (["0", "1"] if model == "rtx4090" else [])
+
+
+# --- it looks alive ---------------------------------------------------------------------------------------------------
+
+
+def test_default_fleet_has_every_kind_of_work_and_a_shared_job() -> None:
+    workloads = assign(8, 1)
+    assert {workload.kind for workload in workloads} == set(KINDS)
+    training = [workload for workload in workloads if workload.kind == "training"]
+    assert any(a.job == b.job for a, b in itertools.pairwise(training))
+
+
+@pytest.mark.parametrize("gpus", [*range(1, 20), 1024])
+def test_every_gpu_has_a_workload(gpus: int) -> None:
+    assert len(assign(gpus, 5)) == gpus
+
+
+def test_first_reading_is_warm_and_has_a_past() -> None:
+    source = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock()).open()
+    busy = [values for values in map(quantities, readings(source)) if values["utilization"] > 0.5]
+    assert busy
+    for values in busy:
+        assert values["temperature"] > 35
+        assert values["busy_seconds"] > 86400
+        assert values["energy"] > 86400 * values["power_limit"] * 0.1
+
+
+def test_siblings_of_a_job_pause_together() -> None:
+    workload = assign(8, 1)[0]
+    sibling = assign(8, 1)[1]
+    assert workload.job == sibling.job
+    pauses = [
+        (workload.demand(START + second).utilization < 0.1, sibling.demand(START + second).utilization < 0.1)
+        for second in range(0, 6 * 3600, 10)
+    ]
+    assert any(first for first, _ in pauses)
+    assert all(first == second for first, second in pauses)
+
+
+def test_inference_follows_the_day() -> None:
+    server = next(workload for workload in assign(8, 1) if workload.kind == "inference")
+    midnight = START // 86400 * 86400
+
+    def mean(hour: int) -> float:
+        return sum(server.demand(midnight + hour * 3600 + 10 * tick).utilization for tick in range(360)) / 360
+
+    assert mean(15) > mean(3) + 0.2
+
+
+def test_reported_work_does_not_depend_on_how_often_it_is_read() -> None:
+    often, seldom = Clock(), Clock()
+    first = FakeFleet(gpus=8, model="a100", seed=1, clock=often).open()
+    second = FakeFleet(gpus=8, model="a100", seed=1, clock=seldom).open()
+    for _ in range(60):
+        often.now += 5
+        readings(first)
+    seldom.now += 300
+    for one, other in zip(map(quantities, readings(first)), map(quantities, readings(second)), strict=True):
+        assert one["utilization"] == other["utilization"]
+        assert one["memory_used"] == other["memory_used"]
+        assert one["temperature"] == pytest.approx(other["temperature"], abs=2)
+        assert one["energy"] == pytest.approx(other["energy"], rel=1e-3)
+
+
+def test_processes_hold_what_memory_used_tells() -> None:
+    fleet = FakeFleet(gpus=8, model="h200", seed=1, clock=Clock())
+    for index, reading in enumerate(readings(fleet.open())):
+        held = sum(process.memory_used for process in fleet.processes(index))
+        assert quantities(reading)["memory_used"] == held
+
+
+def test_noise_covers_the_unit_interval() -> None:
+    values = [noise(7, moment) for moment in range(2000)]
+    assert min(values) >= 0
+    assert max(values) <= 1
+    assert sum(values) / len(values) == pytest.approx(0.5, abs=0.03)
+
+
+def test_idle_boards_step_down_as_theirs_do() -> None:
+    idle = Workload("idle", 1, 1, 1, "alice")
+    hopper = Simulation(model=MODELS["h100"], workload=idle, start=START).quantities()
+    geforce = Simulation(model=MODELS["rtx4090"], workload=idle, start=START).quantities()
+    assert (hopper["performance_state"], hopper["pcie_generation"]) == (0, 5)  # as the recorded H100 does
+    assert (geforce["performance_state"], geforce["pcie_generation"]) == (8, 1)
+    assert hopper["reason_gpu_idle"] == geforce["reason_gpu_idle"] == 1
+
+
+# --- determinism and invariants ---------------------------------------------------------------------------------------
+
+
+def run(seed: int, model: str, ticks: list[float]) -> list[list[Reading]]:
+    clock = Clock()
+    source = FakeFleet(gpus=4, model=model, seed=seed, clock=clock).open()
+    rounds = []
+    for tick in ticks:
+        clock.now += tick
+        rounds.append(readings(source))
+    return rounds
+
+
+def test_same_seed_and_clock_give_the_same_and_another_seed_differs() -> None:
+    ticks = [5.0, 5.0, 0.3, 61.0, 5.0]
+    assert run(1, "h100", ticks) == run(1, "h100", ticks)
+    for one, other in zip(run(1, "h100", ticks)[-1], run(2, "h100", ticks)[-1], strict=True):
+        assert one.device.uuid != other.device.uuid
+        assert one.values != other.values
+
+
+def test_order_of_reading_does_not_matter() -> None:
+    clock = Clock()
+    forward = FakeFleet(gpus=4, model="h100", seed=1, clock=clock).open()
+    backward = FakeFleet(gpus=4, model="h100", seed=1, clock=clock).open()
+    clock.now += 7
+    assert readings(forward) == [backward.read(device) for device in reversed(backward.devices)][::-1]
+
+
+def check(values: dict[str, float]) -> None:
+    ratios = ("utilization", "memory_io", "encoder", "decoder", "jpeg", "ofa")
+    assert all(0 <= values[name] <= 1 for name in ratios if name in values)
+    assert all(value >= 0 for value in values.values())
+    assert values["memory_used"] + values["memory_free"] + values["memory_reserved"] == values["memory_total"]
+    assert 20 <= values["temperature"] < values["limit_shutdown"]
+    if "memory_temperature" in values:
+        assert 20 <= values["memory_temperature"] <= values["limit_memory_max"]
+    assert 0 < values["power"] <= values["power_limit"] * 1.02
+    assert 0 < values["clock_sm"] <= values["clock_max_sm"]
+    assert values["pcie_generation"] <= values["pcie_generation_max"]
+    for name, value in values.items():
+        if name.startswith(("ecc_corr", "ecc_uncorr", "remap", "retired", "nvlink_errors", "sram", "recovery")):
+            assert value == 0, name
+    if values["reason_gpu_idle"]:
+        assert values["utilization"] == 0
+        assert values["power"] < 0.3 * values["power_limit"]
+
+
+@pytest.mark.parametrize("model", ALL)
+def test_a_day_is_plausible(model: str) -> None:
+    clock = Clock()
+    source = FakeFleet(gpus=5, model=model, seed=1, clock=clock).open()
+    before = readings(source)
+    busy = 0.0
+    for _ in range(24 * 12):
+        clock.now += 300
+        now = readings(source)
+        for old, new in zip(before, now, strict=True):
+            check(quantities(new))
+            grows(old, new)
+            grown = new.values[BY_FAKE["busy_seconds"]] - old.values[BY_FAKE["busy_seconds"]]
+            assert 0 <= grown <= 300 + 1e-6
+            busy += grown
+            assert all(0 <= speed <= 1 for speed in new.labelled.values())
+        before = now
+    assert 0.2 < busy / (5 * 86400) < 0.9
+
+
+def grows(old: Reading, new: Reading) -> None:
+    assert old.values.keys() == new.values.keys()
+    for row in COUNTERS & old.values.keys():
+        assert new.values[row] >= old.values[row], row
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.sampled_from(ALL),
+    seed=st.integers(0, 2**31),
+    start=st.floats(0, 4e9),
+    ticks=st.lists(st.floats(-3600, 100_000) | st.floats(0, 10) | st.floats(0, 1e-9), max_size=12),
+)
+def test_counters_never_fall(model: str, seed: int, start: float, ticks: list[float]) -> None:
+    clock = Clock(start)
+    source = FakeFleet(gpus=3, model=model, seed=seed, clock=clock).open()
+    before = readings(source)
+    for tick in ticks:
+        clock.now += tick
+        now = readings(source)
+        for old, new in zip(before, now, strict=True):
+            check(quantities(new))
+            grows(old, new)
+        before = now
+
+
+def test_counters_are_the_integrals_of_their_gauges() -> None:
+    clock = Clock()
+    source = FakeFleet(gpus=8, model="h100", seed=1, clock=clock).open()
+    first = quantities(source.read(source.devices[4]))
+    busy = energy = 0.0
+    for _ in range(200):
+        clock.now += 5
+        values = quantities(source.read(source.devices[4]))
+        busy += 5 * values["utilization"]
+        energy += 5 * values["power_average"]
+    assert values["busy_seconds"] - first["busy_seconds"] == pytest.approx(busy, rel=0.02)
+    assert values["energy"] - first["energy"] == pytest.approx(energy, rel=1e-6)
+
+
+def test_many_gpus_can_be_read() -> None:
+    clock = Clock()
+    source = FakeFleet(gpus=1024, model="h100", seed=1, clock=clock).open()
+    clock.now += 5
+    assert len(readings(source)) == 1024
+
+
+def test_closed_source_refuses() -> None:
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock())
+    source = fleet.open()
+    source.close()
+    source.close(hung=True)
+    assert source.events() == ()
+    with pytest.raises(SourceError, match="closed"):
+        source.read(fleet.devices[0])
+    assert fleet.open().read(fleet.devices[0]).failure is None
+
+
+def test_rows_with_a_label_are_not_plain_values() -> None:
+    rows: list[Metric] = [row for row in DEVICE_METRICS if row.dynamic]
+    fleet = FakeFleet(gpus=1, model="rtx4090", seed=1, clock=Clock())
+    assert not set(rows) & set(fleet.open().read(fleet.devices[0]).values)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("user", "user"), ("pod", "pod"), ("slurm", "slurm_job")])
+def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
+    fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(), owners=kind)
+    source = fleet.open()
+    owners = [process.owner for device in source.devices for process in source.read(device).processes or ()]
+    assert len(owners) == 7, "one of the eight is free"
+    assert all(owner and getattr(owner, told) for owner in owners)
+    assert {tenant(owner).kind for owner in owners if owner} == {kind}
+
+
+def test_processes_can_be_left_out() -> None:
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(), owners=None)
+    assert fleet.open().read(fleet.devices[0]).processes is None

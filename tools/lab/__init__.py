@@ -1,0 +1,1 @@
+"""What tests, bench and demo share: stand-ins, programs, ports, waiting."""

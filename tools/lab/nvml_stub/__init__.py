@@ -1,0 +1,397 @@
+"""A stand-in for NVIDIA's management library, so that the real pynvml runs without a GPU.
+
+``build`` compiles it, ``Stub`` owns the state that it shows. A change reaches running processes at their next call::
+
+    library = build(directory)
+    stub = Stub(directory, ["h100", "a100"])
+    subprocess.run(command, env={**os.environ, **stub.env(library)})
+    stub.set(0, "temperature", 91)
+    stub.lose(1)
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from tools.lab.nvml_stub.compiler import FUNCTIONS, build, table
+from tools.lab.nvml_stub.presets import GPM, MODELS, Setting
+
+__all__ = ["FUNCTIONS", "MODELS", "SETTINGS", "Mig", "Process", "Stub", "Usage", "build"]
+
+ProcessKind: TypeAlias = Literal["compute", "graphics", "mps"]
+
+_VALUES: Final = table("values.h", "VALUES")
+_LISTS: Final = table("values.h", "LISTS")
+_STRINGS: Final = table("values.h", "STRINGS")
+SETTINGS: Final = frozenset((*_VALUES, *_LISTS, *_STRINGS))
+
+_ANY_INSTANCE: Final = 0xFFFFFFFF
+_MAX_GPUS: Final = 64
+_MAX_HISTORY: Final = 64
+_MAX_EVENTS: Final = 256
+_SAMPLED: Final = {"power_usage": 0, "utilization": 1, "memory_utilization": 2}
+_GROUPS: Final = {"power": ("power_instant", "power_average", "power_usage")}
+_COUNTER: Final = struct.Struct("=56sQ")
+_XID: Final = 0x8
+_NOT_SUPPORTED: Final = 3
+_LOST: Final = 15
+
+
+class Process(NamedTuple):
+    """A process on a GPU; memory None is NVML's "not available"."""
+
+    pid: int
+    memory: int | None
+    gpu_instance: int = _ANY_INSTANCE
+    compute_instance: int = _ANY_INSTANCE
+
+
+class Usage(NamedTuple):
+    """Utilization of a GPU by a process in percent; without a time, it is sampled at every beat (1/6 s)."""
+
+    pid: int
+    sm: int = 0
+    memory: int = 0
+    encoder: int = 0
+    decoder: int = 0
+    time_us: int = 0
+
+
+class Mig(NamedTuple):
+    """A MIG device."""
+
+    uuid: str
+    name: str
+    gpu_instance: int
+    compute_instance: int
+    memory_total: int
+    memory_used: int
+
+
+@dataclass(slots=True)
+class _Gpu:
+    settings: dict[str, Setting]
+    error: int = 0
+    hang: bool = False
+    lookup: bool = False
+    delay_us: int = 0
+    process_bytes: int = 0
+    function_errors: dict[str, int] = field(default_factory=dict)
+    fields: dict[int, int] = field(default_factory=dict)
+    field_errors: dict[int, int] = field(default_factory=dict)
+    processes: dict[ProcessKind, tuple[Process, ...]] = field(default_factory=dict)
+    usage: tuple[Usage, ...] = ()
+    history: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    samples: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    mig: tuple[Mig, ...] = ()
+    gpm: dict[int, float] = field(default_factory=dict)
+
+    def set(self, name: str, value: Setting | None) -> None:
+        kind = _SAMPLED.get(name)
+        if value is None:
+            self.settings.pop(name, None)
+        else:
+            self.settings[name] = value
+        if kind is None:
+            return
+        if not isinstance(value, int):
+            self.history.pop(kind, None)
+            return
+        changes = self.history.setdefault(kind, [])
+        changes.append((time.time_ns() // 1000, value))
+        del changes[:-_MAX_HISTORY]
+
+    def lines(self) -> Iterator[str]:
+        # In the order of the C tables, which makes reading fast.
+        for name in (*_VALUES, *_LISTS, *_STRINGS):
+            value = self.settings.get(name)
+            if value is not None:
+                yield f"{name} {value if isinstance(value, int | str) else ','.join(map(str, value))}"
+        for name in ("error", "hang", "lookup", "delay_us", "process_bytes"):
+            if number := int(getattr(self, name)):
+                yield f"{name} {number}"
+        yield from (f"error.{name} {code}" for name, code in self.function_errors.items())
+        yield from (f"field.{number} {value}" for number, value in self.fields.items())
+        yield from (f"field_error.{number} {code}" for number, code in self.field_errors.items())
+        for kind, processes in self.processes.items():
+            yield f"processes.{kind} {_tuples(processes)}"
+        yield f"process_utilization {_tuples(self.usage)}"
+        yield from (f"history.{number} {_tuples(changes)}" for number, changes in self.history.items())
+        yield from (f"samples.{number} {_tuples(samples)}" for number, samples in self.samples.items())
+        for number, mig in enumerate(self.mig):
+            numbers = f"{mig.gpu_instance} {mig.compute_instance} {mig.memory_total} {mig.memory_used}"
+            yield f"mig.{number} {mig.uuid} {numbers} {mig.name}"
+        yield from (f"gpm.{number} {value}" for number, value in self.gpm.items())
+
+
+def _tuples(rows: Iterable[Sequence[int | None]]) -> str:
+    return ",".join(":".join("-1" if part is None else str(part) for part in row) for row in rows)
+
+
+def _known_function(name: str) -> str:
+    if name not in FUNCTIONS:
+        raise ValueError(f"not in functions.h: {name}")
+    return name
+
+
+class Stub:
+    """The GPUs that the stand-in shows, and what is wrong with them.
+
+    ``models`` names one of ``MODELS`` for each GPU. A function that takes an error code clears the error with 0.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        models: Sequence[str] = ("h100",),
+        *,
+        driver_version: str = "590.48.01",
+        cuda_version: int = 13010,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.state_file = directory / "nvml-state"
+        self.calls_file = directory / "nvml-calls"
+        self._gpus: list[_Gpu] = []
+        self._count = 0
+        self._driver_version = driver_version
+        self._cuda_version = cuda_version
+        self._init_error = 0
+        self._init_hang = False
+        self._failure = (0, 0)
+        self._function_errors: dict[str, int] = {}
+        self._function_delays: dict[str, int] = {}
+        self._events: list[tuple[int, int, int, int]] = []
+        self._event_number = 0
+        self._batches = 0
+        with self.batch():
+            for model in models:
+                self.add(model)
+
+    # --- the file -----------------------------------------------------------------------------------------------------
+
+    def env(self, library: Path, *, count_calls: bool = True) -> dict[str, str]:
+        """Return the variables that lead a process to this stub."""
+        paths = (str(library), os.environ.get("LD_LIBRARY_PATH", ""))
+        variables = {"LD_LIBRARY_PATH": ":".join(filter(None, paths)), "NVML_STUB_STATE": str(self.state_file)}
+        return {**variables, "NVML_STUB_CALLS": str(self.calls_file)} if count_calls else variables
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make several changes visible at once."""
+        self._batches += 1
+        try:
+            yield
+        finally:
+            self._batches -= 1
+            self._write()
+
+    def _write(self) -> None:
+        if self._batches:
+            return
+        scratch = self.state_file.with_name(f".{self.state_file.name}.{os.getpid()}")
+        scratch.write_text("".join(f"{line}\n" for line in self._lines()))
+        scratch.replace(self.state_file)
+
+    def _lines(self) -> Iterator[str]:
+        yield f"count {self._count}"
+        yield f"driver_version {self._driver_version}"
+        yield f"nvml_version 13.{self._driver_version}"
+        yield f"cuda_version {self._cuda_version}"
+        yield f"init_error {self._init_error}"
+        yield f"init_hang {int(self._init_hang)}"
+        yield f"driver_failure {self._failure[0]} {self._failure[1]}"
+        yield from (f"error.{name} {code}" for name, code in self._function_errors.items())
+        yield from (f"delay_us.{name} {delay}" for name, delay in self._function_delays.items())
+        yield from (f"event {' '.join(map(str, event))}" for event in self._events)
+        for index, gpu in enumerate(self._gpus):
+            yield from (f"gpu.{index}.{line}" for line in gpu.lines())
+
+    # --- the driver ---------------------------------------------------------------------------------------------------
+
+    @property
+    def driver_version(self) -> str:
+        """The driver's release; field numbers follow it from the next nvmlInit on."""
+        return self._driver_version
+
+    @driver_version.setter
+    def driver_version(self, version: str) -> None:
+        self._driver_version = version
+        self._write()
+
+    @property
+    def count(self) -> int:
+        """How many of the GPUs the next nvmlInit finds."""
+        return self._count
+
+    @count.setter
+    def count(self, count: int) -> None:
+        if not 0 <= count <= len(self._gpus):
+            raise ValueError(f"there are {len(self._gpus)} GPUs")
+        self._count = count
+        self._write()
+
+    def fail_init(self, code: int) -> None:
+        """Let nvmlInit answer ``code``: 9 driver not loaded, 12 library not found, 18 version mismatch."""
+        self._init_error = code
+        self._write()
+
+    def hang_init(self, *, hang: bool = True) -> None:
+        """Let nvmlInit block until ``hang_init(hang=False)``."""
+        self._init_hang = hang
+        self._write()
+
+    def fail_driver(self, code: int) -> None:
+        """Let every call of the sessions of now answer ``code``, until they shut down and initialize again."""
+        self._failure = (self._failure[0] + 1, code)
+        self._write()
+
+    def fail(self, function: str, code: int, device: int | None = None) -> None:
+        """Let one function answer ``code``, for one device or all."""
+        errors = self._function_errors if device is None else self._gpus[device].function_errors
+        errors[_known_function(function)] = code
+        self._write()
+
+    def unsupported(self, function: str, device: int | None = None) -> None:
+        """Let one function answer NOT_SUPPORTED, for one device or all."""
+        self.fail(function, _NOT_SUPPORTED, device)
+
+    def slow_function(self, function: str, seconds: float) -> None:
+        """Let one function take longer; 0 ends it, for calls under way too."""
+        self._function_delays[_known_function(function)] = round(seconds * 1e6)
+        self._write()
+
+    # --- a device's health --------------------------------------------------------------------------------------------
+
+    def error(self, device: int, code: int, *, lookup: bool = False) -> None:
+        """Let every call for the device answer ``code``; with ``lookup``, handle look-ups still work."""
+        gpu = self._gpus[device]
+        gpu.error, gpu.lookup = code, lookup
+        self._write()
+
+    def lose(self, device: int, *, lookup: bool = False) -> None:
+        """Let the device fall off the bus: GPU_IS_LOST."""
+        self.error(device, _LOST, lookup=lookup)
+
+    def hang(self, device: int, *, lookup: bool = False) -> None:
+        """Let every call for the device block until ``recover``; with ``lookup``, handle look-ups still work."""
+        gpu = self._gpus[device]
+        gpu.hang, gpu.lookup = True, lookup
+        self._write()
+
+    def slow(self, device: int, seconds: float) -> None:
+        """Let every call for the device take longer."""
+        self._gpus[device].delay_us = round(seconds * 1e6)
+        self._write()
+
+    def recover(self, device: int) -> None:
+        """End ``error``, ``lose``, ``hang`` and ``slow``."""
+        gpu = self._gpus[device]
+        gpu.error, gpu.hang, gpu.lookup, gpu.delay_us = 0, False, False, 0
+        self._write()
+
+    def event(self, device: int, kind: int, data: int) -> None:
+        """Deliver an event to the event sets that are registered for it by now."""
+        self._event_number += 1
+        self._events.append((self._event_number, device, kind, data))
+        del self._events[:-_MAX_EVENTS]
+        self._write()
+
+    def xid(self, device: int, code: int) -> None:
+        """Deliver an XID event."""
+        self.event(device, _XID, code)
+
+    # --- a device's values --------------------------------------------------------------------------------------------
+
+    def add(self, model: str) -> int:
+        """Plug in one more GPU, which the next nvmlInit finds, and return its index."""
+        index = len(self._gpus)
+        if index == _MAX_GPUS:
+            raise ValueError(f"at most {_MAX_GPUS} GPUs")
+        gpu = _Gpu(
+            {"minor_number": index, "pci_bus": 0x10 + index, "uuid": f"GPU-5eed{index:04x}-0000-4000-8000-{index:012x}"}
+        )
+        for name, value in MODELS[model].items():
+            gpu.set(name, value.format(index=index) if isinstance(value, str) else value)
+        gpu.gpm.update(GPM.get(model, {}))
+        self._gpus.append(gpu)
+        self._count = len(self._gpus)
+        self._write()
+        return index
+
+    def get(self, device: int, name: str) -> Setting | None:
+        """Return a setting, None where the device does not support it."""
+        return self._gpus[device].settings.get(name)
+
+    def set(self, device: int, name: str, value: Setting | None) -> None:
+        """Change one of ``SETTINGS``, in NVML's units; None makes it unsupported. "power" sets every reading of it."""
+        for each in _GROUPS.get(name, (name,)):
+            if each not in SETTINGS:
+                raise ValueError(f"not in values.h: {each}")
+            self._gpus[device].set(each, value)
+        self._write()
+
+    def field(self, device: int, number: int, value: int = 0, *, error: int = 0) -> None:
+        """Fix the answer for one field, by its number."""
+        gpu = self._gpus[device]
+        gpu.fields[number], gpu.field_errors[number] = value, error
+        self._write()
+
+    def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:
+        """Replace the processes of a kind."""
+        self._gpus[device].processes[kind] = tuple(processes)
+        self._write()
+
+    def process_layout(self, device: int, size: int) -> None:
+        """Let version 3 of the lists write so many bytes a process: 16, 24 or 32."""
+        self._gpus[device].process_bytes = size
+        self._write()
+
+    def process_utilization(self, device: int, usage: Iterable[Usage]) -> None:
+        """Replace what processes use of the device."""
+        self._gpus[device].usage = tuple(usage)
+        self._write()
+
+    def samples(self, device: int, kind: int, samples: Iterable[tuple[int, int]] | None) -> None:
+        """List the exact (microseconds, value) samples of a kind; None goes back to those of the settings' history."""
+        if samples is None:
+            self._gpus[device].samples.pop(kind, None)
+        else:
+            self._gpus[device].samples[kind] = tuple(samples)
+        self._write()
+
+    def mig(self, device: int, devices: Iterable[Mig]) -> None:
+        """Partition the device; an empty list leaves MIG mode on with no MIG device."""
+        gpu = self._gpus[device]
+        gpu.mig = tuple(devices)
+        gpu.set("mig_mode", 1)
+        self._write()
+
+    def gpm(self, device: int, metrics: Mapping[int, float]) -> None:
+        """Replace the profiling metrics; with none, the device does not support them."""
+        self._gpus[device].gpm = dict(metrics)
+        self._write()
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def calls(self) -> dict[str, int]:
+        """Return how often each function was called by all processes so far."""
+        if not self.calls_file.exists():
+            return {}
+        counts = _COUNTER.iter_unpack(self.calls_file.read_bytes())
+        return {name.rstrip(b"\0").decode(): count for name, count in counts if count}
+
+    def reset_calls(self) -> None:
+        """Count from zero again, in running processes too."""
+        if not self.calls_file.exists():
+            return
+        with self.calls_file.open("r+b") as file:
+            for end in range(_COUNTER.size, self.calls_file.stat().st_size + 1, _COUNTER.size):
+                file.seek(end - 8)
+                file.write(bytes(8))
