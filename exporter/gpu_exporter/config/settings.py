@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.config import parsers
 
-# Every source that there is, and what it is: the choices of ``source``. ``sources.REGISTRY`` says where each one stands.
+# Every source and what it is: the choices of ``source``. ``sources.REGISTRY`` says where each one stands.
 SOURCES: Final[Mapping[str, str]] = MappingProxyType({"nvml": "the driver's library", "fake": "simulated"})
 MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
 OWNERS: Final = ("user", "pod", "slurm")

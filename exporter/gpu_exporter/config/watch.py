@@ -17,14 +17,14 @@ class Watch:
     """
 
     def __init__(self, *paths: Path) -> None:
-        self._paths = paths
+        self.paths = paths
         self._seen: dict[Path, _Stamp] = {}
         self._latest: dict[Path, _Stamp] = {}
 
     def follow(self, *paths: Path) -> None:
         """Watch these instead; of those that were watched before, what was seen still counts."""
-        if paths != self._paths:
-            self._paths = paths
+        if paths != self.paths:
+            self.paths = paths
             self._seen = {path: self._seen[path] if path in self._seen else _stamp(path) for path in paths}
 
     def changed(self) -> bool:
@@ -53,7 +53,7 @@ class Watch:
         self._seen = {}
 
     def _look(self) -> dict[Path, _Stamp]:
-        return {path: _stamp(path) for path in self._paths}
+        return {path: _stamp(path) for path in self.paths}
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -89,8 +89,11 @@ class _Loader(yaml.SafeLoader):
 class Section:
     """One mapping of a file, at ``place`` in it; the methods raise ConfigError that names file, key and value.
 
-    With ``known`` other keys are refused. A key that is left empty counts as left out.
+    With ``known`` other keys are refused. A key that is left empty counts as left out; with ``blank``, so does one
+    whose value is the empty text.
     """
+
+    blank = False
 
     def __init__(self, path: Path, document: Any, *, place: str = "", known: Collection[str] = ()) -> None:
         self.path = path
@@ -131,7 +134,9 @@ class Section:
     def value(self, key: str, parse: Callable[[Any], T], default: T | None = None) -> T | None:
         """The parsed value, or the default."""
         value = self.entries.get(key)
-        return default if value is None else self._parsed(key, parse, value)
+        if value is None or (self.blank and value == ""):
+            return default
+        return self._parsed(key, parse, value)
 
     def items(self, key: str, parse: Callable[[Any], T]) -> tuple[T, ...]:
         """The parsed items of a list."""
