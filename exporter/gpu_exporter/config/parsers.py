@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m(?!s)": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in _UNITS))
 _SIZES: Final = {"": 1.0, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
+Word = TypeVar("Word", bound=str)
 
 
 class RefusedError(ValueError):
@@ -130,13 +131,13 @@ def name(value: Any) -> str:
     return value
 
 
-def one_of(*names: str) -> Callable[[Any], str]:
+def one_of(*names: Word) -> Callable[[Any], Word]:
     """One of these words."""
 
-    def parse(value: Any) -> str:
+    def parse(value: Any) -> Word:
         if value not in names:
             raise RefusedError(f"{quoted(value)} is not known; write one of {', '.join(names)}")
-        return str(value)
+        return names[names.index(value)]
 
     return parse
 
