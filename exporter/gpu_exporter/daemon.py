@@ -63,8 +63,8 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     if config.require_gpu:
         _require_gpu(samples, server)
     server.start()
-    if config.source == "fake":
-        log.warning("the data is simulated: no real GPU is read", extra={"source": "fake"})
+    if samples.latest().simulated:
+        log.warning("the data is simulated: no real GPU is read", extra={"source": samples.latest().source})
     log.info(
         "listening",
         extra={

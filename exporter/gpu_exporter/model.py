@@ -121,6 +121,7 @@ class Xid:
 class Snapshot:
     """Everything that one exposition tells; never changed after it was published.
 
+    ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
     """
@@ -138,6 +139,7 @@ class Snapshot:
     paused: bool = False
     gpus_expected: int | None = None
     config_ok: bool = True
+    simulated: bool = False
 
     @property
     def gpus_found(self) -> int:
@@ -148,3 +150,13 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that ``doctor`` looked at; ``advice`` says what to do where it is not ok."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    detail: str
+    advice: str = ""

@@ -42,6 +42,7 @@ class Hardware:
 
 class Source:
     name = "made up"
+    simulated = False
     driver = Driver("590.48.01", "13.1", "13.590.48.01")
 
     def __init__(self, hardware: Hardware) -> None:

@@ -43,6 +43,7 @@ class Sampler:
         *,
         open_source: Callable[[], Source],
         source_name: str,
+        simulated: bool = False,
         collection: CollectionConfig,
         build: Build,
         resolver: Resolver | None = None,
@@ -56,7 +57,11 @@ class Sampler:
         self._clock = clock
         self._monotonic = monotonic
         self._snapshot = Snapshot(
-            build=build, source=source_name, gpus_expected=collection.expected_gpus, monotonic=monotonic()
+            build=build,
+            source=source_name,
+            simulated=simulated,
+            gpus_expected=collection.expected_gpus,
+            monotonic=monotonic(),
         )
         self._withheld: tuple[Snapshot, Snapshot] | None = None
         accounting = accounting or AccountingConfig()
