@@ -31,18 +31,16 @@ def test_a_source_goes_by_the_name_that_chooses_it(name: str) -> None:
     assert import_module(REGISTRY[name]).__name__ == f"gpu_exporter.sources.{name}", "each has a folder of its name"
 
 
-def test_only_the_fake_source_is_simulated() -> None:
-    assert [name for name in REGISTRY if source_kind(of(name)).simulated] == ["fake"]
-
-
-def test_auto_is_never_simulated() -> None:
-    assert not source_kind(of("auto")).simulated
+@pytest.mark.parametrize(("name", "simulated"), [("nvml", False), ("fake", True), ("auto", False)])
+def test_a_source_says_whether_it_is_simulated(name: str, *, simulated: bool) -> None:
+    assert source_kind(of(name)).simulated is simulated
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_snapshot_knows_before_anything_was_opened(name: str) -> None:
     snapshot = sampler(of(name)).latest()
-    assert (snapshot.source, snapshot.simulated, snapshot.driver) == (name, name == "fake", None)
+    assert (snapshot.source, snapshot.simulated) == (name, source_kind(of(name)).simulated)
+    assert snapshot.driver is None
 
 
 def test_a_fleet_outlives_the_sources_that_are_opened_on_it() -> None:

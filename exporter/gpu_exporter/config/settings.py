@@ -15,7 +15,12 @@ from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.config import parsers
 
 # Every source and what it is: the choices of ``source``. ``sources.REGISTRY`` says where each one stands.
-SOURCES: Final[Mapping[str, str]] = MappingProxyType({"nvml": "the driver's library", "fake": "simulated"})
+SOURCES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "nvml": "the driver's library",
+        "fake": "simulated",
+    }
+)
 MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
 OWNERS: Final = ("user", "pod", "slurm")
 _LEVELS: Final = ("debug", "info", "warning", "error")
