@@ -113,8 +113,7 @@ class Section:
 
     def refuse(self, key: str, why: str) -> NoReturn:
         """Refuse the value of a key; an empty key is the mapping itself."""
-        place = _below(self.place, key)
-        raise ConfigError(f"{self.path}: {place + ': ' if place else ''}{why}")
+        _refuse(self.path, _below(self.place, key), why)
 
     def known(self, names: Collection[str]) -> None:
         """Refuse every other key."""
@@ -140,7 +139,8 @@ class Section:
 
     def items(self, key: str, parse: Callable[[Any], T]) -> tuple[T, ...]:
         """The parsed items of a list."""
-        return tuple(self._parsed(key, parse, item) for item in self._list(key))
+        values = _list(self.path, _below(self.place, key), self.entries.get(key))
+        return tuple(self._parsed(key, parse, value) for value in values)
 
     def section(self, key: str, *, known: Collection[str] = ()) -> Section:
         """The mapping below a key."""
@@ -148,17 +148,13 @@ class Section:
 
     def sections(self, key: str, *, known: Collection[str] = ()) -> tuple[Section, ...]:
         """The mappings of a list, at ``key[0]`` and so on."""
-        place = _below(self.place, key)
-        return tuple(
-            type(self)(self.path, item, place=f"{place}[{number}]", known=known)
-            for number, item in enumerate(self._list(key))
-        )
+        return self.each(self.path, self.entries.get(key), place=_below(self.place, key), known=known)
 
-    def _list(self, key: str) -> list[Any]:
-        value = self.entries.get(key)
-        if value is not None and not isinstance(value, list):
-            self.refuse(key, f"{quoted(value)} is not a list; write one item a line, each behind a dash")
-        return value or []
+    @classmethod
+    def each(cls, path: Path, document: Any, *, place: str = "", known: Collection[str] = ()) -> tuple[Section, ...]:
+        """The mappings of a list, which may be the whole file."""
+        items = _list(path, place, document)
+        return tuple(cls(path, item, place=f"{place}[{number}]", known=known) for number, item in enumerate(items))
 
     def _parsed(self, key: str, parse: Callable[[Any], T], value: Any) -> T:
         try:
@@ -169,3 +165,13 @@ class Section:
 
 def _below(place: str, key: str) -> str:
     return f"{place}.{key}" if place and key else place or key
+
+
+def _list(path: Path, place: str, value: Any) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        _refuse(path, place, f"{quoted(value)} is not a list; write one item a line, each behind a dash")
+    return value or []
+
+
+def _refuse(path: Path, place: str, why: str) -> NoReturn:
+    raise ConfigError(f"{path}: {place + ': ' if place else ''}{why}")
