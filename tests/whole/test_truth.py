@@ -14,6 +14,7 @@ from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources.fake import FakeFleet
 from harness import ROOT, Prometheus, program, run
 
+pytestmark = pytest.mark.e2e
 HOUR, TICK = 3600, 15
 # The families that the report asks for; the others would make Prometheus's blocks ten times as large.
 WANTED = ("gpu_owner_", "gpu_state_", "gpu_energy_", "gpu_busy_", "gpu_memory_", "gpu_power_", "gpu_utilization_")
