@@ -12,7 +12,7 @@
 # make previews   the dashboards' pictures in docs/images (downloads 460 MB of Grafana's own components)
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
-# make package-chart   dist/gpu-exporter-VERSION.tgz: the chart with copies where the checkout has links (needs helm)
+# make package-chart   dist/gpu-exporter-VERSION.tgz: the chart, with copies where the checkout has links
 # make image-test   build and run the image, boot the systemd unit
 # make soak   the long runs: flat memory, fault storms
 # make clean  forget all of this
@@ -99,7 +99,7 @@ pyz: .venv/demo.stamp
 
 .PHONY: package-chart
 package-chart:
-	tools/package-chart
+	$(PYTHON) tools/release.py chart
 
 .PHONY: lock
 lock:
