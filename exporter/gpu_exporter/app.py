@@ -11,7 +11,8 @@ from gpu_exporter.config import Config
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import resolver
 from gpu_exporter.pages.exposition import Page, Renderer
-from gpu_exporter.sampling.sampler import Sampler
+from gpu_exporter.sampling.pipeline import Pipeline
+from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
 from gpu_exporter.sources import open_source, source_kind
 
 # Opening takes 1 to 2 s a GPU without persistence mode; see the sampler.
@@ -27,9 +28,12 @@ def sampler(config: Config) -> Sampler:
         simulated=kind.simulated,
         collection=config.collection,
         build=Build(version=__version__, python_version=platform.python_version()),
-        resolver=resolver(config),
-        processes=config.processes,
-        accounting=config.accounting,
+        pipeline=Pipeline(
+            gap=STALE_AFTER * config.collection.interval,
+            resolver=resolver(config),
+            processes=config.processes,
+            accounting=config.accounting,
+        ),
     )
 
 

@@ -49,10 +49,11 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a device could not be read."""
+    """Why a device could not be read; ``standing`` while it is an earlier call that has not returned, counted then."""
 
     reason: Reason
     message: str
+    standing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

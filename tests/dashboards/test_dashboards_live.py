@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dashboards import PrometheusApi, View, load, panels
 from grafana_lab import MACHINES, fleet
 
+pytestmark = pytest.mark.e2e
 # What brings no data here, and why. An entry that brings data after all is a mistake, too.
 EMPTY: Mapping[tuple[str, str], str] = {}
 # Legends of totals over everything chosen; no host, GPU or model is left in them.

@@ -24,6 +24,7 @@ from gpu_exporter.config.parsers import duration
 from harness import ROOT, Exporter, program, wait_for
 from mail import free_port, part
 
+pytestmark = pytest.mark.e2e
 FOLDER = ROOT / "deploy"
 FILE = FOLDER / "compose.yaml"
 SCHEMA = json.loads((ROOT / "tests/deploy/compose-spec.json").read_text())

@@ -28,6 +28,7 @@ from gpu_exporter import __version__
 from harness import ROOT, parse, pick, program, wait_for
 from mail import free_port
 
+pytestmark = pytest.mark.e2e
 LIMIT = 80_000_000  # bytes, compressed, base included
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Docker's own view of a container: its root read-only, /proc, and what is mounted.
@@ -197,7 +198,7 @@ def it_holds_what_it_needs_and_no_pip(image: Image) -> None:
     assert not [path.name for path in packages.iterdir() if re.match(r"pip|setuptools|wheel", path.name)]
     compiled = {path.name for path in (packages / "gpu_exporter/__pycache__").iterdir()}
     version = packages.parent.name.removeprefix("python").replace(".", "")
-    assert f"cli.cpython-{version}.pyc" in compiled, "nobody could write it later"
+    assert f"daemon.cpython-{version}.pyc" in compiled, "nobody could write it later"
     assert all(f"cpython-{version}." in name for name in compiled), "and none that was made elsewhere"
     for what in ("tests", "src", "var/lib/apt/lists/lock"):
         assert not (image.root / what).exists()

@@ -20,6 +20,7 @@ from tools.demo import deployed, programs
 
 from harness import ROOT, environment, program, wait_for
 
+pytestmark = pytest.mark.e2e
 # The incident that people see needs 45 s until the mail; this GPU falls off the bus at once.
 SHORT = """\
 events:

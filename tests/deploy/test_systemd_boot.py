@@ -17,6 +17,7 @@ import pytest
 from debian import archive, impossible
 from harness import ROOT, wait_for
 
+pytestmark = pytest.mark.e2e
 CGROUPS = Path("/sys/fs/cgroup")
 # Version 2 has one hierarchy, version 1 one a controller, and both may be there at once.
 PLACES = [CGROUPS, *(CGROUPS / name for name in ("memory", "devices", "pids", "systemd", "unified"))]

@@ -13,6 +13,7 @@ import pytest
 from certificates import Site, basic, fetch, hashed, presented
 from harness import Exporter, Prometheus, parse, pick, wait_for
 
+pytestmark = pytest.mark.e2e
 CONFIGURATION = """\
 global:
   scrape_interval: 1s

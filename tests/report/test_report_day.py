@@ -18,6 +18,7 @@ from gpu_exporter.report.history import Grid, History, Holding
 from harness import ROOT, Prometheus, run
 from report_day import ALICE, BOB, CAROL, CI, DAVE, DAY, ERIN, FRANK, GINA, HOUR, TRAINER, Day, Truth
 
+pytestmark = pytest.mark.e2e
 CONFIGURATION = "global: {scrape_interval: 15s}\n"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from harness import SCRAPING, Exporter, Prometheus, run, wait_for
 
+pytestmark = pytest.mark.e2e
+
 
 def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:
     with (

@@ -17,6 +17,7 @@ from gpu_exporter.report.history import Grid, History
 from harness import ROOT, wait_for
 from report_day import DAY, Day
 
+pytestmark = pytest.mark.e2e
 FETCHED = ROOT / ".build/debian/usr/bin/victoria-metrics"
 
 

@@ -11,12 +11,9 @@ from prometheus_client import Metric as ClientMetric
 from prometheus_client.registry import Collector
 from tools.lab.nvml_stub import Process, Stub, Usage
 
-from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
+from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources import Source
 from gpu_exporter.sources.fake import FakeFleet
 from gpu_exporter.sources.nvml import NvmlSource
@@ -33,15 +30,11 @@ class NoProcess(Collector):
 
 
 def exposition(source: Source, *, openmetrics: bool = False) -> str:
-    ledger, table = Ledger(gap=15), ProcessTable(most=64, labels=PROCESS_LABELS)
     snapshot = Snapshot(
         build=Build("0.0.0", "3.0.0"),
         source=source.name,
         driver=source.driver,
-        readings=tuple(
-            table.complete(ledger.complete(reading, now=0))
-            for reading in Resolver().complete([source.read(device) for device in source.devices])
-        ),
+        readings=Pipeline(gap=15).complete([source.read(device) for device in source.devices], now=0),
         ok=True,
         timestamp=NOW,
         duration=0.25,

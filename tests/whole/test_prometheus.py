@@ -10,6 +10,8 @@ import pytest
 from gpu_exporter.catalog import DEVICE_METRICS
 from harness import SCRAPING, Exporter, Prometheus, program, wait_for
 
+pytestmark = pytest.mark.e2e
+
 
 def test_a_real_prometheus_scrapes_eight_fake_gpus(tmp_path: Path) -> None:
     arguments = ("--source=fake", "--fake.gpus=8", "--collection.interval=500ms")

@@ -8,15 +8,13 @@ import time
 
 import pytest
 
-from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
+from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources.fake import FakeFleet
 from harness import ROOT, Prometheus, program, run
 
+pytestmark = pytest.mark.e2e
 HOUR, TICK = 3600, 15
 # The families that the report asks for; the others would make Prometheus's blocks ten times as large.
 WANTED = ("gpu_owner_", "gpu_state_", "gpu_energy_", "gpu_busy_", "gpu_memory_", "gpu_power_", "gpu_utilization_")
@@ -27,15 +25,13 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     now = [start]
     scenario = ROOT / "tests/scenarios/six-hours.yml"
     fleet = FakeFleet(gpus=gpus, model="h100", seed=1, scenario=scenario, clock=lambda: now[0])
-    source, resolver, renderer = fleet.open(), Resolver(), Renderer()
-    ledger, table = Ledger(gap=3 * TICK), ProcessTable(most=64, labels=PROCESS_LABELS)
+    source, pipeline, renderer = fleet.open(), Pipeline(gap=3 * TICK), Renderer()
     families: dict[str, list[str]] = {}
     users: set[str] = set()
     while now[0] <= start + 6 * HOUR:
-        readings = resolver.complete([source.read(device) for device in source.devices])
+        readings = pipeline.complete([source.read(device) for device in source.devices], now=now[0])
         users |= {process.owner.user for process in readings[1].processes or () if process.owner}
-        complete = tuple(table.complete(ledger.complete(reading, now=now[0])) for reading in readings)
-        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=complete, ok=True))
+        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=readings, ok=True))
         for line in page.body(openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]
             if not name.startswith(WANTED) or line.startswith("# HELP"):
