@@ -315,7 +315,7 @@ def ask(port: int, path: str) -> tuple[int, str]:
 
 
 def alertmanager() -> str:
-    return shutil.which("alertmanager") or program("prometheus-alertmanager")
+    return program("alertmanager")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from dashboards import PrometheusApi, View, load, panels
 from grafana_lab import MACHINES, fleet
+from harness import Release
 
 # What brings no data here, and why. An entry that brings data after all is a mistake, too.
 EMPTY: Mapping[tuple[str, str], str] = {}
@@ -18,10 +19,10 @@ _LABELS = {"instance": r"\{\{(alias|instance)\}\}", "gpu": r"\{\{gpu\}\}", "mode
 _SERIES = {"timeseries", "state-timeline", "status-history", "bargauge"}
 
 
-def test_every_query_brings_data(tmp_path: Path) -> None:
+def test_every_query_brings_data(tmp_path: Path, release: Release) -> None:
     # One test, because one fleet serves it all.
     started = time.time()
-    with fleet(tmp_path) as prometheus:
+    with fleet(tmp_path, release=release) as prometheus:
         api = PrometheusApi(prometheus.port)
         view = View(start=started, end=time.time(), step=1, rate_interval=5)
         silent: dict[tuple[str, str], str] = {}
