@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tools.lab.nvml_stub import Stub, build
 
+from harness import Release, found
+
 BUILT = Path(tempfile.gettempdir()) / f"gpu-exporter-nvml-stub-{os.getuid()}"
+
+
+def _named(release: Release) -> str:
+    """The release with the versions of its Prometheus and Alertmanager, for the name of a test: shipped-3.16+0.35."""
+    versions = []
+    for name in ("prometheus", "alertmanager"):
+        path = found(name, release)
+        said = (
+            ""
+            if path is None
+            else subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        )
+        version = re.match(rf"{name}, version (\d+\.\d+)", said)
+        versions.append(version[1] if version else "missing")
+    return f"{release}-{'+'.join(versions)}"
+
+
+@pytest.fixture(scope="session", params=get_args(Release), ids=_named)
+def release(request: pytest.FixtureRequest) -> Release:
+    """Each release of Prometheus and Alertmanager; where one is missing, the test is skipped or fails as it is used."""
+    given: Release = request.param
+    return given
 
 
 @pytest.fixture(scope="session")

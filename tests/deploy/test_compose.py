@@ -21,7 +21,7 @@ from tools.demo.mailbox import Mailbox, mailbox
 from gpu_exporter import __version__
 from gpu_exporter.config import settings
 from gpu_exporter.config.parsers import duration
-from harness import ROOT, Exporter, program, wait_for
+from harness import ROOT, Exporter, Release, program, wait_for
 from mail import free_port, part
 
 pytestmark = pytest.mark.e2e
@@ -315,12 +315,8 @@ def ask(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def alertmanager() -> str:
-    return shutil.which("alertmanager") or program("prometheus-alertmanager")
-
-
 @contextmanager
-def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
+def demo(folder: Path, release: Release) -> Iterator[tuple[Mailbox, int]]:
     """The profile demo: its mailbox, and Prometheus' port."""
     with ExitStack() as stack:
         host = Host(folder, stack)
@@ -330,7 +326,7 @@ def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
         host.known_as("alertmanager:9093", manager)
         host.known_as("localhost:9090", prometheus)
         host.mount("demo-alertmanager")
-        host.start("demo-alertmanager", alertmanager(), manager)
+        host.start("demo-alertmanager", program("alertmanager", release), manager)
         for name in ("gpu-a", "gpu-b", "gpu-c"):
             host.mount(name)
             given = {key: host.translate(name, value) for key, value in SERVICES[name]["environment"].items()}
@@ -338,12 +334,12 @@ def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
             exporter = stack.enter_context(Exporter(host.root(name), extra=given))
             host.known_as(f"{name}:9435", exporter.port)
         host.mount("demo-prometheus")
-        host.start("demo-prometheus", program("prometheus"), prometheus)
+        host.start("demo-prometheus", program("prometheus", release), prometheus)
         yield box, prometheus
 
 
-def test_the_demo_ends_in_a_mail(tmp_path: Path) -> None:
-    with demo(tmp_path) as (box, prometheus):
+def test_the_demo_ends_in_a_mail(tmp_path: Path, release: Release) -> None:
+    with demo(tmp_path, release) as (box, prometheus):
         subjects: list[str] = []
 
         def arrived() -> Any:
@@ -381,16 +377,16 @@ def test_the_demo_changes_nothing_but_the_mail_server(tmp_path: Path) -> None:
     assert gone == ["smtp_smarthost", "smtp_auth_username", "smtp_auth_password_file", "smtp_require_tls"]
 
 
-def test_the_center_starts_with_the_deployed_files(tmp_path: Path) -> None:
+def test_the_center_starts_with_the_deployed_files(tmp_path: Path, release: Release) -> None:
     with ExitStack() as stack:
         host = Host(tmp_path, stack)
         manager, prometheus = free_port(), free_port()
         host.known_as("alertmanager:9093", manager)
         host.known_as("localhost:9090", prometheus)
         host.mount("alertmanager")
-        host.start("alertmanager", alertmanager(), manager)
+        host.start("alertmanager", program("alertmanager", release), manager)
         host.mount("prometheus")
-        host.start("prometheus", program("prometheus"), prometheus)
+        host.start("prometheus", program("prometheus", release), prometheus)
         groups = json.loads(ask(prometheus, "/api/v1/rules")[1])["data"]["groups"]
         assert "GPUXidCritical" in {rule["name"] for group in groups for rule in group["rules"]}
         wait_for(lambda: f"127.0.0.1:{manager}" in ask(prometheus, "/api/v1/alertmanagers")[1])

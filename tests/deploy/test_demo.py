@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,8 +34,8 @@ class Demo:
     """One that runs in a session of its own, as in a terminal, with all its files in a folder."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        for name in ("prometheus", "prometheus-alertmanager"):
-            shutil.which("alertmanager") or program(name)  # a reason why there is no demo
+        for name in ("prometheus", "alertmanager"):
+            program(name)  # a reason why there is no demo
         self.files = folder / "files"
         self.files.mkdir()
         self._output = folder / "output"

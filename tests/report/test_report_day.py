@@ -15,7 +15,7 @@ import yaml
 
 from gpu_exporter.report.client import Access, Client
 from gpu_exporter.report.history import Grid, History, Holding
-from harness import ROOT, Prometheus, run
+from harness import ROOT, Prometheus, Release, run
 from report_day import ALICE, BOB, CAROL, CI, DAVE, DAY, ERIN, FRANK, GINA, HOUR, TRAINER, Day, Truth
 
 pytestmark = pytest.mark.e2e
@@ -23,12 +23,12 @@ CONFIGURATION = "global: {scrape_interval: 15s}\n"
 
 
 @pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Day, Prometheus]]:
+def day(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[tuple[Day, Prometheus]]:
     """The day, and a Prometheus that has it."""
     folder = tmp_path_factory.mktemp("day")
     made = Day(int(time.time()) // 5 * 5)
     made.store(folder)
-    with Prometheus(folder, CONFIGURATION) as server:
+    with Prometheus(folder, CONFIGURATION, release) as server:
         yield made, server
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import time
@@ -14,25 +13,22 @@ import pytest
 
 from gpu_exporter.report.client import Access, Client
 from gpu_exporter.report.history import Grid, History
-from harness import ROOT, wait_for
+from harness import program, wait_for
 from report_day import DAY, Day
 
 pytestmark = pytest.mark.e2e
-FETCHED = ROOT / ".build/debian/usr/bin/victoria-metrics"
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """A VictoriaMetrics on a free port, empty."""
-    found = shutil.which("victoria-metrics") or (str(FETCHED) if FETCHED.exists() else None)
-    if found is None:
-        pytest.skip("victoria-metrics is not installed")
+    binary = program("victoria-metrics")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            [found, f"-storageDataPath={tmp_path / 'data'}", f"-httpListenAddr={address}", "-search.latencyOffset=0s"],
+            [binary, f"-storageDataPath={tmp_path / 'data'}", f"-httpListenAddr={address}", "-search.latencyOffset=0s"],
             stdout=log,
             stderr=log,
         )

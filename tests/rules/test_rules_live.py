@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import Exporter, Prometheus, wait_for
+from harness import Exporter, Prometheus, Release, wait_for
 from rules import ALERTS, ALL, FLEET, RULES
 
 CONFIGURATION = """\
@@ -49,7 +49,7 @@ def _spoken(labels: Mapping[str, str], name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Prometheus]:
     """A Prometheus with all rules, without their waits, that watches eight healthy simulated GPUs."""
     folder = tmp_path_factory.mktemp("rules")
     (folder / "rules").mkdir()
@@ -59,7 +59,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         (folder / "rules" / f"said-{name}.yml").write_text(yaml.safe_dump(_spoken(labels, name)))
     with Exporter(folder, "--source=fake", "--fake.gpus=8", "--collection.interval=500ms") as exporter:
         configuration = CONFIGURATION.format(folder=folder / "rules", port=exporter.port)
-        with Prometheus(folder, configuration) as server:
+        with Prometheus(folder, configuration, release) as server:
             wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores", 30)
             wait_for(
                 lambda: server.number('count_over_time(ALERTS{alertname="Watchdog",said=""}[1h]) >= 20'),

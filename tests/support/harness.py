@@ -15,7 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,6 +31,8 @@ scrape_configs:
     static_configs:
       - targets: ['127.0.0.1:{port}']
 """
+# Of Prometheus and Alertmanager: Debian's, the oldest that the files of deploy/ are for, and what is shipped with them.
+Release = Literal["debian", "shipped"]
 T = TypeVar("T")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -45,16 +47,32 @@ def wait_for(condition: Callable[[], T | None], what: object = "it", timeout: fl
     return answer
 
 
-def program(name: str) -> str:
-    """A program from PATH or from what tools/setup unpacked; where it is missing, the test is skipped (CI: fails)."""
-    fetched = ROOT / ".build/debian/usr/bin" / name
-    found = shutil.which(name) or (str(fetched) if fetched.exists() else None)
-    if found is None:
-        reason = f"{name} is not installed and tools/setup could not fetch it"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+def found(name: str, release: Release = "debian") -> str | None:
+    """Where a program is: what tools/shipped built, or from PATH or what tools/setup unpacked; None where it is not."""
+    if release == "shipped":
+        built = ROOT / ".build/shipped" / name
+        return str(built) if built.exists() else None
+    names = (name, "prometheus-alertmanager") if name == "alertmanager" else (name,)  # as Debian calls it
+    unpacked = [ROOT / ".build/debian/usr/bin" / each for each in names]
+    return next(filter(None, map(shutil.which, names)), None) or next(
+        (str(path) for path in unpacked if path.exists()), None
+    )
+
+
+def program(name: str, release: Release = "debian") -> str:
+    """Where a program is; where it is missing, the test is skipped (CI: fails, but for builds that need a newer Go)."""
+    path = found(name, release)
+    if path is not None:
+        return path
+    missing = ROOT / ".build/shipped/missing"
+    if release == "shipped" and missing.exists():
+        pytest.skip(missing.read_text().strip())
+    reason = f"{name} is not installed and tools/setup could not fetch it"
+    if release == "shipped":
+        reason = f"{name} of deploy/versions.env is not there: run tools/shipped"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def command() -> list[str]:
@@ -164,7 +182,7 @@ def pick(samples: Samples, name: str, **labels: object) -> float | None:
 class Prometheus:
     """A real Prometheus with a configuration of the test's; a context manager that stops it."""
 
-    def __init__(self, folder: Path, configuration: str) -> None:
+    def __init__(self, folder: Path, configuration: str, release: Release = "debian") -> None:
         self._log = folder / "prometheus.log"
         file = folder / "prometheus.yml"
         file.write_text(configuration)
@@ -174,7 +192,7 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    program("prometheus"),
+                    program("prometheus", release),
                     f"--config.file={file}",
                     f"--storage.tsdb.path={folder / 'tsdb'}",
                     f"--web.listen-address=127.0.0.1:{self.port}",

@@ -7,7 +7,6 @@ import email
 import email.policy
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -20,7 +19,7 @@ import yaml
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from harness import ROOT, program, wait_for
+from harness import ROOT, Release, program, wait_for
 
 DEPLOYED = ROOT / "deploy/alertmanager"
 CONFIGURATION = DEPLOYED / "alertmanager.yml"
@@ -74,8 +73,9 @@ def configuration(folder: Path, *, smtp_port: int, wait: str = "1s", never: str 
 # --- the programs ---------------------------------------------------------------------------------------------------
 
 
-def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program("amtool"), *arguments], capture_output=True, text=True, timeout=30, check=False)
+def amtool(*arguments: str, release: Release = "debian") -> subprocess.CompletedProcess[str]:
+    command = [program("amtool", release), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
 def told(labels: Mapping[str, str], annotations: Mapping[str, str] | None = None, *, ended: bool = False) -> Told:
@@ -88,7 +88,9 @@ def told(labels: Mapping[str, str], annotations: Mapping[str, str] | None = None
     }
 
 
-def render(folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = "text") -> str:
+def render(
+    folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = "text", release: Release = "debian"
+) -> str:
     """What amtool makes of a named template for a group of alerts."""
     shared = [found["labels"] for found in alerts]
     data = {
@@ -103,7 +105,7 @@ def render(folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = 
     (folder / "data.json").write_text(json.dumps(data))
     done: subprocess.CompletedProcess[str] = amtool(
         "template", "render", f"--template.glob={TEMPLATES}", f"--template.data={folder / 'data.json'}",
-        f"--template.type={kind}", f'--template.text={{{{ template "{template}" . }}}}',
+        f"--template.type={kind}", f'--template.text={{{{ template "{template}" . }}}}', release=release,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -112,16 +114,15 @@ def render(folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = 
 class Alertmanager:
     """A real Alertmanager that talks to nobody else; a context manager that stops it."""
 
-    def __init__(self, folder: Path, tree: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, tree: Mapping[str, Any], release: Release = "debian") -> None:
         file = folder / "alertmanager.yml"
         file.write_text(yaml.safe_dump(dict(tree)))
         self._log = folder / "alertmanager.log"
         self.port = free_port()
-        binary = shutil.which("alertmanager") or program("prometheus-alertmanager")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    binary,
+                    program("alertmanager", release),
                     f"--config.file={file}",
                     f"--storage.path={folder / 'alertmanager'}",
                     f"--web.listen-address=127.0.0.1:{self.port}",

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gpu_exporter.catalog import CATALOG
-from harness import ROOT, program
+from harness import ROOT, Release, program
 
 DEPLOY = ROOT / "deploy/prometheus"
 RULES = sorted((DEPLOY / "rules").glob("*.yml"))
@@ -74,15 +74,15 @@ def checks(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.stem}: {case['name']}", check
 
 
-def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def promtool(*arguments: str | Path, release: Release = "debian") -> subprocess.CompletedProcess[str]:
     """Promtool, to its end."""
-    command = [program("promtool"), *map(str, arguments)]
+    command = [program("promtool", release), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def assert_promtool(*arguments: str | Path) -> None:
+def assert_promtool(*arguments: str | Path, release: Release = "debian") -> None:
     """Promtool, which must be content."""
-    done = promtool(*arguments)
+    done = promtool(*arguments, release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
