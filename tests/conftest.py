@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tools.lab.nvml_stub import Stub, build
@@ -31,10 +32,10 @@ def stub(tmp_path: Path) -> Callable[..., Stub]:
     """Make a machine of stand-in GPUs: ``stub("h100", "rtx4090", driver_version=…)``."""
     made: list[Stub] = []
 
-    def make(*models: str, **rest: str) -> Stub:
+    def make(*models: str, **rest: Any) -> Stub:
         folder = tmp_path / f"machine{len(made)}"
         folder.mkdir()
-        made.append(Stub(folder, models or ("h100",) * 4, **rest))  # type: ignore[arg-type]
+        made.append(Stub(folder, models or ("h100",) * 4, **rest))
         return made[-1]
 
     return make
