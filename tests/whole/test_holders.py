@@ -143,7 +143,7 @@ def test_a_container_is_named(start: Start, stub: Callable[..., Stub]) -> None:
 
 
 def test_processes_can_be_switched_off(start: Start, stub: Callable[..., Stub]) -> None:
-    machine = stub("h100")
+    machine = stub("h100", live=True)
     machine.processes(0, [Process(os.getpid(), GIB)])
     exporter = start(machine, "--no-processes.enabled")
     wait_for(lambda: (exporter.value("gpu_state_seconds_total", gpu=0, state="active") or 0) > 0)
