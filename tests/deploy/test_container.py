@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import parse, pick
 from tools.lab.nvml_stub import Stub
+from tools.lab.ports import free_port
+from tools.lab.programs import program
+from tools.lab.wait import wait_for
 
 from debian import RELEASE, archive, impossible
 from gpu_exporter import __version__
-from harness import ROOT, parse, pick, program, wait_for
-from mail import free_port
 
 LIMIT = 80_000_000  # bytes, compressed, base included
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -197,7 +200,7 @@ def it_holds_what_it_needs_and_no_pip(image: Image) -> None:
     assert not [path.name for path in packages.iterdir() if re.match(r"pip|setuptools|wheel", path.name)]
     compiled = {path.name for path in (packages / "gpu_exporter/__pycache__").iterdir()}
     version = packages.parent.name.removeprefix("python").replace(".", "")
-    assert f"cli.cpython-{version}.pyc" in compiled, "nobody could write it later"
+    assert f"daemon.cpython-{version}.pyc" in compiled, "nobody could write it later"
     assert all(f"cpython-{version}." in name for name in compiled), "and none that was made elsewhere"
     for what in ("tests", "src", "var/lib/apt/lists/lock"):
         assert not (image.root / what).exists()
