@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tools.lab.nvml_stub import Stub, build
+from tools.lab.programs import MissingProgramError, program
 
 BUILT = Path(tempfile.gettempdir()) / f"gpu-exporter-nvml-stub-{os.getuid()}"
+
+
+@contextmanager
+def without_programs() -> Iterator[None]:
+    """A test that needs a program which is not there is skipped; CI has them all, so there it fails."""
+    try:
+        yield
+    except MissingProgramError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    with without_programs():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    with without_programs():
+        return (yield)
 
 
 @pytest.fixture(scope="session")
 def library() -> Path:
     """The folder with the stand-in for libnvidia-ml.so.1, compiled once for all workers."""
-    if shutil.which("gcc") is None:
-        reason = "gcc is not installed and tools/setup could not install it"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program("gcc")
     return build(BUILT)
 
 
