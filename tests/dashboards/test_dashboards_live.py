@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tools.lab.wait import NeverCameError, wait_for
 
 from dashboards import PrometheusApi, View, load, panels
 from grafana_lab import MACHINES, fleet
@@ -23,23 +26,38 @@ def test_every_query_brings_data(tmp_path: Path) -> None:
     started = time.time()
     with fleet(tmp_path) as prometheus:
         api = PrometheusApi(prometheus.port)
-        view = View(start=started, end=time.time(), step=1, rate_interval=5)
         silent: dict[tuple[str, str], str] = {}
         legends: list[str] = []
-        for uid, dashboard in load().items():
-            chosen = _variables(api, dashboard, view)
-            for panel in panels(dashboard):
-                silent |= _silent(api, uid, panel, view, chosen)
-                legends += _legends(api, uid, panel, view, chosen)
-            silent |= {
-                (uid, each["name"]): each["expr"]
-                for each in dashboard["annotations"]["list"]
-                if "expr" in each and not api.range(view.fill(each["expr"], chosen), view)
-            }
+
+        def complete() -> bool:
+            nonlocal silent, legends
+            silent, legends = _look(api, View(start=started, end=time.time(), step=1, rate_interval=5))
+            return silent.keys() == EMPTY.keys()
+
+        # Some queries need several scrapes of what was told last.
+        with suppress(NeverCameError):
+            wait_for(complete)
     unexpected = {where: query for where, query in silent.items() if where not in EMPTY}
     assert not unexpected, "\n".join(f"{uid}: {what}: {query}" for (uid, what), query in unexpected.items())
     assert set(EMPTY) <= set(silent), "these bring data: take them off the list"
     assert not legends, "\n".join(legends)
+
+
+def _look(api: PrometheusApi, view: View) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """The queries that bring nothing, and what is wrong with legends."""
+    silent: dict[tuple[str, str], str] = {}
+    legends: list[str] = []
+    for uid, dashboard in load().items():
+        chosen = _variables(api, dashboard, view)
+        for panel in panels(dashboard):
+            silent |= _silent(api, uid, panel, view, chosen)
+            legends += _legends(api, uid, panel, view, chosen)
+        silent |= {
+            (uid, each["name"]): each["expr"]
+            for each in dashboard["annotations"]["list"]
+            if "expr" in each and not api.range(view.fill(each["expr"], chosen), view)
+        }
+    return silent, legends
 
 
 def _silent(

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from tools.lab.nvml_stub import Stub
+from tools.lab.wait import wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.catalog.row import Metric, Processes
 from gpu_exporter.model import Reading, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.nvml import NvmlSource
-from harness import wait_for
 
 # nvml.h, nvmlSamplingType_t.
 TOTAL_POWER, GPU_UTILIZATION = 0, 1
