@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter
+from tools.lab.programs import program
+from tools.lab.wait import wait_for
 
 from gpu_exporter.config import Config, load, settings
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.http.server import Server
-from harness import ROOT, Exporter, program, wait_for
 
 UNIT = ROOT / "deploy/systemd/gpu-exporter.service"
 ENVIRONMENT = ROOT / "deploy/systemd/environment"

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.wait import wait_for
 
 from debian import archive, impossible
-from harness import ROOT, wait_for
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Version 2 has one hierarchy, version 1 one a controller, and both may be there at once.

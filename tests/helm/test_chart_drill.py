@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter
+from tools.lab.prometheus import Prometheus
+from tools.lab.wait import wait_for
 
-from harness import ROOT, Exporter, Prometheus, wait_for
 from helm.rendering import Rendered, render, values_of
 
 DRILL = ROOT / "helm/drill.yaml"

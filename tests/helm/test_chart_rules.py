@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
 
-from harness import ROOT
 from helm.rendering import Rendered, named, render
 from rules import ALERTS, RULES, load, promtool
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-
-from harness import SCRAPING, Exporter, Prometheus, run, wait_for
+from tools.lab.exporter import Exporter, run
+from tools.lab.prometheus import SCRAPING, Prometheus
+from tools.lab.wait import wait_for
 
 
 def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError
 
-from harness import ROOT
+from tools.lab import ROOT
 
 GRAFANA = ROOT / "deploy/grafana"
 Json = dict[str, Any]

@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter, run
 from tools.lab.nvml_stub import Process, Stub
+from tools.lab.wait import wait_for
 
 from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
@@ -21,7 +23,6 @@ from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.processes import ProcessTable
-from harness import Exporter, run, wait_for
 from podresources.api import Api, load
 from podresources.kubelet import Kubelet, socket_folder
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter
 from tools.lab.nvml_stub import Stub
-
-from harness import Exporter, wait_for
+from tools.lab.wait import wait_for
 
 
 def resident(exporter: Exporter) -> int:
