@@ -172,7 +172,7 @@ def test_a_name_outlives_a_name_service_that_fails(
     wait_for(lambda: names.name(7) == "bob")
     clock.now = 600.0
     assert names.name(7) == "bob"
-    assert failed.wait(5)
+    assert failed.wait(patience())
     wait_for(lambda: names._answers[7] == ("bob", 1200.0))
     assert names.name(7) == "bob"
 

@@ -213,7 +213,7 @@ def test_what_is_no_file_holds_nobody_up(site: Site, caplog: pytest.LogCaptureFi
     found: list[Mapping[str, object]] = []
     reader = threading.Thread(target=lambda: found.append(site.now()), daemon=True)
     reader.start()
-    reader.join(5)
+    reader.join(patience())
     assert found == [{"0": (Owner(user="alice", slurm_job="1"),)}]
     assert [name for name, _ in told(caplog)] == ["1", "2", "3", "4", "5"]
 

@@ -276,7 +276,7 @@ def test_says_who_may_ask(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         with pytest.raises(PodResourcesError, match="nobody listens on it"):
-            Client(path=path, timeout=1).call("List")
+            Client(path=path, timeout=patience()).call("List")
         listener.listen()
         path.chmod(0)
         path.parent.chmod(0o755)
@@ -285,6 +285,6 @@ def test_says_who_may_ask(path: Path) -> None:
             os.seteuid(65534)
         try:
             with pytest.raises(PodResourcesError, match=r"permission denied; .* uid 0 only"):
-                Client(path=path, timeout=1).call("List")
+                Client(path=path, timeout=patience()).call("List")
         finally:
             os.seteuid(uid)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tools.lab.ports import free_port
 from tools.lab.programs import Program, found
+from tools.lab.wait import patience
 from tools.lab.web import answers
 
 from gpu_exporter.report.client import Access, Client
@@ -31,7 +32,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def post(url: str, text: str) -> bytes:
-    with urllib.request.urlopen(url, text.encode(), timeout=20) as response:  # noqa: S310 - our own server
+    with urllib.request.urlopen(url, text.encode(), timeout=patience()) as response:  # noqa: S310 - our own server
         body: bytes = response.read()
         return body
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tools.lab.nvml_stub import Stub
-from tools.lab.wait import wait_for
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.catalog.row import Metric, Processes
@@ -386,7 +386,7 @@ def test_close_beneath_a_hung_call_leaves_the_driver_open(here: Here, stub: Make
     source.close(hung=True)
     assert reader.is_alive()
     machine.recover(0)
-    reader.join(5)
+    reader.join(patience())
     assert results[0].failure is None, "NVML was not shut down beneath the call"
     wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "xid events"])
     import pynvml  # noqa: PLC0415

@@ -15,7 +15,7 @@ from tools.lab.exporter import Exporter, run
 from tools.lab.nvml_stub import Stub, build
 from tools.lab.wait import patience, wait_for
 
-FAST = ("--source=nvml", "--collection.interval=200ms", "--collection.timeout=100ms")
+FAST = ("--source=nvml", "--collection.interval=500ms", "--collection.timeout=500ms")
 Start = Callable[..., Exporter]
 
 

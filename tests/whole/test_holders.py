@@ -30,9 +30,9 @@ GIB = 1024**3
 CONTAINER = "4f797c539e6c" + "0123456789abcdef" * 3 + "0123"
 FAST = (
     "--source=nvml",
-    "--collection.interval=200ms",
-    "--collection.timeout=150ms",
-    "--processes.interval=200ms",
+    "--collection.interval=500ms",
+    "--collection.timeout=500ms",
+    "--processes.interval=500ms",
     # Test machines are containers more often than not.
     "--owners.procfs-nested",
 )
