@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import command, environment, parse, pick, run
 from tools.lab.nvml_stub import Stub
 
 from gpu_exporter import __version__
 from gpu_exporter.config import SOURCES, settings
-from harness import command, environment, parse, pick, run
 
 SERVE = ("--source=fake", "--web.listen-address=127.0.0.1:0")
 

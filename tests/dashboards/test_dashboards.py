@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import Release
 
 from dashboards import GRAFANA, View, load, panels
 from gpu_exporter.catalog import CATALOG
-from harness import ROOT, Release
 from rules import RECORDS, metrics, promtool
 
 IMAGES = ROOT / "docs/images"

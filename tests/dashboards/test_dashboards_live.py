@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.lab.programs import Release
+from tools.lab.wait import wait_for
 
 from dashboards import PrometheusApi, View, load, panels
 from grafana_lab import MACHINES, fleet
-from harness import Release, wait_for
 
 pytestmark = pytest.mark.e2e
 # What brings no data here, and why. An entry that brings data after all is a mistake, too.

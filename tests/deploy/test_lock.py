@@ -12,8 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
-from harness import ROOT
+from tools.lab import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

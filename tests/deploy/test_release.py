@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tools.lab import ROOT
 from tools.release import ReleaseError, archive, notes
 
 from gpu_exporter import __version__
-from harness import ROOT
 from helm.rendering import CHART, chart, named, render, values_of
 
 CHANGES = """\

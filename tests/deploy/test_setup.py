@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from harness import ROOT
+from tools.lab import ROOT
 
 LACKING = "no-such-program|its-package another|does something; without it, something is left out"
 SAID = "setup: missing: no-such-program, which does something; without it, something is left out\n"

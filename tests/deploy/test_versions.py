@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.programs import MissingProgramError, NotBuiltError, Release, found, program
 from tools.versions import FILE, PLACES, places, releases, write
-
-from harness import ROOT, Release, found, program
 
 # A go that "downloads" an empty module and "builds" programs that do nothing; it keeps what it was asked.
 GO = """\
@@ -173,9 +173,8 @@ def test_without_a_go_that_can_it_says_so_in_one_line(
     (said,) = done.stdout.splitlines()
     assert reason in said
     # That is what a skipped test then says; under CI as well, where a missing program otherwise fails.
-    monkeypatch.setattr("harness.ROOT", checkout)
-    monkeypatch.setenv("CI", "1")
-    with pytest.raises(pytest.skip.Exception, match=re.escape(reason)):
+    monkeypatch.setattr("tools.lab.programs.SHIPPED", checkout / ".build/shipped")
+    with pytest.raises(NotBuiltError, match=re.escape(reason)):
         program("prometheus", "shipped")
     assert shipped(checkout, GO).returncode == 0, "and it is tried again"
     assert program("prometheus", "shipped") == str(checkout / ".build/shipped/prometheus")
@@ -195,12 +194,8 @@ def test_a_build_that_fails_is_told_and_leaves_nothing(
     assert (done.returncode, done.stderr) == (1, "")
     assert f"could not be built: {reason}" in done.stdout
     assert not (checkout / ".build/shipped").exists()
-    monkeypatch.setattr("harness.ROOT", checkout)
-    monkeypatch.setenv("CI", "1")
-    with pytest.raises(
-        pytest.fail.Exception, match=r"prometheus of deploy/versions\.env is not there: run tools/shipped"
-    ):
+    monkeypatch.setattr("tools.lab.programs.SHIPPED", checkout / ".build/shipped")
+    missing = r"prometheus of deploy/versions\.env is not there: run tools/shipped"
+    with pytest.raises(MissingProgramError, match=missing) as raised:
         program("prometheus", "shipped")
-    monkeypatch.delenv("CI")
-    with pytest.raises(pytest.skip.Exception, match="run tools/shipped"):
-        program("prometheus", "shipped")
+    assert not isinstance(raised.value, NotBuiltError), "a failure under CI"

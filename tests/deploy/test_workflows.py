@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-
-from harness import ROOT
+from tools.lab import ROOT
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))

@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
+from tools.lab.wait import wait_for
 
-from harness import ROOT, Exporter, Prometheus, Release, wait_for
 from helm.rendering import Rendered, render, values_of
 
 DRILL = ROOT / "helm/drill.yaml"

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab.alertmanager import Alertmanager, amtool
+from tools.lab.mailbox import Mailbox, part
+from tools.lab.programs import Release
 
-from harness import Release
 from helm.rendering import CHART, Rendered, named, render, values_of
-from mail import CONFIGURATION, PASSWORD, Alertmanager, Mailbox, amtool, part
+from mail import CONFIGURATION, PASSWORD
 
 MAIL: dict[str, Any] = values_of(CHART / "ci/alertmanager-config-values.yaml")["mail"]
 SNAKE = re.compile(r"(?<=[a-z])([A-Z])")
@@ -117,7 +119,7 @@ def test_the_mails_of_both_are_the_same(tmp_path: Path, release: Release) -> Non
         trees = [yaml.safe_load(_write(stack, _made(folders[0])).read_text())]
         trees.append(_as_operator(named("alertmanager-config").one("AlertmanagerConfig")["spec"]))
         _made(folders[1])
-        boxes = [both.enter_context(Mailbox()) for _ in trees]
+        boxes = [both.enter_context(Mailbox(password=PASSWORD)) for _ in trees]
         for folder, tree, box in zip(folders, trees, boxes, strict=True):
             manager = both.enter_context(Alertmanager(folder, _local(tree, box), release))
             manager.tell(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import Release
 
-from harness import ROOT, Release
 from helm.rendering import Rendered, named, render
 from rules import ALERTS, RULES, load, promtool
 

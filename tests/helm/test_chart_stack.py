@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab.programs import Release
 
 from certificates import Site
-from harness import Release
 from helm.rendering import Rendered, named
 from rules import DEPLOY, load, promtool
 

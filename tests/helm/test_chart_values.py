@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.exporter import environment
 
-from harness import ROOT, environment
 from helm.cluster import OPERATOR, Cluster
 from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
 

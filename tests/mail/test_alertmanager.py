@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.alertmanager import Alertmanager, amtool
+from tools.lab.programs import Release
+from tools.lab.wait import wait_for
 
-from harness import ROOT, Release, wait_for
-from mail import CONFIGURATION, Alertmanager, Told, amtool, configuration, render, told
+from mail import CONFIGURATION, Told, configuration, render, told
 
 RULES = ROOT / "deploy/prometheus/rules"
 HOST = {"instance": "10.0.0.7:9435", "alias": "gpu-node-7"}

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.exporter import run
+from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
 
 from gpu_exporter.report.client import Access, Client
 from gpu_exporter.report.history import Grid, History, Holding
-from harness import ROOT, Prometheus, Release, run
 from report_day import ALICE, BOB, CAROL, CI, DAVE, DAY, ERIN, FRANK, GINA, HOUR, TRAINER, Day, Truth
 
 pytestmark = pytest.mark.e2e

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-
-from harness import SCRAPING, Exporter, Prometheus, run, wait_for
+from tools.lab.exporter import Exporter, run
+from tools.lab.prometheus import SCRAPING, Prometheus
+from tools.lab.wait import wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tools.lab.programs import Release
 
 from gpu_exporter.catalog import CATALOG
-from harness import Release
 from rules import ALERTS, ALL, DEPLOY, FLEET, KNOWN, RECORDS, RULES, Rule, assert_promtool, load, metrics
 
 RUNBOOK_URL = "https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/runbooks/{}.md"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab.programs import Release
 
 import rules
-from harness import Release
 from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load
 
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import yaml
+from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
+from tools.lab.wait import wait_for
 
-from harness import Exporter, Prometheus, Release, wait_for
 from rules import ALERTS, ALL, FLEET, RULES
 
 CONFIGURATION = """\
@@ -60,23 +62,16 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, release: Release) -> It
     with Exporter(folder, "--source=fake", "--fake.gpus=8", "--collection.interval=500ms") as exporter:
         configuration = CONFIGURATION.format(folder=folder / "rules", port=exporter.port)
         with Prometheus(folder, configuration, release) as server:
-            wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores", 30)
+            wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores")
             wait_for(
                 lambda: server.number('count_over_time(ALERTS{alertname="Watchdog",said=""}[1h]) >= 20'),
                 "evaluations",
-                30,
             )
             yield server
 
 
-def _api(server: Prometheus, path: str) -> Any:
-    status, body = server._get(path)
-    assert status == 200
-    return json.loads(body)["data"]
-
-
 def test_a_real_prometheus_evaluates_every_rule(prometheus: Prometheus) -> None:
-    groups = _api(prometheus, "/api/v1/rules")["groups"]
+    groups = prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"] if not group["name"].startswith("said-")]
     assert len(rules) == len(ALL)
     assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
@@ -104,7 +99,7 @@ def test_what_alerts_say(prometheus: Prometheus) -> None:
     """Templates, as Prometheus fills them in, with all labels and with only those that are always there."""
     said = {
         (alert["labels"]["alertname"], alert["labels"]["said"]): alert["annotations"]
-        for alert in _api(prometheus, "/api/v1/alerts")["alerts"]
+        for alert in prometheus.get("alerts")["alerts"]
         if "said" in alert["labels"]
     }
     assert {name for name, _ in said} == {rule.name for rule in ALERTS}

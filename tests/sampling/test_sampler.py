@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
 from gpu_exporter.config import CollectionConfig
@@ -57,7 +58,7 @@ class Source:
         hardware = self.hardware
         hardware.reads[device.index] += 1
         if event := hardware.hung.get(device.index):
-            event.wait(30)
+            event.wait(patience())
         if hardware.bug:
             raise ZeroDivisionError
         if hardware.gone:
@@ -83,7 +84,7 @@ def hardware() -> Hardware:
 def make(hardware: Hardware) -> Iterator[Callable[..., Sampler]]:
     made = []
 
-    def build(interval: float = 0.05, timeout: float = 0.03, pause: float = 60, **rest: object) -> Sampler:
+    def build(interval: float = 0.05, timeout: float = 1.0, pause: float = 60, **rest: object) -> Sampler:
         collection = CollectionConfig(interval=interval, timeout=timeout, pause=pause)
         sampler = Sampler(
             open_source=hardware.open,
@@ -103,12 +104,12 @@ def make(hardware: Hardware) -> Iterator[Callable[..., Sampler]]:
         sampler.close()
 
 
-def until(sampler: Sampler, condition: Callable[[Snapshot], bool], timeout: float = 5.0) -> Snapshot:
-    deadline = time.monotonic() + timeout
-    while not condition(snapshot := sampler.latest()):
-        assert time.monotonic() < deadline, f"never came; the last snapshot: {snapshot}"
-        time.sleep(0.002)
-    return snapshot
+def until(sampler: Sampler, condition: Callable[[Snapshot], bool]) -> Snapshot:
+    def look() -> Snapshot | None:
+        snapshot = sampler.latest()
+        return snapshot if condition(snapshot) else None
+
+    return wait_for(look, sampler.latest)
 
 
 def up(snapshot: Snapshot) -> list[float]:
@@ -121,7 +122,7 @@ def test_a_healthy_machine(make: Callable[..., Sampler]) -> None:
     assert up(snapshot) == [1, 1, 1, 1]
     assert [reading.values[TEMPERATURE] for reading in snapshot.readings] == [40, 41, 42, 43]
     assert snapshot.timestamp is not None
-    assert abs(snapshot.timestamp - time.time()) < 5
+    assert abs(snapshot.timestamp - time.time()) < patience()
     assert (sampler.ready(), sampler.live()) == (None, None)
 
 
@@ -169,14 +170,14 @@ def test_a_call_that_returns_just_past_its_deadline_is_not_parked_for_ever(hardw
 
 
 def test_a_failed_source_does_not_forget_who_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
-    sampler = make(interval=0.2, timeout=0.1)
+    sampler = make()
     until(sampler, lambda seen: seen.ok)
     release = threading.Event()
     reads = list(hardware.reads)
     hardware.hung = {3: release}
     hardware.gone = "the driver is not loaded"
     until(sampler, lambda seen: seen.stuck == 1 and not seen.ok)
-    until(sampler, lambda _: hardware.opened >= 2, timeout=10)
+    until(sampler, lambda _: hardware.opened >= 2)
     assert hardware.reads[3] == reads[3] + 1, "read once, parked, not read again"
     hardware.hung = {}
     release.set()
@@ -198,11 +199,11 @@ def test_every_gpu_hangs(make: Callable[..., Sampler], hardware: Hardware) -> No
 
 def test_close_is_quick_while_everything_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
     hardware.hung = dict.fromkeys(range(4), threading.Event())
-    sampler = make(interval=30, timeout=20)
+    sampler = make(interval=300, timeout=200)
     until(sampler, lambda _: sum(hardware.reads) > 0)
     started = time.monotonic()
     sampler.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30, "a call that hangs takes a minute here"
     assert False not in hardware.closed, "the driver must not be shut down beneath a call"
 
 
@@ -239,7 +240,7 @@ def test_a_source_that_failed_beneath_a_hung_call_is_shut_down_when_that_returns
 def test_no_driver_at_the_start(make: Callable[..., Sampler], hardware: Hardware) -> None:
     hardware.gone = "libnvidia-ml.so.1 was not found"
     sampler = make()
-    assert sampler.wait_first(5)
+    assert sampler.wait_first(patience())
     assert sampler.ready() == "libnvidia-ml.so.1 was not found"
     hardware.gone = None
     until(sampler, lambda seen: seen.ok)
@@ -247,7 +248,7 @@ def test_no_driver_at_the_start(make: Callable[..., Sampler], hardware: Hardware
 
 def test_retries_back_off(make: Callable[..., Sampler], hardware: Hardware) -> None:
     hardware.gone = "no"
-    sampler = make(interval=0.01, timeout=0.01)
+    sampler = make(interval=0.01)
     until(sampler, lambda _: hardware.opened == 2)
     # The opening is counted as it begins, its failure when it has ended.
     until(sampler, lambda _: sampler._lifecycle.retry_in != 2.0)
@@ -272,7 +273,7 @@ def test_a_gpu_that_the_driver_no_longer_lists_is_still_told(make: Callable[...,
     missing = hardware.gpus.pop(3)
     snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 1, 0])
     assert snapshot.readings[3].device == missing
-    sampler.reconfigure(CollectionConfig(interval=0.05, timeout=0.03), ok=True)
+    sampler.reconfigure(CollectionConfig(interval=0.05, timeout=1), ok=True)
     until(sampler, lambda seen: up(seen) == [1, 1, 1])
 
 
@@ -379,21 +380,22 @@ def test_a_container_that_lost_its_devices_asks_for_a_restart(hardware: Hardware
 
 
 def test_missed_ticks_are_counted(make: Callable[..., Sampler], hardware: Hardware) -> None:
-    sampler = make(interval=0.02, timeout=0.5)
+    started = time.monotonic()
+    sampler = make(interval=0.02, timeout=patience())
     until(sampler, lambda seen: seen.ok)
     release = hardware.hung[0] = threading.Event()
     threading.Timer(0.2, release.set).start()
-    until(sampler, lambda seen: seen.overruns >= 5)
-    assert sampler.latest().overruns <= 30
+    overruns = until(sampler, lambda seen: seen.overruns >= 5).overruns
+    assert overruns <= (time.monotonic() - started) / 0.02, "no more than there were ticks"
 
 
 def test_a_changed_interval_counts_from_the_next_tick(make: Callable[..., Sampler], hardware: Hardware) -> None:
     sampler = make(interval=30, timeout=1)
     until(sampler, lambda seen: seen.ok)
-    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=0.01, expected_gpus=8), ok=True)
+    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=1, expected_gpus=8), ok=True)
     until(sampler, lambda _: hardware.reads[0] > 3)
     assert sampler.latest().gpus_expected == 8
-    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=0.01), ok=False)
+    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=1), ok=False)
     until(sampler, lambda seen: not seen.config_ok)
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from harness import ROOT, Exporter, Prometheus, Release, wait_for
-from mail import Alertmanager
+from tools.lab import ROOT
+from tools.lab.alertmanager import Alertmanager
+from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
+from tools.lab.wait import wait_for
 
 RULES = ROOT / "deploy/prometheus/rules"
 _GIB = {"memory": "20GiB", "name": "jupyter-lab", "user": "mallory"}

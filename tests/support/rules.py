@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import Release, program
 
 from gpu_exporter.catalog import CATALOG
-from harness import ROOT, Release, program
 
 DEPLOY = ROOT / "deploy/prometheus"
 RULES = sorted((DEPLOY / "rules").glob("*.yml"))

@@ -12,14 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter, run
 from tools.lab.nvml_stub import Process, Stub
+from tools.lab.wait import wait_for
 
 from gpu_exporter.config import ProcessesConfig
 from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
 from gpu_exporter.pages.exposition import Renderer
 from gpu_exporter.sampling.pipeline import Pipeline
-from harness import Exporter, run, wait_for
 from podresources.api import Api, load
 from podresources.kubelet import Kubelet, socket_folder
 
@@ -27,9 +28,9 @@ GIB = 1024**3
 CONTAINER = "4f797c539e6c" + "0123456789abcdef" * 3 + "0123"
 FAST = (
     "--source=nvml",
-    "--collection.interval=200ms",
-    "--collection.timeout=150ms",
-    "--processes.interval=200ms",
+    "--collection.interval=500ms",
+    "--collection.timeout=500ms",
+    "--processes.interval=500ms",
     # Test machines are containers more often than not.
     "--owners.procfs-nested",
 )
@@ -141,7 +142,7 @@ def test_a_container_is_named(start: Start, stub: Callable[..., Stub]) -> None:
 
 
 def test_processes_can_be_switched_off(start: Start, stub: Callable[..., Stub]) -> None:
-    machine = stub("h100")
+    machine = stub("h100", live=True)
     machine.processes(0, [Process(os.getpid(), GIB)])
     exporter = start(machine, "--no-processes.enabled")
     wait_for(lambda: (exporter.value("gpu_state_seconds_total", gpu=0, state="active") or 0) > 0)

@@ -6,9 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter
+from tools.lab.programs import Release, program
+from tools.lab.prometheus import SCRAPING, Prometheus
+from tools.lab.wait import wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from harness import SCRAPING, Exporter, Prometheus, Release, program, wait_for
 
 pytestmark = pytest.mark.e2e
 
