@@ -179,7 +179,7 @@ def doctor(config_file: Path | None, **given: Any) -> int:
     The status is 0 where nothing is wrong, 1 where something is.
     """
     from gpu_exporter import logs  # noqa: PLC0415
-    from gpu_exporter.cli import doctor as checks  # noqa: PLC0415
+    from gpu_exporter.cli import findings as checks  # noqa: PLC0415
 
     config, _ = _load(config_file, given)
     logs.configure(config.log, quiet=True)
