@@ -19,14 +19,9 @@ from gpu_exporter import __version__
 from gpu_exporter.catalog import GPU_UP, PROCESS_LABELS, XID_ERRORS
 from gpu_exporter.http.server import Server
 from gpu_exporter.model import Device, Driver, Failure, Owner, Process, Reading, Snapshot
-from gpu_exporter.pages.application import (
-    Application,
-    document,
-    gpu_document,
-    processes_document,
-    wants_gzip,
-    wants_openmetrics,
-)
+from gpu_exporter.pages.application import Application
+from gpu_exporter.pages.documents import document, gpu_document, processes_document
+from gpu_exporter.pages.negotiation import wants_gzip, wants_openmetrics
 from snapshots import FULL, NASTY, reading, row, snapshot
 
 

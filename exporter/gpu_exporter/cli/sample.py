@@ -35,7 +35,7 @@ def sample(config: Config, form: str) -> int:
     if form == "prometheus":
         click.echo(Renderer().page(snapshot).body(openmetrics=False, gzip=False), nl=False)
     elif form == "json":
-        from gpu_exporter.pages.application import document  # noqa: PLC0415 - only this form needs it
+        from gpu_exporter.pages.documents import document  # noqa: PLC0415 - only this form needs it
 
         click.echo(json.dumps(document(snapshot), indent=2))
     else:
