@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-import click
-
 from gpu_exporter import __version__
 from gpu_exporter.app import OPENING, sampler
 from gpu_exporter.catalog import DEVICE_METRICS
@@ -22,7 +20,6 @@ from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
 
 State = Literal["ok", "warn", "fail"]
-_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 # The initial PID namespace has this inode on every kernel (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 _HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
 
@@ -37,20 +34,8 @@ class Finding:
     advice: str = ""
 
 
-def run(config: Config, *, root: Path = Path("/")) -> int:
-    """Look at everything and write one line each; 0 where nothing failed, else 1."""
-    failed = 0
-    for finding in _findings(config, root):
-        failed += finding.state == "fail"
-        click.echo(
-            f"{click.style(f'{finding.state:<4}', fg=_COLOURS[finding.state])}  {finding.what}: {finding.detail}"
-        )
-        if finding.advice:
-            click.echo(f"      -> {finding.advice}")
-    return int(bool(failed))
-
-
-def _findings(config: Config, root: Path) -> Iterator[Finding]:
+def findings(config: Config, root: Path = Path("/")) -> Iterator[Finding]:
+    """Look at everything, in the order in which one thing needs the other."""
     yield Finding("ok", "gpu-exporter", f"{__version__} on Python {platform.python_version()}, {platform.machine()}")
     if config.source == "fake":
         yield Finding("warn", "source", "fake: the data is simulated", "leave --source out to read real GPUs")
