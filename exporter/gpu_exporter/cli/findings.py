@@ -18,6 +18,7 @@ from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.config import Config
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
+from gpu_exporter.pages.failures import WORDS
 
 State = Literal["ok", "warn", "fail"]
 # The initial PID namespace has this inode on every kernel (include/linux/proc_ns.h, PROC_PID_INIT_INO).
@@ -143,13 +144,7 @@ def _gpu(reading: Reading) -> Finding:
     device = reading.device
     name = f"GPU {device.index}"
     if reading.failure is not None:
-        advice = {
-            "lost": "it fell off the bus: look for XID 79 in dmesg, drain the node, power-cycle it",
-            "timeout": "its driver call hangs: look for the GPU in dmesg; the exporter goes on without it",
-            "reset_required": "stop what uses it, then: nvidia-smi --gpu-reset -i " + str(device.index),
-            "permission": "give this user access to its device node",
-            "unknown": "compare with nvidia-smi; in a container after systemctl daemon-reload, restart it",
-        }[reading.failure.reason]
+        advice = WORDS[reading.failure.reason].advice.format(gpu=device.index)
         return Finding("fail", name, f"{reading.failure.reason}: {reading.failure.message}", advice)
     rows = {metric.name for metric in reading.values} | {metric.name for metric, _ in reading.labelled}
     missing = sorted({metric.name for metric in DEVICE_METRICS if metric.nvml} - rows)
