@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-import threading
 from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.config import Config
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import resolver
-from gpu_exporter.pages.exposition import Page, Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources import opener
 
@@ -37,18 +36,11 @@ class Site:
 
     def __init__(self, source: Sampler) -> None:
         self._sampler = source
-        self._renderer = Renderer()
-        self._lock = threading.Lock()
-        self._page: tuple[Snapshot, Page] | None = None
+        self._page = Page()
 
     def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
         """The newest snapshot's bytes."""
-        snapshot = self._sampler.latest()
-        with self._lock:
-            if self._page is None or self._page[0] is not snapshot:
-                self._page = (snapshot, self._renderer.page(snapshot))
-            page = self._page[1]
-        return page.body(openmetrics=openmetrics, gzip=gzip)
+        return self._page.body(self._sampler.latest(), openmetrics=openmetrics, gzip=gzip)
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""

@@ -14,7 +14,7 @@ from tools.lab.nvml_stub import Process, Stub, Usage
 from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import Resolver
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.processes import ProcessTable
 from gpu_exporter.sources import Source
@@ -47,7 +47,7 @@ def exposition(source: Source, *, openmetrics: bool = False) -> str:
         duration=0.25,
         gpus_expected=8,
     )
-    return Renderer(process=NoProcess()).page(snapshot).body(openmetrics=openmetrics, gzip=False).decode()
+    return Page(process=NoProcess()).body(snapshot, openmetrics=openmetrics, gzip=False).decode()
 
 
 def compare(name: str, text: str) -> None:

@@ -18,7 +18,7 @@ from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
 from gpu_exporter.owners.resolver import Resolver
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.processes import ProcessTable
 from harness import Exporter, run, wait_for
@@ -181,7 +181,7 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
     """5 000 processes come and go, 50 at a time, each of another user; what they leave behind does not add up."""
     device = Device(0, "GPU-0", "H100")
     resolver, table, ledger = Resolver(), ProcessTable(most=16, labels=PROCESS_LABELS), Ledger(gap=15)
-    renderer, build = Renderer(), Build("1", "3")
+    page, build = Page(), Build("1", "3")
 
     def flood(rounds: range) -> int:
         """Bytes that Python holds afterwards."""
@@ -192,8 +192,8 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
             )
             (reading,) = resolver.complete([Reading(device, processes=processes)])
             complete = table.complete(ledger.complete(reading, now=60.0 * number))
-            page = renderer.page(Snapshot(build, "nvml", readings=(complete,), ok=True))
-            text = page.body(openmetrics=False, gzip=False).decode()
+            snapshot = Snapshot(build, "nvml", readings=(complete,), ok=True)
+            text = page.body(snapshot, openmetrics=False, gzip=False).decode()
             assert text.count("\ngpu_process_memory_used_bytes{") == 16
             assert text.count("\ngpu_owner_memory_used_bytes{") == 50
             assert text.count("\ngpu_owner_seconds_total{") <= 2 * 256

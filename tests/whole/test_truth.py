@@ -11,7 +11,7 @@ import pytest
 from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import Resolver
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.processes import ProcessTable
 from gpu_exporter.sources.fake import FakeFleet
@@ -27,7 +27,7 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     now = [start]
     scenario = ROOT / "tests/scenarios/six-hours.yml"
     fleet = FakeFleet(gpus=gpus, model="h100", seed=1, scenario=scenario, clock=lambda: now[0])
-    source, resolver, renderer = fleet.open(), Resolver(), Renderer()
+    source, resolver, page = fleet.open(), Resolver(), Page()
     ledger, table = Ledger(gap=3 * TICK), ProcessTable(most=64, labels=PROCESS_LABELS)
     families: dict[str, list[str]] = {}
     users: set[str] = set()
@@ -35,8 +35,8 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
         readings = resolver.complete([source.read(device) for device in source.devices])
         users |= {process.owner.user for process in readings[1].processes or () if process.owner}
         complete = tuple(table.complete(ledger.complete(reading, now=now[0])) for reading in readings)
-        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=complete, ok=True))
-        for line in page.body(openmetrics=True, gzip=False).decode().splitlines():
+        snapshot = Snapshot(Build("0", "3"), "fake", readings=complete, ok=True)
+        for line in page.body(snapshot, openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]
             if not name.startswith(WANTED) or line.startswith("# HELP"):
                 continue

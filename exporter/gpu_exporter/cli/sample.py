@@ -43,9 +43,9 @@ def sample(form: str, config_file: Path | None, **given: Any) -> int:
         click.echo(f"gpu-exporter: no GPU: {trouble}", err=True)
         return 2
     if form == "prometheus":
-        from gpu_exporter.pages.exposition import Renderer  # noqa: PLC0415 - only this form needs it
+        from gpu_exporter.pages.exposition import Page  # noqa: PLC0415 - only this form needs it
 
-        click.echo(Renderer().page(snapshot).body(openmetrics=False, gzip=False), nl=False)
+        click.echo(Page().body(snapshot, openmetrics=False, gzip=False), nl=False)
     elif form == "json":
         from gpu_exporter.pages.documents import document  # noqa: PLC0415 - only this form needs it
 
