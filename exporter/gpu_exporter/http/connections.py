@@ -19,17 +19,17 @@ _GRACE: Final = 0.5  # seconds for answers under way when the server closes
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One client. ``since`` is when it began what it does now; ``busy`` while a whole request is being answered.
+    """One client. ``accepted`` is when it came, ``since`` when it began what it does now.
 
-    ``accepted`` and ``since`` are monotonic times.
+    Both are monotonic times, ``accepted`` of the server's clock.
     """
 
     sock: socket.socket
     peer: str
     accepted: float
-    since: float
+    since: float = 0.0
     thread: threading.Thread | None = None
-    busy: bool = False
+    busy: bool = False  # a whole request is being answered
     cut: bool = False
 
 
@@ -48,6 +48,7 @@ class Connections:
             self._evict(room=1)
             if not self._changed.wait_for(lambda: len(self.open) < self._limit + _LEAVING, 0.2):
                 raise ConnectionAbortedError
+            connection.since = time.monotonic()
             self.open[connection] = None
 
     def leave(self, connection: Connection) -> None:

@@ -7,19 +7,16 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, status_answer
 from gpu_exporter.model import Snapshot
 from gpu_exporter.pages import openapi, status_page
 from gpu_exporter.pages.documents import document, gpu_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
 from gpu_exporter.pages.negotiation import wants_gzip, wants_openmetrics
 
-Headers: TypeAlias = list[tuple[str, str]]
-StartResponse: TypeAlias = Callable[[str, Headers], Any]
-
-_PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 _JSON: Final = ("Content-Type", "application/json")
 _HTML: Final = ("Content-Type", "text/html; charset=utf-8")
 _FRESH: Final = ("Cache-Control", "no-store")
@@ -28,7 +25,7 @@ _CSP: Final = (
     "Content-Security-Policy",
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 )
-_MOST_GPUS_DIGITS: Final = 9
+_INDEX_DIGITS: Final = 9
 # An absolute or home path (also in quotes, also after = or :), a pointer.
 _PRIVATE: Final = re.compile(r"(?<![\w.])~?/[^\s'\",;)]+|\b0x[0-9A-Fa-f]+\b")
 
@@ -62,7 +59,7 @@ class Application:
         self._provider = provider
         self._labels = process_labels
         self._telemetry_path = telemetry_path
-        self._routes: dict[str, Callable[[Mapping[str, Any]], tuple[str, Headers, bytes]]] = {
+        self._routes: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "/": self._page,
             "/livez": lambda _: _health(self._trouble(provider.live())),
             "/readyz": lambda _: _health(self._trouble(provider.ready())),
@@ -76,18 +73,17 @@ class Application:
         """Answer one request (PEP 3333)."""
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            headers = [_PLAIN, ("Allow", "GET, HEAD")]
-            status, body = "405 Method Not Allowed", b"405 Method Not Allowed\n"
+            status, headers, body = status_answer("405 Method Not Allowed", ("Allow", "GET, HEAD"))
         elif route := self._routes.get(path):
             status, headers, body = route(environ)
         elif path.startswith("/api/v1/gpus/"):
             status, headers, body = self._gpu(path.removeprefix("/api/v1/gpus/"))
         else:
-            status, headers, body = _not_found()
+            status, headers, body = status_answer("404 Not Found")
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [body]
 
-    def _metrics(self, environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
+    def _metrics(self, environ: Mapping[str, Any]) -> Answer:
         openmetrics = wants_openmetrics(environ.get("HTTP_ACCEPT", ""))
         gzip = wants_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers = [("Content-Type", OPENMETRICS if openmetrics else TEXT), ("Vary", "Accept, Accept-Encoding"), _FRESH]
@@ -95,7 +91,7 @@ class Application:
             headers.append(("Content-Encoding", "gzip"))
         return "200 OK", headers, self._provider.exposition(openmetrics=openmetrics, gzip=gzip)
 
-    def _page(self, _environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
+    def _page(self, _environ: Mapping[str, Any]) -> Answer:
         text = status_page.render(
             self._provider.snapshot(),
             live=self._trouble(self._provider.live()),
@@ -110,34 +106,30 @@ class Application:
         """A source's words as far as they may leave: paths and handles are for the log."""
         return None if why is None else _PRIVATE.sub("...", why)
 
-    def _gpus(self, _environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
+    def _gpus(self, _environ: Mapping[str, Any]) -> Answer:
         return _json(document(self._provider.snapshot()))
 
-    def _processes(self, _environ: Mapping[str, Any]) -> tuple[str, Headers, bytes]:
+    def _processes(self, _environ: Mapping[str, Any]) -> Answer:
         return _json(processes_document(self._provider.snapshot(), self._labels))
 
-    def _gpu(self, wanted: str) -> tuple[str, Headers, bytes]:
+    def _gpu(self, wanted: str) -> Answer:
         # Not isdigit: other alphabets have digits too.
-        index = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) <= _MOST_GPUS_DIGITS else None
+        index = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) <= _INDEX_DIGITS else None
         for reading in self._provider.snapshot().readings:
             if wanted == reading.device.uuid or index == reading.device.index:
                 return _json(gpu_document(reading))
-        return _not_found()
+        return status_answer("404 Not Found")
 
     @cached_property
     def _openapi(self) -> bytes:
         return openapi.description(telemetry_path=self._telemetry_path)
 
 
-def _json(value: Any) -> tuple[str, Headers, bytes]:
+def _json(value: Any) -> Answer:
     return "200 OK", [_JSON, _FRESH, _NOSNIFF], json.dumps(value, allow_nan=False).encode()
 
 
-def _health(trouble: str | None) -> tuple[str, Headers, bytes]:
+def _health(trouble: str | None) -> Answer:
     if trouble is None:
-        return "200 OK", [_PLAIN, _FRESH], b"ok\n"
-    return "503 Service Unavailable", [_PLAIN, _FRESH, _NOSNIFF], f"{trouble}\n".encode()
-
-
-def _not_found() -> tuple[str, Headers, bytes]:
-    return "404 Not Found", [_PLAIN], b"404 Not Found\n"
+        return "200 OK", [PLAIN, _FRESH], b"ok\n"
+    return "503 Service Unavailable", [PLAIN, _FRESH, _NOSNIFF], f"{trouble}\n".encode()
