@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from gpu_exporter import __version__
-from gpu_exporter.app import OPENING, sampler
+from gpu_exporter.app import read_once
 from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.config import Config
 from gpu_exporter.model import Reading, Snapshot
@@ -116,13 +116,7 @@ def _container(root: Path) -> Iterator[Finding]:
 
 
 def _readings(config: Config) -> Iterator[Finding]:
-    samples = sampler(config)
-    samples.start()
-    try:
-        samples.wait_first(OPENING)
-        snapshot, why = samples.latest(), samples.ready()
-    finally:
-        samples.close()
+    snapshot, why = read_once(config)
     if snapshot.driver is None:
         yield Finding("fail", "driver", why or "does not answer")
         return

@@ -11,7 +11,6 @@ import click
 
 from gpu_exporter.catalog import CATALOG
 from gpu_exporter.cli.options import load_config, with_settings
-from gpu_exporter.config import Config
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.sampling.tenancy import holder_names
 
@@ -34,13 +33,13 @@ def sample(form: str, config_file: Path | None, **given: Any) -> int:
 
     The status is 0 where every GPU answered, 1 where some did not, 2 where there is no source.
     """
-    from gpu_exporter import logs  # noqa: PLC0415 - other commands start faster without
+    from gpu_exporter import app, logs  # noqa: PLC0415 - other commands start faster without
 
     config, _ = load_config(config_file, given)
     logs.configure(config.log, quiet=True)
-    snapshot, trouble = _read_once(config)
-    if trouble is not None:
-        click.echo(f"gpu-exporter: no GPU: {trouble}", err=True)
+    snapshot, trouble = app.read_once(config)
+    if not snapshot.readings:
+        click.echo(f"gpu-exporter: no GPU: {trouble or 'the driver lists none'}", err=True)
         return 2
     if form == "prometheus":
         from gpu_exporter.pages.exposition import Page  # noqa: PLC0415 - only this form needs it
@@ -53,20 +52,6 @@ def sample(form: str, config_file: Path | None, **given: Any) -> int:
     else:
         click.echo(_table(snapshot))
     return int(snapshot.gpus_up < snapshot.gpus_found)
-
-
-def _read_once(config: Config) -> tuple[Snapshot, str | None]:
-    """The first snapshot; and why it has no GPU, where it has none."""
-    from gpu_exporter.app import OPENING, sampler  # noqa: PLC0415 - see above
-
-    samples = sampler(config)
-    samples.start()
-    try:
-        ended = samples.wait_first(OPENING + 2 * config.collection.timeout)
-        snapshot, why = samples.latest(), samples.ready()
-    finally:
-        samples.close()
-    return snapshot, None if ended and snapshot.readings else why or "the driver lists none"
 
 
 def _table(snapshot: Snapshot) -> str:
