@@ -14,6 +14,8 @@ from typing import Any
 import bcrypt
 import trustme
 
+from serving import PATIENCE
+
 
 class Site:
     """A folder with a web configuration file, a server's certificate and the CA that signs everybody's."""
@@ -59,7 +61,7 @@ def fetch(
     port: int, context: ssl.SSLContext, path: str = "/metrics", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str], str]:
     """Status, headers and text by HTTPS, on a connection of its own."""
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=context)
     with closing(connection):
         connection.request("GET", path, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -69,7 +71,7 @@ def fetch(
 def presented(port: int, context: ssl.SSLContext) -> str:
     """The common name of the certificate that the server shows."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
     ):
         certificate: Any = secured.getpeercert()

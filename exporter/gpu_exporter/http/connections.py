@@ -14,7 +14,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _LEAVING: Final = 16  # workers of evicted connections that may still be on their way out
-_GRACE: Final = 0.5  # seconds for answers under way when the server closes
+GRACE: Final = 0.5  # seconds for answers under way when the server closes
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +95,10 @@ class Connections:
             for connection in connections:
                 if not connection.busy:
                     _cut(connection)
-            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), _GRACE)
+            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), GRACE)
             for connection in self.open:
                 _cut(connection)
-        deadline = time.monotonic() + _GRACE / 2
+        deadline = time.monotonic() + GRACE / 2
         for connection in connections:
             if connection.thread is not None:
                 connection.thread.join(max(0.0, deadline - time.monotonic()))

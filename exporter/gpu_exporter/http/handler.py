@@ -118,7 +118,7 @@ class Handler:
         self._write(data, self._server.monotonic() + seconds)
 
     def _write(self, data: bytes, deadline: float) -> None:
-        """All of it by the deadline; a TLS socket's sendall would grant the whole time to every record anew."""
+        """All of it by the deadline, however much the socket takes at a time."""
         rest = memoryview(data)
         while rest:
             remaining = deadline - self._server.monotonic()
