@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from tools.lab.nvml_stub import Process, Stub, Usage
 
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources import Source
 from gpu_exporter.sources.fake import FakeFleet
@@ -40,7 +40,7 @@ def exposition(source: Source, *, openmetrics: bool = False) -> str:
         duration=0.25,
         gpus_expected=8,
     )
-    return Renderer(process=NoProcess()).page(snapshot).body(openmetrics=openmetrics, gzip=False).decode()
+    return Page(process=NoProcess()).body(snapshot, openmetrics=openmetrics, gzip=False).decode()
 
 
 def compare(name: str, text: str) -> None:
