@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import fields
 from itertools import groupby
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -20,10 +21,12 @@ from gpu_exporter.catalog import (
     STATE_SECONDS,
     XID_ERRORS,
     XID_LAST,
+    by_name,
 )
 from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
+PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
 EVERY = pytest.mark.parametrize("metric", CATALOG, ids=repr)
 BASE_UNITS = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio", "info")
 # What node_exporter and promtool's lint would call a unit that is not a base unit, or an abbreviation.
@@ -81,6 +84,51 @@ def test_the_rows_of_a_name_stand_together_and_agree() -> None:
             same = (row.kind, row.help, row.group, row.dynamic, row.info, row.own is None)
             assert same == (first.kind, first.help, first.group, first.dynamic, first.info, first.own is None)
             assert label_names(row) == label_names(first)
+
+
+def test_every_name_is_written_out_once_for_grep() -> None:
+    """Whoever meets a name in Grafana finds its row by looking for it in quotes."""
+    text = "".join(path.read_text("utf-8") for path in sorted((PACKAGE / "catalog").glob("*.py")))
+    written = Counter(re.findall(r'(?:gauge|counter|info)\(\s*"(gpu(?:_[a-z0-9]+)+)",', text))
+    assert written == dict.fromkeys((metric.name for metric in CATALOG), 1), (
+        "exporter/gpu_exporter/catalog: write each name in full and once; "
+        'rows that differ by a label come from one gauge("gpu_…", …) for … in …'
+    )
+
+
+def test_a_row_is_found_by_its_name_and_labels() -> None:
+    assert [by_name(metric.name, **dict(metric.labels)) for metric in CATALOG] == list(CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "message"),
+    [
+        ("gpu_powr_watts", {}, "gpu_powr_watts: the catalogue has no metric of that name; see docs/METRICS.md"),
+        ("gpu_up", {"gpu": "0"}, "gpu_up{gpu='0'}: the catalogue has that name with no labels only"),
+        (
+            "gpu_processes",
+            {},
+            "gpu_processes: the catalogue has that name with {type='compute'} or {type='graphics'} only",
+        ),
+    ],
+)
+def test_what_is_not_in_the_catalogue_is_told(name: str, labels: dict[str, str], message: str) -> None:
+    with pytest.raises(LookupError) as refused:
+        by_name(name, **labels)
+    assert str(refused.value) == message
+
+
+def test_rows_are_looked_up_in_one_way_only() -> None:
+    """A name that is compared, or kept in a dictionary of one's own, is not refused where the catalogue lacks it."""
+    own = re.compile(r"(?:metric|row|gauge|counter|m)\.name(?: [!=]=|\.startswith|: )")
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent.name != "catalog"
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if own.search(line)
+    ]
+    assert found == [], 'write gpu_exporter.catalog.by_name("gpu_…") instead'
 
 
 def test_the_groups_stand_together() -> None:
@@ -153,7 +201,9 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             names = [column.name]
         else:
             assert isinstance(column, (Fans, Links))
-            names = ["nvmlDeviceGetNumFans", "nvmlDeviceGetFanSpeed_v2", "NVML_FI_DEV_NVLINK_GET_STATE"]
+            names = ["nvmlDeviceGetNumFans", "nvmlDeviceGetFanSpeed_v2"]
+            if isinstance(column, Links):
+                names = [column.state, "nvmlDeviceGetNvLinkState", metric.links or "links= of the row"]
         assert [name for name in names if not hasattr(pynvml, name)] == []
 
 

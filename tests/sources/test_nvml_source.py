@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tools.lab.nvml_stub import Stub
 
-from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Metric, Processes
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.row import Processes
 from gpu_exporter.model import Reading, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.nvml import NvmlSource
@@ -38,14 +38,8 @@ def opened(here: Here) -> Iterator[Callable[..., NvmlSource]]:
         source.close()
 
 
-def row(name: str, **labels: str) -> Metric:
-    found = [metric for metric in DEVICE_METRICS if metric.name == name and dict(metric.labels) == labels]
-    assert len(found) == 1, (name, labels)
-    return found[0]
-
-
 def value(reading: Reading, name: str, **labels: str) -> float | None:
-    return reading.values.get(row(name, **labels))
+    return reading.values.get(by_name(name, **labels))
 
 
 def named(reading: Reading) -> set[str]:
@@ -100,7 +94,7 @@ def test_an_unsupported_call_is_not_repeated(opened: Callable[..., NvmlSource], 
     machine.unsupported("nvmlDeviceGetJpgUtilization", device=1)
     source = opened(machine)
     readings = [source.read(device) for device in source.devices]
-    jpeg = row("gpu_jpeg_utilization_ratio")
+    jpeg = by_name("gpu_jpeg_utilization_ratio")
     assert [jpeg in reading.values for reading in readings] == [True, False], "one device's answer is its own"
     machine.fail("nvmlDeviceGetJpgUtilization", 0, device=1)
     assert jpeg not in source.read(source.devices[1]).values, "not asked again until the source is reopened"
@@ -157,7 +151,7 @@ def test_limits_come_from_margins_where_thresholds_are_gone(opened: Callable[...
         machine.set(0, "temperature", 41)
         machine.set(0, "temperature_margin", 46)
     source = opened(machine)
-    limit = row("gpu_temperature_limit_celsius", limit="slowdown")
+    limit = by_name("gpu_temperature_limit_celsius", limit="slowdown")
     first = source.read(source.devices[0]).values[limit]
     assert 87 <= first <= 92, "87 °C is where this board's margin is used up; it slows down a few degrees later"
     machine.set(0, "temperature_margin", 30)
@@ -187,7 +181,7 @@ def test_busy_seconds_come_from_the_sample_buffer(opened: Callable[..., NvmlSour
     (device,) = source.devices
     start = 1_000_000_000
     machine.samples(0, GPU_UTILIZATION, [(start, 90)])
-    busy = row("gpu_busy_seconds_total")
+    busy = by_name("gpu_busy_seconds_total")
     source.read(device)
     # 0.2 s at 50 %, 0.2 s at 100 %, then a gap of 10 s of which a sample can stand for no more than 2 s.
     machine.samples(
@@ -209,12 +203,12 @@ def test_energy_is_integrated_from_power_samples_where_the_driver_keeps_no_count
     source.read(source.devices[0])
     machine.samples(0, TOTAL_POWER, [(start, 300_000), (start + 500_000, 400_000)])
     reading = source.read(source.devices[0])
-    assert reading.increments[row("gpu_energy_joules_total")] == pytest.approx(200.0)
+    assert reading.increments[by_name("gpu_energy_joules_total")] == pytest.approx(200.0)
 
 
 def test_a_32_bit_byte_counter_may_wrap(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
     machine = stub("h100")
-    sent = row("gpu_pcie_transmit_bytes_total")
+    sent = by_name("gpu_pcie_transmit_bytes_total")
     with machine.batch():
         machine.set(0, "pcie_counter_bits", 32)
         machine.set(0, "pcie_tx_bytes", 2**32 - 100)

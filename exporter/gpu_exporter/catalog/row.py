@@ -6,9 +6,8 @@ their units into Prometheus base units at the edge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 KIB: Final = 1024.0
@@ -18,6 +17,11 @@ PERCENT: Final = 0.01
 MILLI: Final = 1e-3
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
+
+# What nvidia-smi prints for numbers that are states.
+ON_OFF: Final = (("Enabled", 1.0), ("Disabled", 0.0))
+YES_NO: Final = (("Yes", 1.0), ("No", 0.0))
+ACTIVE: Final = (("Active", 1.0), ("Not Active", 0.0))
 
 
 def scaled(value: float, scale: float) -> float:
@@ -52,9 +56,10 @@ class Call:
 class Field:
     """One NVML field value, read with all others of the device in a single ``nvmlDeviceGetFieldValues``.
 
-    ``scope`` is the field's scope identifier; "links" asks every NVLink and adds the answers up. ``renumbered`` holds
-    (first driver release, identifier) pairs, newest first, for fields whose number changed between releases; a driver
-    older than all of them lacks the field. ``wraps`` marks counters that NVIDIA documents as wrapping.
+    ``scope`` is the field's scope identifier; "links" asks for every link of the row's kind and adds the answers up.
+    ``renumbered`` holds (first driver release, identifier) pairs, newest first, for fields whose number changed between
+    releases; a driver older than all of them lacks the field. ``wraps`` marks counters that NVIDIA documents as
+    wrapping.
     """
 
     name: str
@@ -81,11 +86,12 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The number of NVLinks in a state (``NVML_FI_DEV_NVLINK_GET_STATE``).
+    """How many links of the row's kind are active, or are not, by the field ``state`` of each.
 
-    With ``per_link`` each link is asked by ``nvmlDeviceGetNvLinkState``, once a minute, for drivers without the field.
+    With ``per_link`` each NVLink is asked by ``nvmlDeviceGetNvLinkState``, once a minute, where a driver lacks it.
     """
 
+    state: str
     active: bool
     per_link: bool = False
 
@@ -116,14 +122,15 @@ class Smi:
     words: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Metric:
     """One row: a series of every device (or, with ``own`` set, of the exporter itself).
 
     ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names labels whose values are known only at
-    run time. ``nvml`` lists where NVML has the value, best first. ``integral_of`` names the gauge that is integrated
-    over time where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute
-    of ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
+    run time. ``nvml`` lists where NVML has the value, best first. ``links`` names the field that counts the links which
+    the row is about: a device without any is not asked. ``integral_of`` names the gauge that is integrated over time
+    where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute of
+    ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
     """
 
     name: str
@@ -137,45 +144,44 @@ class Metric:
     fake: str | None = None
     integral_of: str | None = None
     own: str | None = None
-    info: tuple[str, ...] = field(default=())
+    links: str | None = None
+    info: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         pairs = ",".join(f'{name}="{value}"' for name, value in self.labels)
         return f"{self.name}{{{pairs}}}" if pairs else self.name
 
 
-# --- how the catalogue writes its rows --------------------------------------------------------------------------------
-
-
-def _row(
+def row(
     kind: Kind,
-    name: str,
     group: str,
+    name: str,
     text: str,
-    *nvml: Nvml,
+    /,
+    *,
+    labels: Mapping[str, str] | None = None,
+    dynamic: tuple[str, ...] = (),
+    nvml: Nvml | Sequence[Nvml] = (),
     smi: Smi | None = None,
     fake: str | None = None,
-    labels: tuple[tuple[str, str], ...] = (),
-    dynamic: tuple[str, ...] = (),
     integral_of: str | None = None,
     own: str | None = None,
+    links: str | None = None,
     info: tuple[str, ...] = (),
 ) -> Metric:
-    return Metric(name, kind, text, group, labels, dynamic, nvml, smi, fake, integral_of, own, info)
-
-
-gauge: Final = partial(_row, "gauge")
-counter: Final = partial(_row, "counter")
-info: Final = partial(_row, "info")
-_Columns: TypeAlias = tuple[tuple[Nvml, ...], Smi | None, str]
-
-
-def family(
-    kind: Kind, name: str, group: str, text: str, /, *, integral_of: str | None = None, **label: Mapping[str, _Columns]
-) -> list[Metric]:
-    """One row for each value of the one label: ``label={value: (nvml, smi, fake)}``."""
-    return [
-        _row(kind, name, group, text, *nvml, smi=smi, fake=fake, labels=((key, value),), integral_of=integral_of)
-        for key, rows in label.items()
-        for value, (nvml, smi, fake) in rows.items()
-    ]
+    """A row as the modules of the catalogue write it, with kind and group bound: ``gauge(name, "Help.", …)``."""
+    return Metric(
+        name=name,
+        kind=kind,
+        help=text,
+        group=group,
+        labels=tuple((labels or {}).items()),
+        dynamic=dynamic,
+        nvml=tuple(nvml) if isinstance(nvml, Sequence) else (nvml,),
+        smi=smi,
+        fake=fake,
+        integral_of=integral_of,
+        own=own,
+        links=links,
+        info=info,
+    )

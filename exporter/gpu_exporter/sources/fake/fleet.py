@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from gpu_exporter.catalog import DEVICE_METRICS
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
 from gpu_exporter.sources import SourceError
@@ -27,7 +27,7 @@ Wait: TypeAlias = Callable[[threading.Event, float], bool]
 
 DRIVER: Final = Driver(driver_version="590.48.01", cuda_version="13.1", nvml_version="13.590.48.01")
 _PLAIN: Final = tuple((row, row.fake) for row in DEVICE_METRICS if row.fake is not None and not row.dynamic)
-_FANS: Final = next(row for row in DEVICE_METRICS if row.fake == "fan_speeds")
+_FANS: Final = by_name("gpu_fan_speed_ratio")
 _LOOK_EVERY: Final = 1.0  # seconds of the clock between looks at the scenario file
 _POLL: Final = 0.05  # seconds between looks of a hanging read at the story
 _MOST_XIDS: Final = 4096  # kept until somebody asks
