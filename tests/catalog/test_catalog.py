@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections import Counter
 from dataclasses import fields
@@ -9,6 +11,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from gpu_exporter import catalog
 from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
@@ -23,47 +26,26 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
+MODULES: dict[str, tuple[Metric, ...]] = {
+    name: rows
+    for _, name, _ in pkgutil.iter_modules(catalog.__path__)
+    if (rows := getattr(importlib.import_module(f"gpu_exporter.catalog.{name}"), "ROWS", None))
+}
 EVERY = pytest.mark.parametrize("metric", CATALOG, ids=repr)
-BASE_UNITS = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio", "info")
 # What node_exporter and promtool's lint would call a unit that is not a base unit, or an abbreviation.
 OTHER_UNITS = re.compile(
     r"_(percent|percentage|ms|us|ns|milliseconds|microseconds|nanoseconds|minutes|hours|mhz|megahertz|mw|milliwatts|"
     r"mj|millijoules|kb|mb|kib|mib|kilobytes|megabytes|bits|fahrenheit|kelvin|c|w|hz|secs?)(_|$)"
 )
-# Numbers without a unit: states, counts and switches.
-UNITLESS = {
-    "gpu_up",
-    "gpu_processes",
-    "gpu_processes_dropped",
-    "gpu_recovery_action",
-    "gpu_performance_state",
-    "gpu_clock_event_active",
-    "gpu_ecc_enabled",
-    "gpu_ecc_sram_threshold_exceeded",
-    "gpu_remapped_rows",
-    "gpu_row_remap_pending",
-    "gpu_row_remap_failure",
-    "gpu_retired_pages",
-    "gpu_retired_pages_pending",
-    "gpu_pcie_link_generation",
-    "gpu_pcie_link_generation_max",
-    "gpu_pcie_link_width",
-    "gpu_pcie_link_width_max",
-    "gpu_nvlink_links",
-    "gpu_fabric_state",
-    "gpu_mig_mode_enabled",
-    "gpu_persistence_mode_enabled",
-    "gpu_compute_mode",
-    "gpu_exporter_last_sample_success",
-    "gpu_exporter_stuck_reads",
-    "gpu_exporter_paused",
-    "gpu_exporter_gpus",
-    "gpu_exporter_config_reload_success",
-}
+
+
+def file_of(metric: Metric) -> str:
+    """Where the row stands, for messages."""
+    return next(f"exporter/gpu_exporter/catalog/{name}.py" for name, rows in MODULES.items() if metric in rows)
 
 
 def label_names(metric: Metric) -> set[str]:
@@ -131,6 +113,13 @@ def test_rows_are_looked_up_in_one_way_only() -> None:
     assert found == [], 'write gpu_exporter.catalog.by_name("gpu_…") instead'
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_every_group_is_in_the_catalogue(name: str) -> None:
+    missing = [row.name for row in MODULES[name] if row not in CATALOG]
+    assert missing == [], f"exporter/gpu_exporter/catalog/__init__.py: add {name} to the groups of CATALOG"
+    assert len({row.group for row in MODULES[name]}) == 1
+
+
 def test_the_groups_stand_together() -> None:
     groups = [group for group, _ in groupby(CATALOG, lambda metric: metric.group)]
     assert len(groups) == len(set(groups))
@@ -164,13 +153,18 @@ def test_the_suffix_tells_the_kind(metric: Metric) -> None:
 
 @EVERY
 def test_units_are_base_units(metric: Metric) -> None:
-    assert not OTHER_UNITS.search(metric.name)
-    bare = metric.name.removesuffix("_total")
-    assert bare.endswith(BASE_UNITS) or metric.kind == "counter" or metric.name in UNITLESS
+    assert not OTHER_UNITS.search(metric.name), f"{file_of(metric)}: {metric.name}: scale it to {', '.join(BASE_UNITS)}"
 
 
-def test_the_list_of_unitless_names_is_current() -> None:
-    assert {metric.name for metric in CATALOG} >= UNITLESS
+@EVERY
+def test_a_gauge_ends_with_its_unit_or_says_that_it_has_none(metric: Metric) -> None:
+    if metric.kind == "gauge":
+        assert (metric.unit is None) == metric.unitless, (
+            f"{file_of(metric)}: {metric.name}: end the name with one of {', '.join(BASE_UNITS)}; "
+            "or, where it is a state, a count or a switch, add to the row: unitless=True,"
+        )
+    else:
+        assert not metric.unitless, f"{file_of(metric)}: {metric.name}: counters and infos need no unitless=True"
 
 
 @EVERY
@@ -213,7 +207,7 @@ def test_no_nvidia_smi_field_is_read_twice() -> None:
 
 
 def test_no_simulated_quantity_is_used_twice() -> None:
-    names = Counter(metric.fake for metric in CATALOG if metric.fake)
+    names = Counter(metric.fake for metric in CATALOG if isinstance(metric.fake, str))
     assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -230,8 +224,14 @@ def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> 
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
     assert has_source == (metric.own is None and metric not in kept)
+    # Processes come from the simulated work.
     listed = any(isinstance(column, Processes) for column in metric.nvml)
-    assert bool(metric.fake) == (has_source and not listed), "processes come from the simulated work"
+    told = [column for column in (metric.fake, metric.fake_absent) if column]
+    assert len(told) == (has_source and not listed), (
+        f"{file_of(metric)}: {metric!r}: say what simulated GPUs have with one of fake=Constant(1.0), "
+        'fake=Board("…") (a fact of the board, in sources/fake/models.py), fake="…" (worked out at every reading, in '
+        'sources/fake/simulation.py); or why they lack it: fake_absent="no simulated board has …"'
+    )
 
 
 def test_own_rows_name_attributes_of_the_snapshot() -> None:

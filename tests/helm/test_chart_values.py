@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gpu_exporter.config import MODELS
 from harness import ROOT, environment
 from helm.cluster import OPERATOR, Cluster
 from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
@@ -61,6 +62,15 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[st
             yield from _leaves(value, (*path, key))
         else:
             yield (*path, key)
+
+
+def test_the_models_of_the_chart_are_those_of_the_exporter() -> None:
+    lines = (CHART / "values.yaml").read_text("utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.startswith("  model: "))
+    expected = f"  # (one of {'|'.join(MODELS)}) What to simulate."
+    assert lines[number - 2] == expected, (
+        f"helm/gpu-exporter/values.yaml:{number - 1}: write\n{expected}\nand: make docs"
+    )
 
 
 # --- refused by the schema --------------------------------------------------------------------------------------------

@@ -5,12 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import ACTIVE, MHZ, MICRO, NANO, Call, Field, Metric, Smi, row
+from gpu_exporter.catalog.row import ACTIVE, MHZ, MICRO, NANO, Board, Call, Constant, Fake, Field, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "clocks")
 counter: Final = partial(row, "counter", "clocks")
 
-_CLOCKS: Final = {"sm": "SM", "graphics": "GRAPHICS", "memory": "MEM", "video": "VIDEO"}
+_CLOCKS: Final = {  # label: suffix of the domain, the simulated board's highest
+    "sm": ("SM", "sm"),
+    "graphics": ("GRAPHICS", "sm"),
+    "memory": ("MEM", "memory_clock"),
+    "video": ("VIDEO", "video"),
+}
 _REASONS: Final = {  # label, which is nvidia-smi's name as well: bit of the mask
     "gpu_idle": "GpuIdle",
     "applications_clocks_setting": "ApplicationsClocksSetting",
@@ -29,6 +34,12 @@ def _renumbered(name: str, now: int, before: int) -> Field:
     return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((590, now), (575, before)))
 
 
+def _simulated(quantity: str, reason: str) -> Fake:
+    """What holds the clocks of the simulated GPUs down is heat, power and idleness."""
+    never = reason in {"applications_clocks_setting", "sync_boost", "display_clock_setting"}
+    return Constant(0.0) if never else f"{quantity}_{reason}"
+
+
 _REASON_COUNTERS: Final[dict[str, tuple[Field, ...]]] = {
     "sw_power_cap": (Field("NVML_FI_DEV_PERF_POLICY_POWER", scale=NANO),),
     "hw_slowdown": (),
@@ -42,13 +53,14 @@ CLOCK_EVENTS: Final = {
     reason: gauge(
         "gpu_clock_event_active",
         "1 while this reason holds the clocks below what they could be.",
+        unitless=True,
         labels={"reason": reason},
         nvml=(
             Call("nvmlDeviceGetCurrentClocksEventReasons", bit=f"nvmlClocksEventReason{bit}"),
             Call("nvmlDeviceGetCurrentClocksThrottleReasons", bit=f"nvmlClocksThrottleReason{bit}"),
         ),
         smi=Smi(f"clocks_event_reasons.{reason}", words=ACTIVE) if reason != "display_clock_setting" else None,
-        fake=f"reason_{reason}",
+        fake=_simulated("reason", reason),
     )
     for reason, bit in _REASONS.items()
 }
@@ -62,7 +74,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             smi=Smi(f"clocks.current.{clock}", MHZ),
             fake=f"clock_{clock}",
         )
-        for clock, domain in _CLOCKS.items()
+        for clock, (domain, _) in _CLOCKS.items()
     ),
     *(
         gauge(
@@ -71,13 +83,14 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"clock": clock},
             nvml=Call("nvmlDeviceGetMaxClockInfo", (f"NVML_CLOCK_{domain}",), scale=MHZ, slow=True),
             smi=Smi(f"clocks.max.{clock}", MHZ) if clock != "video" else None,
-            fake=f"clock_max_{clock}",
+            fake=Board(highest, MHZ),
         )
-        for clock, domain in _CLOCKS.items()
+        for clock, (domain, highest) in _CLOCKS.items()
     ),
     gauge(
         "gpu_performance_state",
         "Performance state: 0 is the fastest, 15 the slowest (P0 to P15).",
+        unitless=True,
         nvml=Call("nvmlDeviceGetPerformanceState", absent=(32.0,)),
         smi=Smi("pstate", words=tuple((f"P{state}", float(state)) for state in range(16))),
         fake="performance_state",
@@ -91,7 +104,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             nvml=fields,
             smi=Smi(f"clocks_event_reasons_counters.{reason}", MICRO) if reason != "hw_slowdown" else None,
             integral_of="gpu_clock_event_active",
-            fake=f"reason_seconds_{reason}",
+            fake=_simulated("reason_seconds", reason),
         )
         for reason, fields in _REASON_COUNTERS.items()
     ),

@@ -27,6 +27,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_exporter_last_sample_success",
         "1 where the latest reading reached the driver and at least one GPU answered.",
+        unitless=True,
         own="ok",
     ),
     gauge(
@@ -47,17 +48,20 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_exporter_stuck_reads",
         "Driver calls that have not returned within collection.timeout and still hang.",
+        unitless=True,
         own="stuck",
     ),
     gauge(
         "gpu_exporter_paused",
         "1 while SIGUSR1 holds the driver closed.",
+        unitless=True,
         own="paused",
     ),
     *(
         gauge(
             "gpu_exporter_gpus",
             "GPUs by state; expected only where configured.",
+            unitless=True,
             labels={"state": state},
             own=f"gpus_{state}",
         )
@@ -66,6 +70,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_exporter_config_reload_success",
         "1 where the latest reading of the configuration file succeeded, 0 where the last good one is still in force.",
+        unitless=True,
         own="config_ok",
     ),
 )

@@ -13,6 +13,7 @@ counter: Final = partial(row, "counter", "health")
 GPU_UP: Final = gauge(
     "gpu_up",
     "1 where the GPU answered the last reading, 0 where it is lost, hung or refuses; see gpu_read_errors_total.",
+    unitless=True,
 )
 READ_ERRORS: Final = {
     reason: counter(
@@ -39,6 +40,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_recovery_action",
         "What the driver asks for: 0 nothing, 1 GPU reset, 2 node reboot, 3 drain P2P, 4 drain and reset, "
         "5 recover the IMEX domain, 6 bus reset, 7 system reboot.",
+        unitless=True,
         nvml=Field("NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"),
         smi=Smi(
             "gpu_recovery_action",

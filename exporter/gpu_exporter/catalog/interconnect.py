@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import KIB, Call, Field, Links, Metric, Smi, row
+from gpu_exporter.catalog.row import KIB, Board, Call, Constant, Field, Links, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "PCIe, NVLink")
 counter: Final = partial(row, "counter", "PCIe, NVLink")
@@ -53,6 +53,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_pcie_link_generation",
         "PCIe generation of the link now; idle GPUs step down to save power.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetCurrPcieLinkGeneration"),
         smi=Smi("pcie.link.gen.current"),
         fake="pcie_generation",
@@ -60,13 +61,15 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_pcie_link_generation_max",
         "Highest PCIe generation that GPU and slot share.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetMaxPcieLinkGeneration", slow=True),
         smi=Smi("pcie.link.gen.max"),
-        fake="pcie_generation_max",
+        fake=Board("pcie"),
     ),
     gauge(
         "gpu_pcie_link_width",
         "PCIe lanes in use.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetCurrPcieLinkWidth"),
         smi=Smi("pcie.link.width.current"),
         fake="pcie_width",
@@ -74,14 +77,16 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_pcie_link_width_max",
         "PCIe lanes that GPU and slot share.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetMaxPcieLinkWidth", slow=True),
         smi=Smi("pcie.link.width.max"),
-        fake="pcie_width_max",
+        fake=Constant(16.0),
     ),
     *(
         gauge(
             "gpu_nvlink_links",
             "NVLinks of the GPU by state; a link that sleeps to save power counts as active.",
+            unitless=True,
             labels={"state": state},
             links=_NVLINK,
             nvml=(Links(_NVLINK_STATE, active=active), Links(_NVLINK_STATE, active=active, per_link=True)),
@@ -123,8 +128,9 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_fabric_state",
         "Registration with the NVLink fabric manager: 1 not started, 2 in progress, 3 completed.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetGpuFabricInfoV", struct="c_nvmlGpuFabricInfoV_t", part=("state",), absent=(0.0,)),
         smi=Smi("fabric.state", words=(("Not Started", 1.0), ("In Progress", 2.0), ("Completed", 3.0))),
-        fake="fabric_state",
+        fake=Board("fabric_state"),
     ),
 )

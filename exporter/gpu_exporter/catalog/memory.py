@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import MIB, Call, Metric, Smi, row
+from gpu_exporter.catalog.row import MIB, Board, Call, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "memory")
 
@@ -22,7 +22,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Device memory that is fitted.",
         nvml=_part("total"),
         smi=Smi("memory.total", MIB),
-        fake="memory_total",
+        fake=Board("total_bytes"),
     ),
     gauge(
         "gpu_memory_used_bytes",
@@ -43,13 +43,13 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Device memory that the driver and firmware keep for themselves.",
         nvml=_part("reserved"),
         smi=Smi("memory.reserved", MIB),
-        fake="memory_reserved",
+        fake=Board("reserved", MIB),
     ),
     gauge(
         "gpu_bar1_memory_total_bytes",
         "Size of the BAR1 window through which the CPU and peers reach device memory.",
         nvml=Call("nvmlDeviceGetBAR1MemoryInfo", part=("bar1Total",)),
-        fake="bar1_total",
+        fake=Board("bar1", MIB),
     ),
     gauge(
         "gpu_bar1_memory_used_bytes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import ON_OFF, YES_NO, Call, Field, Metric, Nvml, Smi, row
+from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Field, Metric, Nvml, Smi, row
 
 gauge: Final = partial(row, "gauge", "memory errors")
 counter: Final = partial(row, "counter", "memory errors")
@@ -47,9 +47,10 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_ecc_enabled",
         "1 where ECC is in force, 0 where it is switched off.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
         smi=Smi("ecc.mode.current", words=ON_OFF),
-        fake="ecc_enabled",
+        fake=Board("ecc_enabled"),
     ),
     *(
         counter(
@@ -66,6 +67,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_ecc_sram_threshold_exceeded",
         "1 where uncorrected SRAM errors passed NVIDIA's threshold for replacing the board.",
+        unitless=True,
         nvml=Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=("bThresholdExceeded",)),
         smi=Smi("ecc.errors.uncorrected.aggregate.sram.thresholdExceeded", words=YES_NO),
         fake="sram_threshold_exceeded",
@@ -74,6 +76,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         gauge(
             "gpu_remapped_rows",
             "Rows of device memory that were remapped to spare ones, by the kind of error (Ampere and newer).",
+            unitless=True,
             labels={"severity": severity},
             nvml=Field(field),
             smi=Smi(smi),
@@ -87,6 +90,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_row_remap_pending",
         "1 where a row waits for a GPU reset to be remapped.",
+        unitless=True,
         nvml=Field("NVML_FI_DEV_REMAPPED_PENDING"),
         smi=Smi("remapped_rows.pending", words=YES_NO),
         fake="remap_pending",
@@ -94,6 +98,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_row_remap_failure",
         "1 where a row could not be remapped: NVIDIA's criterion for replacing the board.",
+        unitless=True,
         nvml=Field("NVML_FI_DEV_REMAPPED_FAILURE"),
         smi=Smi("remapped_rows.failure", words=YES_NO),
         fake="remap_failure",
@@ -102,6 +107,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         gauge(
             "gpu_retired_pages",
             "Pages of device memory taken out of use, by cause (before Ampere).",
+            unitless=True,
             labels={"cause": cause},
             nvml=Field(field),
             smi=Smi(smi),
@@ -115,6 +121,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_retired_pages_pending",
         "1 where a page waits for a reboot to be retired.",
+        unitless=True,
         nvml=Field("NVML_FI_DEV_RETIRED_PENDING"),
         smi=Smi("retired_pages.pending", words=YES_NO),
         fake="retired_pending",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import MILLI, Call, Field, Metric, Samples, Smi, row
+from gpu_exporter.catalog.row import MILLI, Board, Call, Field, Metric, Samples, Smi, row
 
 gauge: Final = partial(row, "gauge", "power")
 counter: Final = partial(row, "counter", "power")
@@ -30,28 +30,28 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Power limit in force, the lowest of all that apply.",
         nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI, slow=True),
         smi=Smi("enforced.power.limit"),
-        fake="power_limit",
+        fake=Board("power"),
     ),
     gauge(
         "gpu_power_default_limit_watts",
         "Power limit that the board starts with.",
         nvml=Call("nvmlDeviceGetPowerManagementDefaultLimit", scale=MILLI, slow=True),
         smi=Smi("power.default_limit"),
-        fake="power_default_limit",
+        fake=Board("power"),
     ),
     gauge(
         "gpu_power_min_limit_watts",
         "Lowest power limit that can be set.",
         nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(0,), scale=MILLI, slow=True),
         smi=Smi("power.min_limit"),
-        fake="power_min_limit",
+        fake=Board("power_min"),
     ),
     gauge(
         "gpu_power_max_limit_watts",
         "Highest power limit that can be set.",
         nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(1,), scale=MILLI, slow=True),
         smi=Smi("power.max_limit"),
-        fake="power_max_limit",
+        fake=Board("power_max"),
     ),
     counter(
         "gpu_energy_joules_total",

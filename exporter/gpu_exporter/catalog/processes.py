@@ -15,6 +15,7 @@ PROCESSES: Final = {
     kind: gauge(
         "gpu_processes",
         "Processes on the GPU, by what they asked of it; some are in both.",
+        unitless=True,
         labels={"type": kind},
         nvml=Processes(call),
     )
@@ -26,6 +27,7 @@ PROCESSES: Final = {
 PROCESSES_DROPPED: Final = gauge(
     "gpu_processes_dropped",
     "Processes beyond processes.max, which have no series of their own.",
+    unitless=True,
     nvml=Processes("nvmlDeviceGetComputeRunningProcesses_v3"),
 )
 PROCESS_MEMORY: Final = gauge(

@@ -18,6 +18,9 @@ MILLI: Final = 1e-3
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
 
+# What a name may end with, before _total.
+BASE_UNITS: Final = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio")
+
 # What nvidia-smi prints for numbers that are states.
 ON_OFF: Final = (("Enabled", 1.0), ("Disabled", 0.0))
 YES_NO: Final = (("Yes", 1.0), ("No", 0.0))
@@ -122,6 +125,25 @@ class Smi:
     words: tuple[tuple[str, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same number for every simulated GPU."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What the simulated board (``GpuModel``) says of itself under this name; a board that says None lacks the row."""
+
+    attribute: str
+    scale: float = 1.0
+
+
+# A name is that of a quantity which ``Simulation`` works out at every reading.
+Fake: TypeAlias = str | Constant | Board
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Metric:
     """One row: a series of every device (or, with ``own`` set, of the exporter itself).
@@ -129,8 +151,9 @@ class Metric:
     ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names labels whose values are known only at
     run time. ``nvml`` lists where NVML has the value, best first. ``links`` names the field that counts the links which
     the row is about: a device without any is not asked. ``integral_of`` names the gauge that is integrated over time
-    where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute of
-    ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
+    where a device offers nothing better. ``fake`` tells what simulated GPUs have, ``fake_absent`` why they lack it.
+    ``own`` names the attribute of ``Snapshot`` that holds an exporter value. ``unitless`` marks states, counts and
+    switches: other gauges end with their unit. Rows compare by identity, so that they are cheap dictionary keys.
     """
 
     name: str
@@ -141,11 +164,19 @@ class Metric:
     dynamic: tuple[str, ...] = ()
     nvml: tuple[Nvml, ...] = ()
     smi: Smi | None = None
-    fake: str | None = None
+    fake: Fake | None = None
+    fake_absent: str | None = None
     integral_of: str | None = None
     own: str | None = None
     links: str | None = None
     info: tuple[str, ...] = ()
+    unitless: bool = False
+
+    @property
+    def unit(self) -> str | None:
+        """The base unit that the name ends with."""
+        last = self.name.removesuffix("_total").rpartition("_")[2]
+        return last if last in BASE_UNITS else None
 
     def __repr__(self) -> str:
         pairs = ",".join(f'{name}="{value}"' for name, value in self.labels)
@@ -163,11 +194,13 @@ def row(
     dynamic: tuple[str, ...] = (),
     nvml: Nvml | Sequence[Nvml] = (),
     smi: Smi | None = None,
-    fake: str | None = None,
+    fake: Fake | None = None,
+    fake_absent: str | None = None,
     integral_of: str | None = None,
     own: str | None = None,
     links: str | None = None,
     info: tuple[str, ...] = (),
+    unitless: bool = False,
 ) -> Metric:
     """A row as the modules of the catalogue write it, with kind and group bound: ``gauge(name, "Help.", …)``."""
     return Metric(
@@ -180,8 +213,10 @@ def row(
         nvml=tuple(nvml) if isinstance(nvml, Sequence) else (nvml,),
         smi=smi,
         fake=fake,
+        fake_absent=fake_absent,
         integral_of=integral_of,
         own=own,
         links=links,
         info=info,
+        unitless=unitless,
     )

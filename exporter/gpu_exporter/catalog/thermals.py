@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import PERCENT, Call, Fans, Field, Limit, Metric, Smi, row
+from gpu_exporter.catalog.row import PERCENT, Board, Call, Fans, Field, Limit, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "thermals")
 
@@ -44,7 +44,7 @@ ROWS: Final[tuple[Metric, ...]] = (
                 Call("nvmlDeviceGetTemperatureThreshold", (f"NVML_TEMPERATURE_THRESHOLD_{suffix}",), slow=True),
                 *margin,
             ),
-            fake=f"limit_{limit}",
+            fake=Board(limit),
         )
         for limit, (suffix, margin) in _LIMITS.items()
     ),
