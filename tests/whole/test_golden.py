@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import Metric as ClientMetric
 from prometheus_client.registry import Collector
-from tools.lab.nvml_stub import Process, Stub, Usage
+from tools.lab.nvml_stub import MODELS, Process, Stub, Usage
 
 from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
@@ -58,7 +59,7 @@ def compare(name: str, text: str) -> None:
     assert path.read_text() == text, f"tests/golden/{name} differs; if that is meant: make goldens, and read the diff"
 
 
-@pytest.mark.parametrize("model", ["h100", "a100", "rtx4090", "l40s"])
+@pytest.mark.parametrize("model", MODELS)
 def test_stand_in(model: str, here: Callable[[Stub], Stub], stub: Callable[..., Stub]) -> None:
     machine = here(stub(model, model))
     machine.lose(1)
@@ -72,10 +73,15 @@ def test_stand_in(model: str, here: Callable[[Stub], Stub], stub: Callable[..., 
         source.close()
 
 
-@pytest.mark.parametrize("model", ["h100", "h200", "a100", "l40s", "rtx4090"])
+@pytest.mark.parametrize("model", CONFIGURED)
 def test_fake(model: str) -> None:
     source = FakeFleet(gpus=2, model=model, seed=1, clock=lambda: NOW).open()
     compare(f"fake-{model}.prom", exposition(source))
+
+
+def test_there_is_no_golden_without_a_test() -> None:
+    expected = {*(f"nvml-{model}.prom" for model in MODELS), *(f"fake-{model}.prom" for model in CONFIGURED)}
+    assert {path.name for path in GOLDEN.iterdir()} == {*expected, "fake-h100.openmetrics"}
 
 
 def test_fake_openmetrics() -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from tools.lab.nvml_stub.compiler import FUNCTIONS, build, table
-from tools.lab.nvml_stub.presets import GPM, MODELS, Setting
+from tools.lab.nvml_stub.presets import FIELDS, GPM, MODELS, Answer, Setting
 
-__all__ = ["FUNCTIONS", "MODELS", "SETTINGS", "Mig", "Process", "Stub", "Usage", "build"]
+__all__ = ["FIELDS", "FUNCTIONS", "MODELS", "SETTINGS", "Mig", "Process", "Stub", "Usage", "build"]
 
 ProcessKind: TypeAlias = Literal["compute", "graphics", "mps"]
 
@@ -84,8 +84,7 @@ class _Gpu:
     delay_us: int = 0
     process_bytes: int = 0
     function_errors: dict[str, int] = field(default_factory=dict)
-    fields: dict[int, int] = field(default_factory=dict)
-    field_errors: dict[int, int] = field(default_factory=dict)
+    fields: dict[str, Answer] = field(default_factory=dict)
     processes: dict[ProcessKind, tuple[Process, ...]] = field(default_factory=dict)
     usage: tuple[Usage, ...] = ()
     history: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -118,8 +117,9 @@ class _Gpu:
             if number := int(getattr(self, name)):
                 yield f"{name} {number}"
         yield from (f"error.{name} {code}" for name, code in self.function_errors.items())
-        yield from (f"field.{number} {value}" for number, value in self.fields.items())
-        yield from (f"field_error.{number} {code}" for number, code in self.field_errors.items())
+        # One scope before any.
+        for place, answer in sorted(self.fields.items(), key=lambda told: "." not in told[0]):
+            yield f"field.{place} {_tuples([answer])}"
         for kind, processes in self.processes.items():
             yield f"processes.{kind} {_tuples(processes)}"
         yield f"process_utilization {_tuples(self.usage)}"
@@ -133,6 +133,11 @@ class _Gpu:
 
 def _tuples(rows: Iterable[Sequence[int | None]]) -> str:
     return ",".join(":".join("-1" if part is None else str(part) for part in row) for row in rows)
+
+
+def _place(field: int | tuple[int, int]) -> str:
+    """As the state file names a field: 171, or 171.2 for one scope."""
+    return str(field) if isinstance(field, int) else ".".join(map(str, field))
 
 
 def _known_function(name: str) -> str:
@@ -320,6 +325,8 @@ class Stub:
         for name, value in MODELS[model].items():
             gpu.set(name, value.format(index=index) if isinstance(value, str) else value)
         gpu.gpm.update(GPM.get(model, {}))
+        for number, answer in FIELDS.get(model, {}).items():
+            gpu.fields[_place(number)] = Answer(answer) if isinstance(answer, int) else answer
         self._gpus.append(gpu)
         self._count = len(self._gpus)
         self._write()
@@ -337,10 +344,11 @@ class Stub:
             self._gpus[device].set(each, value)
         self._write()
 
-    def field(self, device: int, number: int, value: int = 0, *, error: int = 0) -> None:
-        """Fix the answer for one field, by its number."""
-        gpu = self._gpus[device]
-        gpu.fields[number], gpu.field_errors[number] = value, error
+    def field(
+        self, device: int, number: int | tuple[int, int], value: int = 0, *, kind: int = 3, error: int = 0
+    ) -> None:
+        """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does."""
+        self._gpus[device].fields[_place(number)] = Answer(value, kind, error)
         self._write()
 
     def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:
