@@ -124,6 +124,16 @@ class Smi:
     scale: float = 1.0
     words: tuple[tuple[str, float], ...] = ()
 
+    def value(self, text: str) -> float | None:
+        """What was printed, in base units; None for "[N/A]" and whatever else is neither a number nor a known word."""
+        if self.words:
+            return dict(self.words).get(text.strip())
+        number = text.split()[:1]  # "631.95 W", or without the unit
+        try:
+            return scaled(float(*number), self.scale) if number else None
+        except ValueError:
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class Constant:
