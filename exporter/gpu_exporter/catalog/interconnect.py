@@ -125,6 +125,18 @@ ROWS: Final[tuple[Metric, ...]] = (
         )
         for kind, fields in _NVLINK_ERRORS.items()
     ),
+    *(
+        gauge(
+            "gpu_c2c_links",
+            "C2C links between the GPU and the CPU of its module (Grace Hopper, Grace Blackwell), by state.",
+            unitless=True,
+            labels={"state": state},
+            links="NVML_FI_DEV_C2C_LINK_COUNT",
+            nvml=Links("NVML_FI_DEV_C2C_LINK_GET_STATUS", active=active),
+            fake_absent="no simulated board has a CPU beside it",
+        )
+        for state, active in (("active", True), ("inactive", False))
+    ),
     gauge(
         "gpu_fabric_state",
         "Registration with the NVLink fabric manager: 1 not started, 2 in progress, 3 completed.",

@@ -308,7 +308,9 @@ class Answer(NamedTuple):
 
 
 # Fields by their number, or by (number, scope), that no other setting stands for: {171: 1} or {171: Answer(1, kind=1)}.
-FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {}
+FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {
+    "gh200": {170: 10, 171: 1},  # C2C links, and the state of each
+}
 
 # Profiling metrics (GPM) by NVML's number, in percent; Hopper and newer.
 GPM: Final[Mapping[str, Mapping[int, float]]] = {
