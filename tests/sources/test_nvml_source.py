@@ -412,9 +412,21 @@ def test_links_are_asked_one_by_one_where_the_driver_has_no_field(
     assert value(reading, "gpu_nvlink_links", state="inactive") == 2
 
 
+def test_links_of_one_kind_are_not_those_of_another(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
+    machine = stub("gh200", "h100")
+    machine.field(0, (171, 3), 0)
+    source = opened(machine)
+    grace, plain = map(source.read, source.devices)
+    assert [value(grace, "gpu_c2c_links", state=state) for state in ("active", "inactive")] == [9, 1]
+    assert [value(grace, "gpu_nvlink_links", state=state) for state in ("active", "inactive")] == [18, 0]
+    assert value(plain, "gpu_c2c_links", state="active") is None
+
+
 def test_every_row_that_nvml_has_is_read_from_some_device(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
     source = opened(stub(*MODELS))
     seen = set().union(*(named(source.read(device)) for device in source.devices))
     asked = [metric for metric in DEVICE_METRICS if any(not isinstance(column, Processes) for column in metric.nvml)]
-    missing = {repr(metric.nvml[0]) for metric in asked if metric.name not in seen}
-    assert missing == set(), "tools/lab/nvml_stub/presets.py: no board has this; a field is one line in FIELDS"
+    missing = [f"{metric!r}: {metric.nvml}" for metric in asked if metric.name not in seen]
+    assert missing == [], (
+        "tools/lab/nvml_stub/presets.py: no board has these; a field is one line in FIELDS:\n" + "\n".join(missing)
+    )

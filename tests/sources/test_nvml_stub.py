@@ -131,7 +131,9 @@ def test_every_call_of_the_catalogue_is_answered(agent: Agent, every_model: Stub
         for number, scope, name in sorted(set(_fields()))
         if all(agent(f"fields({device}, ({number}, {scope}))")[0][0] for device in range(stub.count))
     ]
-    assert unknown == [], "tools/lab/nvml_stub/presets.py: add to a board of FIELDS, with what it answers"
+    assert unknown == [], (
+        "tools/lab/nvml_stub/presets.py: add to a board of FIELDS, with what it answers:\n" + "\n".join(unknown)
+    )
 
 
 def _fields() -> Iterator[tuple[int, int, str]]:
