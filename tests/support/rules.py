@@ -39,6 +39,10 @@ class Rule:
         return "alert" in self.body
 
     @property
+    def severity(self) -> str:
+        return str(self.body.get("labels", {}).get("severity", "…"))
+
+    @property
     def annotations(self) -> dict[str, str]:
         return dict(self.body.get("annotations", {}))
 
