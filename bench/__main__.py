@@ -192,7 +192,7 @@ class _Run:
         for target in targets:
             running = stack.enter_context(self.bench.run(target, computers[target.key]))
             try:
-                start = running.wait(self.effort.wait)
+                start = running.started(self.effort.wait)
             except UnavailableError as error:
                 self.results.skipped[f"{size.name}: {target.name}"] = str(error)
                 continue

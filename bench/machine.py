@@ -41,7 +41,7 @@ class Machine:
     def __init__(self, folder: Path, library: Path, size: Size, pids: list[int]) -> None:
         self.size = size
         self._library = library
-        self._stub = Stub(folder, ["h100"] * size.gpus)
+        self._stub = Stub(folder, ["h100"] * size.gpus, live=True)
         with self._stub.batch():
             for gpu in range(size.gpus):
                 first = gpu * size.processes

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench import ROOT
+from tools.lab import ROOT
+
 from bench.client import NotOfferedError, Scraper, percentile
 from bench.machine import Machine, Size, machine
 from bench.targets import Running, Target, UnavailableError
@@ -78,7 +79,7 @@ class Bench:
             # The first start reads the modules from disk; it is not counted.
             for number in range(count + 1):
                 with self.run(target, computer) as running:
-                    start = running.wait(self.effort.wait)
+                    start = running.started(self.effort.wait)
                 if number:
                     took.append(start)
         answers, readings = [start.answer for start in took], [start.readings for start in took]
@@ -145,7 +146,7 @@ class Bench:
         """The first scrape of each snapshot, as a single Prometheus meets it: the page is not rendered yet."""
         times: list[float] = []
         with machine(size) as computer, self.run(target, computer) as running:
-            running.wait(self.effort.wait)
+            running.started(self.effort.wait)
             with Scraper(running.port) as scraper:
                 stamp = ""
                 while len(times) < count:

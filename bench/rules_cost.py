@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import http.client
 import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import socket
 import statistics
@@ -27,9 +25,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools.lab import ROOT
+from tools.lab.programs import MissingProgramError, program
+from tools.lab.prometheus import Prometheus
+
 RULES = ROOT / "deploy/prometheus/rules"
 OTHERS = 0.25  # of a core; where other programs take more, times by the wall say nothing
 BUDGET = 1.0  # seconds that one evaluation of all rules may take
@@ -181,39 +181,15 @@ def _serve(fleet: Fleet, listener: socket.socket) -> None:
     asyncio.run(forever())
 
 
-class Prometheus:
+class Measured(Prometheus):
     """The Prometheus under test."""
 
-    def __init__(self, folder: Path, configuration: Path, binary: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self._log = (folder / "prometheus.log").open("wb")
-        self.process = subprocess.Popen(
-            [
-                binary,
-                f"--config.file={configuration}",
-                f"--storage.tsdb.path={folder / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{self._port}",
-            ],
-            stdout=self._log,
-            stderr=self._log,
-        )
-
-    def get(self, path: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        try:
-            connection.request("GET", path)
-            return json.loads(connection.getresponse().read())["data"]
-        finally:
-            connection.close()
-
     def version(self) -> str:
-        return str(self.get("/api/v1/status/buildinfo")["version"] or "built without a version")
+        return str(self.get("status/buildinfo")["version"] or "built without a version")
 
     def intervals(self) -> dict[str, float]:
         """How often each group is evaluated, in seconds."""
-        return {group["name"]: float(group["interval"]) for group in self.get("/api/v1/rules")["groups"]}
+        return {group["name"]: float(group["interval"]) for group in self.get("rules")["groups"]}
 
     def rules(self) -> list[tuple[str, str, float, str, str]]:
         """Group, name, evaluation time, health or error, time of the evaluation."""
@@ -225,7 +201,7 @@ class Prometheus:
                 rule.get("lastError") or rule["health"],
                 group["lastEvaluation"],
             )
-            for group in self.get("/api/v1/rules")["groups"]
+            for group in self.get("rules")["groups"]
             for rule in group["rules"]
         ]
 
@@ -243,24 +219,12 @@ class Prometheus:
         found = re.search(r"VmRSS:\s+(\d+)", status)
         return int(found[1]) / 1024 if found else 0.0
 
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(120)
-        self._log.close()
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name) or str(ROOT / ".build/debian/usr/bin" / name)
-    if not Path(found).exists():
-        sys.exit(f"bench: {name} is neither installed nor fetched by tools/setup")
-    return found
-
 
 def _say(what: str) -> None:
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
-def _prepare(folder: Path, fleet: Fleet, port: int, interval: int, *, optional: bool) -> Path:
+def _prepare(folder: Path, fleet: Fleet, port: int, interval: int, *, optional: bool) -> str:
     rules = folder / "rules"
     rules.mkdir()
     for file in RULES.glob("*.yml"):
@@ -278,9 +242,7 @@ def _prepare(folder: Path, fleet: Fleet, port: int, interval: int, *, optional: 
         for node in range(fleet.nodes)
     ]
     (folder / "targets.json").write_text(json.dumps(targets))
-    configuration = folder / "prometheus.yml"
-    configuration.write_text(_CONFIG.format(interval=interval, rules=rules, targets=folder / "targets.json"))
-    return configuration
+    return _CONFIG.format(interval=interval, rules=rules, targets=folder / "targets.json")
 
 
 def _backfill(folder: Path, fleet: Fleet) -> None:
@@ -289,7 +251,7 @@ def _backfill(folder: Path, fleet: Fleet) -> None:
         file.writelines(fleet.history())
     # A Prometheus that has run for a day has put its blocks of two hours together.
     blocks = ["tsdb", "create-blocks-from", "--max-block-duration=24h", "openmetrics"]
-    command = [_program("promtool"), *blocks, str(text), str(folder / "tsdb")]
+    command = [program("promtool"), *blocks, str(text), str(folder / "tsdb")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     text.unlink()
 
@@ -307,7 +269,7 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _cpu_without_rules(prometheus: Prometheus, configuration: Path, seconds: float) -> float:
+def _cpu_without_rules(prometheus: Measured, configuration: Path, seconds: float) -> float:
     """CPU seconds a second of the same Prometheus that only scrapes."""
     lines = configuration.read_text().splitlines(keepends=True)
     configuration.write_text("".join(line for line in lines if not line.startswith("rule_files")))
@@ -320,7 +282,7 @@ def _cpu_without_rules(prometheus: Prometheus, configuration: Path, seconds: flo
     return (prometheus.cpu() - before) / (time.monotonic() - started)
 
 
-def _measure(prometheus: Prometheus, seconds: float) -> dict[tuple[str, str, int], list[float]]:
+def _measure(prometheus: Measured, seconds: float) -> dict[tuple[str, str, int], list[float]]:
     """Every evaluation time of every rule within the time."""
     times: dict[tuple[str, str, int], list[float]] = {}
     seen: set[tuple[str, str]] = set()
@@ -380,7 +342,7 @@ def main() -> int:
         _say("making the history")
         _backfill(folder, fleet)
         server.start()
-        prometheus = Prometheus(folder, configuration, arguments.prometheus or _program("prometheus"))
+        prometheus = Measured(folder, configuration, binary=arguments.prometheus)
         try:
             _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
             time.sleep(60 * arguments.warm)
@@ -390,13 +352,13 @@ def main() -> int:
             took = time.monotonic() - began
             cpu, pages, busy = prometheus.cpu() - cpu, _cpu(server.pid or 0) - pages, _busy() - busy
             others = (busy - cpu - pages) / took
-            series = prometheus.get("/api/v1/status/tsdb")["headStats"]["numSeries"]
-            up = prometheus.get("/api/v1/query?query=sum(up)")["result"][0]["value"][1]
-            firing = prometheus.get("/api/v1/query?query=count(ALERTS)%20by%20(alertname)")["result"]
+            series = prometheus.get("status/tsdb")["headStats"]["numSeries"]
+            up = prometheus.get("query?query=sum(up)")["result"][0]["value"][1]
+            firing = prometheus.get("query?query=count(ALERTS)%20by%20(alertname)")["result"]
             rss = prometheus.rss()
             total = _report(times, {**prometheus.intervals(), "gpu-device-slow": 900.0})
             _say("measuring without the rules")
-            without = _cpu_without_rules(prometheus, configuration, 30 * arguments.measure)
+            without = _cpu_without_rules(prometheus, folder / "prometheus.yml", 30 * arguments.measure)
             print(f"CPU          {cpu / took:.3f} of a core with the rules, {without:.3f} without (scraping)")
             print(f"others       {others:.2f} of {os.cpu_count()} cores, {pages / took:.2f} more for the pages")
             print(f"prometheus   {prometheus.version()}")
@@ -414,9 +376,12 @@ def main() -> int:
                 return 2
             return 0 if kept else 1
         finally:
-            prometheus.close()
+            prometheus.stop()
             server.terminate()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MissingProgramError as missing:
+        sys.exit(f"bench: {missing}")

@@ -7,15 +7,16 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import ROOT
+from tools.lab.exporter import command, environment
+from tools.lab.ports import free_port
+from tools.lab.programs import Program
+
 from bench.client import Answer, Scraper
 from bench.machine import Machine
 
@@ -55,10 +56,8 @@ def _program(name: str, package: str) -> str:
 
 
 def _our_command(port: int, interval: float) -> list[str]:
-    script = Path(sys.executable).with_name("gpu-exporter")
-    start = [str(script)] if script.exists() else [sys.executable, "-m", "gpu_exporter"]
     return [
-        *start,
+        *command(),
         f"--web.listen-address=127.0.0.1:{port}",
         "--source=nvml",
         f"--collection.interval={interval:g}s",
@@ -99,40 +98,25 @@ class Start:
     readings: float  # to the first answer that has every GPU
 
 
-class Running:
+class Running(Program):
     """A target on a free port of 127.0.0.1; a context manager that ends it."""
 
     def __init__(self, target: Target, machine: Machine, log: Path) -> None:
         self.target = target
         self.machine = machine
-        self.port = _free_port()
-        self._log = log
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GPU_EXPORTER_")}
-        environment = {**kept, "PYTHONPATH": str(ROOT / "exporter"), **machine.env()}
-        command = target.command(self.port, target.interval)
-        with log.open("wb") as output:
-            self._began = time.monotonic()
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - we have no threads
-            )
+        self.port = free_port()
+        self._began = time.monotonic()
+        super().__init__(
+            target.command(self.port, target.interval),
+            log,
+            env=environment({"PYTHONWARNINGS": "", **machine.env()}),  # as users run it
+            before_exec=_end_with_parent,
+        )
 
     def __enter__(self) -> Running:  # noqa: PYI034 - typing has Self from Python 3.11 on
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-    def wait(self, timeout: float = 30.0) -> Start:
+    def started(self, timeout: float = 30.0) -> Start:
         """Wait for an answer with a reading of every GPU. Raises UnavailableError where none comes."""
         first = None
         while True:
@@ -142,8 +126,8 @@ class Running:
                 first = first or now
                 if len(self.target.reading.findall(answer.text())) >= self.machine.size.gpus:
                     return Start(first, now)
-            if self._process.poll() is not None:
-                raise UnavailableError(f"it ended with status {self._process.returncode}: {self._last_words()}")
+            if self.process.poll() is not None:
+                raise UnavailableError(f"it ended with status {self.process.returncode}: {self._last_words()}")
             if now > timeout:
                 raise UnavailableError(f"no reading of every GPU within {timeout:g} s")
             # Rendering an answer holds up what we wait for, so ask the more rarely the longer it takes.
@@ -158,17 +142,17 @@ class Running:
         return answer if answer.status == 200 else None
 
     def _last_words(self) -> str:
-        lines = self._log.read_text("utf-8", "replace").strip().splitlines()
+        lines = self.log().strip().splitlines()
         return lines[-1][:200] if lines else "without a word"
 
     def cpu_seconds(self) -> float:
         """User and system time of the process so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
 
     def memory(self, field: str = "VmRSS") -> float:
         """MiB; VmHWM is the peak."""
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) / 1024
         raise LookupError(field)
@@ -177,9 +161,3 @@ class Running:
 def _end_with_parent() -> None:
     """Between fork and exec: whatever ends the benchmark, SIGKILL too, ends the exporter."""
     _C.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

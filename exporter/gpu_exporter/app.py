@@ -11,8 +11,9 @@ from gpu_exporter.config import Config
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import resolver
 from gpu_exporter.pages.exposition import Page, Renderer
-from gpu_exporter.sampling.sampler import Sampler
-from gpu_exporter.sources import opener
+from gpu_exporter.sampling.pipeline import Pipeline
+from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
+from gpu_exporter.sources import open_source, source_kind
 
 # Opening takes 1 to 2 s a GPU without persistence mode; see the sampler.
 OPENING: Final = 75.0  # seconds
@@ -20,15 +21,19 @@ OPENING: Final = 75.0  # seconds
 
 def sampler(config: Config) -> Sampler:
     """A sampler over the configured source, not yet started. Raises ConfigError."""
-    name, open_source = opener(config)
+    kind = source_kind(config)
     return Sampler(
-        open_source=open_source,
-        source_name=name,
+        open_source=open_source(config),
+        source_name=kind.name,
+        simulated=kind.simulated,
         collection=config.collection,
         build=Build(version=__version__, python_version=platform.python_version()),
-        resolver=resolver(config),
-        processes=config.processes,
-        accounting=config.accounting,
+        pipeline=Pipeline(
+            gap=STALE_AFTER * config.collection.interval,
+            resolver=resolver(config),
+            processes=config.processes,
+            accounting=config.accounting,
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from gpu_exporter import logs
 from gpu_exporter.app import OPENING, Site, sampler
-from gpu_exporter.config import Config, ConfigError, changed, load
+from gpu_exporter.config import Config, ConfigError, Watch, changed, load
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.http.server import Server
@@ -63,8 +63,8 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     if config.require_gpu:
         _require_gpu(samples, server)
     server.start()
-    if config.source == "fake":
-        log.warning("the data is simulated: no real GPU is read", extra={"source": "fake"})
+    if samples.latest().simulated:
+        log.warning("the data is simulated: no real GPU is read", extra={"source": samples.latest().source})
     log.info(
         "listening",
         extra={
@@ -121,13 +121,16 @@ class _Parts:
 
 
 def _obey_signals(config: Config, parts: _Parts) -> None:
-    seen = _state(parts.path)
+    watch = Watch(parts.path) if parts.path else None
+    if watch:
+        watch.mark()
     while True:
-        received = _next_signal(parts.path, seen)
+        received = _next_signal(watch)
         if received == signal.SIGUSR1:
             parts.samples.toggle_pause()
         elif received == signal.SIGHUP:
-            seen = _state(parts.path)
+            if watch:
+                watch.mark()
             parts.manager.reloading()
             config = _reload(config, parts)
             parts.manager.ready(parts.status)
@@ -136,30 +139,15 @@ def _obey_signals(config: Config, parts: _Parts) -> None:
             return
 
 
-def _next_signal(path: Path | None, seen: tuple[int, ...] | None) -> int:
-    """The next signal; a file that is another one than it was ``seen`` counts as SIGHUP.
-
-    A signal hardly reaches a pod, but its ConfigMap's files change. One that is gone is waited for, and one that has
-    changed until it stays as it is: somebody is writing it.
-    """
-    latest = seen
+def _next_signal(watch: Watch | None) -> int:
+    """The next signal; a changed configuration file counts as SIGHUP, which hardly reaches a pod."""
     while True:
-        received = signal.sigtimedwait(_SIGNALS, _LOOK_EVERY) if path else signal.sigwaitinfo(_SIGNALS)
+        received = signal.sigtimedwait(_SIGNALS, _LOOK_EVERY) if watch else signal.sigwaitinfo(_SIGNALS)
         if received is not None:
             return received.si_signo
-        before, latest = latest, _state(path)
-        if latest is not None and before == latest != seen:
-            log.info("the configuration file has changed", extra={"file": str(path)})
+        if watch and watch.settled():
+            log.info("the configuration file has changed", extra={"file": str(watch.paths[0])})
             return signal.SIGHUP
-
-
-def _state(path: Path | None) -> tuple[int, ...] | None:
-    """What changes when a file is written or replaced, through links as well; None where there is none."""
-    try:
-        status = path.stat() if path else None
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino) if status else None
 
 
 def _reload(config: Config, parts: _Parts) -> Config:

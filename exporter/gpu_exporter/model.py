@@ -49,10 +49,11 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a device could not be read."""
+    """Why a device could not be read; ``standing`` while it is an earlier call that has not returned, counted then."""
 
     reason: Reason
     message: str
+    standing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class Xid:
 class Snapshot:
     """Everything that one exposition tells; never changed after it was published.
 
+    ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
     """
@@ -138,6 +140,7 @@ class Snapshot:
     paused: bool = False
     gpus_expected: int | None = None
     config_ok: bool = True
+    simulated: bool = False
 
     @property
     def gpus_found(self) -> int:
@@ -148,3 +151,13 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that ``doctor`` looked at; ``advice`` says what to do where it is not ok."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    detail: str
+    advice: str = ""

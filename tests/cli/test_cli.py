@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import command, environment, parse, pick, run
 from tools.lab.nvml_stub import Stub
 
 from gpu_exporter import __version__
-from gpu_exporter.config import settings
-from harness import command, environment, parse, pick, run
+from gpu_exporter.config import SOURCES, settings
 
 SERVE = ("--source=fake", "--web.listen-address=127.0.0.1:0")
 
@@ -33,7 +33,7 @@ def refused(*arguments: str, extra: dict[str, str] | None = None) -> str:
     [
         (["--bogus"], "No such option '--bogus'. gpu-exporter serve --help lists what there is."),
         (["bogus"], "'bogus' is not a command; write one of serve, sample, doctor, metrics, check-config"),
-        (["--source=dcgm"], "--source: 'dcgm' is not known; write one of auto, nvml, fake"),
+        (["--source=dcgm"], f"--source: 'dcgm' is not known; write one of auto, {', '.join(SOURCES)}"),
         (
             ["--fake.model=h101"],
             "--fake.model: 'h101' is not known; write one of h100, h200, a100, l40s, rtx4090",

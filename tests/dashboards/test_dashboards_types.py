@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.programs import program
 
 from dashboards import load
-from harness import ROOT, program
 
 TYPES = ROOT / "tests/dashboards/types"
 ALL = load()

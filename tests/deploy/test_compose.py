@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import shlex
@@ -16,14 +15,19 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tools.demo.mailbox import Mailbox, mailbox
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter
+from tools.lab.mailbox import Mailbox, part
+from tools.lab.ports import free_port
+from tools.lab.programs import Program, Release, program
+from tools.lab.wait import wait_for
+from tools.lab.web import answers, ask
 
 from gpu_exporter import __version__
 from gpu_exporter.config import settings
 from gpu_exporter.config.parsers import duration
-from harness import ROOT, Exporter, program, wait_for
-from mail import free_port, part
 
+pytestmark = pytest.mark.e2e
 FOLDER = ROOT / "deploy"
 FILE = FOLDER / "compose.yaml"
 SCHEMA = json.loads((ROOT / "tests/deploy/compose-spec.json").read_text())
@@ -289,47 +293,22 @@ class Host:
             line = ["sh", "-c", f"{script} {listen}"]
         else:
             line = [binary, *(self.translate(name, flag) for flag in command), listen]
-        log = self.root(name) / "log"
-        with log.open("wb") as out:
-            process = subprocess.Popen([*line, "--web.route-prefix=/"], stdout=out, stderr=out)
-        self._stack.callback(process.wait, 20)
-        self._stack.callback(process.terminate)
-
-        def ready() -> bool:
-            assert process.poll() is None, log.read_text()
-            return ask(port, "/-/ready")[0] == 200
-
-        wait_for(ready, log.read_text)
-
-
-def ask(port: int, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    except OSError:
-        return 0, ""
-    finally:
-        connection.close()
-
-
-def alertmanager() -> str:
-    return shutil.which("alertmanager") or program("prometheus-alertmanager")
+        running = self._stack.enter_context(Program([*line, "--web.route-prefix=/"], self.root(name) / f"{name}.log"))
+        running.wait(lambda: answers(port, "/-/ready"))
 
 
 @contextmanager
-def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
+def demo(folder: Path, release: Release) -> Iterator[tuple[Mailbox, int]]:
     """The profile demo: its mailbox, and Prometheus' port."""
     with ExitStack() as stack:
         host = Host(folder, stack)
-        smtp, manager, prometheus = free_port(), free_port(), free_port()
-        box = stack.enter_context(mailbox(smtp))
-        host.known_as("mailpit:1025", smtp)
+        manager, prometheus = free_port(), free_port()
+        box = stack.enter_context(Mailbox())
+        host.known_as("mailpit:1025", box.port)
         host.known_as("alertmanager:9093", manager)
         host.known_as("localhost:9090", prometheus)
         host.mount("demo-alertmanager")
-        host.start("demo-alertmanager", alertmanager(), manager)
+        host.start("demo-alertmanager", program("alertmanager", release), manager)
         for name in ("gpu-a", "gpu-b", "gpu-c"):
             host.mount(name)
             given = {key: host.translate(name, value) for key, value in SERVICES[name]["environment"].items()}
@@ -337,27 +316,17 @@ def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
             exporter = stack.enter_context(Exporter(host.root(name), extra=given))
             host.known_as(f"{name}:9435", exporter.port)
         host.mount("demo-prometheus")
-        host.start("demo-prometheus", program("prometheus"), prometheus)
+        host.start("demo-prometheus", program("prometheus", release), prometheus)
         yield box, prometheus
 
 
-def test_the_demo_ends_in_a_mail(tmp_path: Path) -> None:
-    with demo(tmp_path) as (box, prometheus):
-        subjects: list[str] = []
-
-        def arrived() -> Any:
-            while not box.mails.empty():
-                mail = box.mails.get()
-                subjects.append(f"{mail['To']} {mail['Subject']}")
-                if "gpu-b: GPU 3 XID 79" in mail["Subject"]:
-                    return mail
-            return None
-
-        mail = wait_for(arrived, lambda: subjects, timeout=60)
+def test_the_demo_ends_in_a_mail(tmp_path: Path, release: Release) -> None:
+    with demo(tmp_path, release) as (box, prometheus):
+        mail = box.wait("gpu-oncall@example.com", "gpu-b: GPU 3 XID 79")
         assert mail["To"] == "gpu-oncall@example.com"
         assert "GPU 3 (NVIDIA H100 80GB HBM3) of gpu-b" in part(mail, "plain")
         assert "http://localhost:9093/#/silences/new" in part(mail, "plain"), "a link that works on this machine"
-        targets = json.loads(ask(prometheus, "/api/v1/targets")[1])["data"]["activeTargets"]
+        targets = json.loads(ask(prometheus, "/api/v1/targets").text)["data"]["activeTargets"]
         aliases = {target["labels"].get("alias") for target in targets if target["labels"]["job"] == "gpu-exporter"}
         assert aliases == {"gpu-a", "gpu-b", "gpu-c"}
 
@@ -380,21 +349,21 @@ def test_the_demo_changes_nothing_but_the_mail_server(tmp_path: Path) -> None:
     assert gone == ["smtp_smarthost", "smtp_auth_username", "smtp_auth_password_file", "smtp_require_tls"]
 
 
-def test_the_center_starts_with_the_deployed_files(tmp_path: Path) -> None:
+def test_the_center_starts_with_the_deployed_files(tmp_path: Path, release: Release) -> None:
     with ExitStack() as stack:
         host = Host(tmp_path, stack)
         manager, prometheus = free_port(), free_port()
         host.known_as("alertmanager:9093", manager)
         host.known_as("localhost:9090", prometheus)
         host.mount("alertmanager")
-        host.start("alertmanager", alertmanager(), manager)
+        host.start("alertmanager", program("alertmanager", release), manager)
         host.mount("prometheus")
-        host.start("prometheus", program("prometheus"), prometheus)
-        groups = json.loads(ask(prometheus, "/api/v1/rules")[1])["data"]["groups"]
+        host.start("prometheus", program("prometheus", release), prometheus)
+        groups = json.loads(ask(prometheus, "/api/v1/rules").text)["data"]["groups"]
         assert "GPUXidCritical" in {rule["name"] for group in groups for rule in group["rules"]}
-        wait_for(lambda: f"127.0.0.1:{manager}" in ask(prometheus, "/api/v1/alertmanagers")[1])
-        status = json.loads(ask(manager, "/api/v2/status")[1])
+        wait_for(lambda: f"127.0.0.1:{manager}" in ask(prometheus, "/api/v1/alertmanagers").text)
+        status = json.loads(ask(manager, "/api/v2/status").text)
         assert "smtp.example.com:587" in status["config"]["original"], "the mail server is for whoever deploys it"
         nodes = host.root("prometheus") / "etc/prometheus/nodes.yml"
         nodes.write_text("- {targets: ['127.0.0.1:1'], labels: {alias: added}}\n")
-        wait_for(lambda: "added" in ask(prometheus, "/api/v1/targets")[1], timeout=30)
+        wait_for(lambda: "added" in ask(prometheus, "/api/v1/targets").text)

@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import parse, pick
 from tools.lab.nvml_stub import Stub
+from tools.lab.ports import free_port
+from tools.lab.programs import program
+from tools.lab.wait import patience, wait_for
 
 from debian import RELEASE, archive, impossible
 from gpu_exporter import __version__
-from harness import ROOT, parse, pick, program, wait_for
-from mail import free_port
 
+pytestmark = pytest.mark.e2e
 LIMIT = 80_000_000  # bytes, compressed, base included
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Docker's own view of a container: its root read-only, /proc, and what is mounted.
@@ -78,7 +82,7 @@ class Image:
     def run(self, *command: str, **rest: Any) -> tuple[int, str]:
         """Status and output of a command."""
         process = self.start(command, **rest)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patience())
         return process.returncode, output
 
     def check(self, env: Mapping[str, str]) -> tuple[int, str]:
@@ -197,7 +201,7 @@ def it_holds_what_it_needs_and_no_pip(image: Image) -> None:
     assert not [path.name for path in packages.iterdir() if re.match(r"pip|setuptools|wheel", path.name)]
     compiled = {path.name for path in (packages / "gpu_exporter/__pycache__").iterdir()}
     version = packages.parent.name.removeprefix("python").replace(".", "")
-    assert f"cli.cpython-{version}.pyc" in compiled, "nobody could write it later"
+    assert f"daemon.cpython-{version}.pyc" in compiled, "nobody could write it later"
     assert all(f"cpython-{version}." in name for name in compiled), "and none that was made elsewhere"
     for what in ("tests", "src", "var/lib/apt/lists/lock"):
         assert not (image.root / what).exists()
@@ -217,7 +221,7 @@ def it_serves_on_a_read_only_root_as_nobody(image: Image) -> None:
 
         def page() -> str | None:
             assert process.poll() is None
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience())
             try:
                 connection.request("GET", "/metrics")
                 text = connection.getresponse().read().decode()
@@ -235,7 +239,7 @@ def it_serves_on_a_read_only_root_as_nobody(image: Image) -> None:
         assert re.search(r"^CapEff:\t0{16}$", state, re.MULTILINE)
         assert image.check(env) == (0, "")
         process.send_signal(signal.SIGTERM)
-        output = process.communicate(timeout=10)[0]
+        output = process.communicate(timeout=patience())[0]
         assert process.returncode == 0, output
     finally:
         process.kill()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import program
 
 from gpu_exporter import __version__
-from harness import ROOT, program
 
 PAGE = (ROOT / "docs/CONTAINER.md").read_text()
 IMAGE = f"ghcr.io/gpu-exporter/gpu-exporter:{__version__}"

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter, environment
+from tools.lab.ports import free_port
 
 from certificates import Site, hashed
-from harness import ROOT, Exporter, environment
-from mail import free_port
 from serving import serving
 
 CHECK = ROOT / "deploy/container/healthcheck.py"

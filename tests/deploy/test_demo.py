@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tools.demo import deployed, programs
+from tools.demo import deployed
+from tools.lab import ROOT, programs
+from tools.lab.exporter import environment
+from tools.lab.programs import Program, program
+from tools.lab.wait import patience, wait_for
 
-from harness import ROOT, environment, program, wait_for
-
+pytestmark = pytest.mark.e2e
 # The incident that people see needs 45 s until the mail; this GPU falls off the bus at once.
 SHORT = """\
 events:
@@ -30,27 +30,28 @@ ANY = "--any-ports"  # the usual ones belong to whoever takes them first
 MAIL = r"^To: +gpu-oncall@example\.com\nSubject: \[FIRING:\d\] gpu-b: GPU 3 (XID 79|lost)"
 
 
-class Demo:
+class Demo(Program):
     """One that runs in a session of its own, as in a terminal, with all its files in a folder."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        for name in ("prometheus", "prometheus-alertmanager"):
-            shutil.which("alertmanager") or program(name)  # a reason why there is no demo
+        for name in ("prometheus", "alertmanager"):
+            program(name)  # a reason why there is no demo
         self.files = folder / "files"
         self.files.mkdir()
-        self._output = folder / "output"
-        with self._output.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tools.demo", *arguments],
-                cwd=ROOT,
-                env=environment({"TMPDIR": str(self.files), "PYTHONUNBUFFERED": "1"}),
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        super().__init__(
+            [sys.executable, "-m", "tools.demo", *arguments],
+            folder / "demo.log",
+            cwd=ROOT,
+            env=environment({"TMPDIR": str(self.files), "PYTHONUNBUFFERED": "1"}),
+            own_session=True,
+        )
 
-    def output(self) -> str:
-        return self._output.read_text()
+    def __enter__(self) -> Demo:  # noqa: PYI034 - typing has Self from Python 3.11 on
+        return self
+
+    def ended(self) -> int:
+        """Its status, once it has ended."""
+        return self.process.wait(patience())
 
     def interrupt(self) -> None:
         """What Ctrl-C does: the signal goes to everything in the terminal's foreground."""
@@ -73,17 +74,6 @@ class Demo:
         return [*self.children(), *(str(path) for path in self.files.iterdir())]
 
 
-@contextmanager
-def demo(folder: Path, *arguments: str) -> Iterator[Demo]:
-    started = Demo(folder, *arguments)
-    try:
-        yield started
-    finally:
-        if started.process.poll() is None:
-            started.process.terminate()
-            started.process.wait(30)
-
-
 def test_a_mail_in_the_terminal_and_nothing_left_behind(tmp_path: Path) -> None:
     (tmp_path / "incident.yml").write_text(SHORT)
     with socket.socket() as taken:
@@ -94,9 +84,9 @@ def test_a_mail_in_the_terminal_and_nothing_left_behind(tmp_path: Path) -> None:
             pass  # taken by somebody else: as good
         else:
             taken.listen()
-        with demo(tmp_path, "--incident", str(tmp_path / "incident.yml"), "--until-mail") as shown:
-            assert shown.process.wait(120) == 0, shown.output()
-    text = shown.output()
+        with Demo(tmp_path, "--incident", str(tmp_path / "incident.yml"), "--until-mail") as shown:
+            assert shown.ended() == 0, shown.log()
+    text = shown.log()
     assert re.search(r"^port 9435 is taken: gpu-a listens on \d+$", text, re.MULTILINE), text
     for name in ("gpu-a", "gpu-b", "gpu-c", "Prometheus", "Alertmanager"):
         assert re.search(rf"^{name} +http://127\.0\.0\.1:\d+/", text, re.MULTILINE), name
@@ -107,57 +97,57 @@ def test_a_mail_in_the_terminal_and_nothing_left_behind(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
-    with demo(tmp_path, ANY) as shown:
-        wait_for(lambda: "Ctrl-C stops everything" in shown.output(), shown.output, timeout=60)
+    with Demo(tmp_path, ANY) as shown:
+        wait_for(lambda: "Ctrl-C stops everything" in shown.log(), shown.log)
         assert len(shown.children()) == 5, "three exporters, Prometheus, Alertmanager"
         shown.interrupt()
-        assert shown.process.wait(30) == 0, shown.output()
-    assert "Traceback" not in shown.output()
+        assert shown.ended() == 0, shown.log()
+    assert "Traceback" not in shown.log()
     assert shown.left() == []
 
 
 def test_ctrl_c_in_the_middle_of_the_start(tmp_path: Path) -> None:
-    with demo(tmp_path, ANY) as shown:
-        wait_for(shown.children, shown.output, timeout=60)
+    with Demo(tmp_path, ANY) as shown:
+        wait_for(shown.children, shown.log)
         shown.interrupt()
-        assert shown.process.wait(30) == 0, shown.output()
-    assert "Traceback" not in shown.output()
+        assert shown.ended() == 0, shown.log()
+    assert "Traceback" not in shown.log()
     assert shown.left() == []
 
 
 def test_a_program_that_does_not_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "incident.yml").write_text("events: [{at: 1s, gpu: 99, fault: lost}]")
-    with demo(tmp_path, "--incident", str(tmp_path / "incident.yml"), ANY) as shown:
-        assert shown.process.wait(60) == 1
-    assert re.search(
-        r"^demo: gpu-b ended with status 2; its log:\n.*events\[0\]\.gpu: '99'", shown.output(), re.MULTILINE
-    )
-    assert "Traceback" not in shown.output()
+    with Demo(tmp_path, "--incident", str(tmp_path / "incident.yml"), ANY) as shown:
+        assert shown.ended() == 1
+    assert re.search(r"^demo: gpu-b ended with status 2; its log:\n.*events\[0\]\.gpu: '99'", shown.log(), re.MULTILINE)
+    assert "Traceback" not in shown.log()
     assert shown.left() == []
 
 
 @pytest.mark.slow
 def test_the_incident_that_make_demo_plays(tmp_path: Path) -> None:
-    with demo(tmp_path, ANY) as shown:
-        wait_for(lambda: "[FIRING:1] gpu-b: GPU 2 overheating" in shown.output(), shown.output, timeout=120)
-        wait_for(lambda: "[RESOLVED] gpu-b: GPU 2" in shown.output(), shown.output, timeout=120)
+    with Demo(tmp_path, ANY) as shown:
+        wait_for(lambda: "[FIRING:1] gpu-b: GPU 2 overheating" in shown.log(), shown.log, timeout=120)
+        wait_for(lambda: "[RESOLVED] gpu-b: GPU 2" in shown.log(), shown.log, timeout=120)
         shown.interrupt()
-        assert shown.process.wait(30) == 0, shown.output()
+        assert shown.ended() == 0, shown.log()
     assert shown.left() == []
 
 
 def test_where_programs_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(programs, "ROOT", tmp_path)
-    assert programs.find("prometheus") is None
-    unpacked = tmp_path / ".build/debian/usr/bin/prometheus-alertmanager"
+    monkeypatch.setattr(programs, "UNPACKED", tmp_path / "unpacked")
+    assert programs.found("prometheus") is None
+    with pytest.raises(programs.MissingProgramError, match="prometheus is not installed"):
+        programs.program("prometheus")
+    unpacked = tmp_path / "unpacked/prometheus-alertmanager"
     unpacked.parent.mkdir(parents=True)
     unpacked.touch(0o755)
-    assert programs.find("alertmanager", "prometheus-alertmanager") == unpacked
+    assert programs.found("alertmanager") == str(unpacked)
     installed = tmp_path / "bin/alertmanager"
     installed.parent.mkdir()
     installed.touch(0o755)
-    assert programs.find("alertmanager", "prometheus-alertmanager") == installed
+    assert programs.found("alertmanager") == str(installed)
 
 
 # --- what is deployed, made shorter -----------------------------------------------------------------------------------

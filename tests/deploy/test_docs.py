@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import environment
 
 from gpu_exporter.catalog import CATALOG
 from gpu_exporter.cli import cli
-from harness import ROOT, environment
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 

@@ -8,8 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tools.lab import ROOT
+
 from gpu_exporter import __version__
-from harness import ROOT
 
 SOURCES = ROOT / "exporter/gpu_exporter"
 

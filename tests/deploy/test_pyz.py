@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter, parse, run
 from tools.lab.nvml_stub import Stub
 
-import harness
 from gpu_exporter import __version__
-from harness import ROOT, Exporter, parse, run
 
 SOURCES = ROOT / "exporter/gpu_exporter"
 # Neither PYTHONPATH nor the site's packages: what the archive lacks is not there.
@@ -48,7 +48,7 @@ def contents(archive: Path) -> dict[str, bytes]:
 def test_it_serves_what_the_installed_exporter_serves(
     pyz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "command", lambda: [*BARE, str(pyz)])
+    monkeypatch.setattr("tools.lab.exporter.command", lambda: [*BARE, str(pyz)])
     with Exporter(tmp_path, "--source=fake", "--fake.gpus=2") as exporter:
         exporter.wait_value(1, "gpu_exporter_last_sample_success")
         names = {name for name, _ in exporter.samples()}

@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import Exporter
+from tools.lab.programs import program
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.config import Config, load, settings
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.http.server import Server
-from harness import ROOT, Exporter, program, wait_for
 
 UNIT = ROOT / "deploy/systemd/gpu-exporter.service"
 ENVIRONMENT = ROOT / "deploy/systemd/environment"
@@ -179,7 +182,7 @@ def test_what_systemd_is_told_in_a_life(tmp_path: Path) -> None:
         assert re.search(r"^MONOTONIC_USEC=\d+$", reload, re.MULTILINE), "what Type=notify-reload asks for"
         exporter.signal(signal.SIGTERM)
         manager.wait("STOPPING=1")
-        assert exporter.process.wait(10) == 0
+        assert exporter.process.wait(patience()) == 0
 
 
 def test_a_driver_that_hangs_does_not_stop_the_signs_of_life(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.wait import patience, wait_for
 
 from debian import archive, impossible
-from harness import ROOT, wait_for
 
+pytestmark = pytest.mark.e2e
 CGROUPS = Path("/sys/fs/cgroup")
 # Version 2 has one hierarchy, version 1 one a controller, and both may be there at once.
 PLACES = [CGROUPS, *(CGROUPS / name for name in ("memory", "devices", "pids", "systemd", "unified"))]
@@ -79,7 +81,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=patience(),
         )
 
     def show(self, name: str) -> str:
@@ -90,7 +92,7 @@ class Machine:
         return self.run("journalctl", "--no-pager", "--unit=gpu-exporter").stdout
 
     def until(self, name: str, value: str) -> None:
-        wait_for(lambda: self.show(name) == value, lambda: (name, self.show(name), self.journal()), timeout=60)
+        wait_for(lambda: self.show(name) == value, lambda: (name, self.show(name), self.journal()))
 
     def status(self) -> str:
         """/proc/PID/status of the exporter, as the machine sees it."""

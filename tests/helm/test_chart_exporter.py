@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab.exporter import Exporter, run
+from tools.lab.wait import patience
 
 from certificates import Site
 from gpu_exporter.config import load
-from harness import Exporter, run
 from helm.rendering import CASES, CHART, Manifest, Rendered, case, named, render
 
 
@@ -104,7 +105,7 @@ def test_the_exporter_runs_with_it_and_the_test_pod_is_content(tmp_path: Path) -
 def _run(script: str, url: str, *, mutual: bool) -> subprocess.CompletedProcess[str]:
     surroundings = {**os.environ, "URL": url, "MUTUAL": str(mutual).lower()}
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=patience(), check=False)
 
 
 def test_settings_that_reload_restart_nothing_where_that_is_wanted() -> None:

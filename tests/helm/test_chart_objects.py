@@ -9,9 +9,9 @@ from pathlib import Path
 
 import helm_python
 import pytest
+from tools.lab import ROOT
 
 from gpu_exporter import __version__
-from harness import ROOT
 from helm.pod_security import violations
 from helm.rendering import CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, case, named, read, render, values_of
 from helm.schemas import VERSIONS, mistakes

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.exporter import environment
 
 from gpu_exporter.config import MODELS
-from harness import ROOT, environment
 from helm.cluster import OPERATOR, Cluster
 from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from tools.lab import ROOT
+from tools.lab.exporter import environment, run
 
 from certificates import Site, hashed
 from gpu_exporter.config import ConfigError
 from gpu_exporter.http.access import check, file
-from harness import ROOT, environment, run
 
 BAD = Path(__file__).parents[1] / "config" / "bad_web"
 # One file a mistake; what its message says after the file's name.

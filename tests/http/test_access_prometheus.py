@@ -9,10 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter, parse, pick
+from tools.lab.prometheus import Prometheus
+from tools.lab.wait import wait_for
 
 from certificates import Site, basic, fetch, hashed, presented
-from harness import Exporter, Prometheus, parse, pick, wait_for
 
+pytestmark = pytest.mark.e2e
 CONFIGURATION = """\
 global:
   scrape_interval: 1s

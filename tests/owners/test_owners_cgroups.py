@@ -151,5 +151,6 @@ def test_no_cgroup_text_is_too_strange(text: str) -> None:
 @pytest.mark.parametrize("piece", ["a-", "/", "pod", "0", "/pod", "-pod", "job_1/", "/user-", "slurmstepd.scope/"])
 def test_long_paths_cost_little(piece: str) -> None:
     started = time.process_time()
-    parse_cgroup("0::/" + piece * 10_000)
-    assert time.process_time() - started < 1, "not quadratic"
+    parse_cgroup("0::/" + piece * 100_000)
+    # Takes 50 ms; what grows with the square of the length takes minutes.
+    assert time.process_time() - started < 20, "not quadratic"

@@ -6,17 +6,17 @@ import gc
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.wait import wait_for
 
 from gpu_exporter.model import Owner
 from gpu_exporter.owners import ProcessOwners
 from gpu_exporter.owners.procfs import Cgroup, ProcfsOwners, UserNames
-from harness import ROOT, wait_for
 from proc_tree import ID, POD, SLICE, Tree
 
 
@@ -244,9 +244,7 @@ def real() -> ProcfsOwners:
 @pytest.fixture
 def sleep() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["/bin/sh", "-c", "exec sleep 60"]) as child:
-        deadline = time.monotonic() + 5
-        while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\n":
-            assert time.monotonic() < deadline
+        wait_for(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")
         yield child
         child.kill()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from tools.lab.clock import Clock
 
 from gpu_exporter.config import Config, ConfigError, load
 from gpu_exporter.model import Device, Owner, Process, Reading
@@ -132,12 +133,12 @@ def test_a_process_on_a_mig_device_is_of_the_pod_that_was_given_it() -> None:
 
 
 def test_unknown_pods_are_looked_for_every_ten_seconds(tmp_path: Path) -> None:
-    now = [0.0]
-    pods = PodNames(folders=[tmp_path], monotonic=lambda: now[0])
+    clock = Clock()
+    pods = PodNames(folders=[tmp_path], monotonic=clock)
     assert pods.name(UIDS[0]) is None
     (tmp_path / f"ml_train-0_{UIDS[0]}").mkdir()
     assert pods.name(UIDS[0]) is None
-    now[0] = 10.0
+    clock.now = 10.0
     assert pods.name(UIDS[0]) == ("ml", "train-0")
 
 

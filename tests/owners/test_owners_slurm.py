@@ -12,22 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.lab import ROOT
+from tools.lab.clock import Clock
+from tools.lab.wait import patience
 
 from gpu_exporter.model import Owner
 from gpu_exporter.owners import Allocations
 from gpu_exporter.owners.slurm import Job, MalformedError, SlurmFiles, parse
-from harness import ROOT
 
 GPU = "GPU-03aa20a1-2e97-d125-629d-fd4e5734553f"
 MIG = "MIG-265a219d-a49f-578a-825d-222c72699c16"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Site:
@@ -219,7 +213,7 @@ def test_what_is_no_file_holds_nobody_up(site: Site, caplog: pytest.LogCaptureFi
     found: list[Mapping[str, object]] = []
     reader = threading.Thread(target=lambda: found.append(site.now()), daemon=True)
     reader.start()
-    reader.join(5)
+    reader.join(patience())
     assert found == [{"0": (Owner(user="alice", slurm_job="1"),)}]
     assert [name for name, _ in told(caplog)] == ["1", "2", "3", "4", "5"]
 
@@ -313,7 +307,7 @@ def test_many_jobs_at_once_lose_no_line(site: Site) -> None:
         subprocess.Popen(["/bin/bash", "-c", SCRIPTS["prolog"]], env={**environment, "SLURM_JOB_ID": str(job)})
         for job in range(1, 13)
     ]
-    assert [script.wait(10) for script in running] == [0] * 12
+    assert [script.wait(patience()) for script in running] == [0] * 12
     site.now()
     assert {job.job for job in site.files.jobs["0"]} == {str(job) for job in range(1, 13)}
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tools.lab.wait import patience
 
 from podresources import Api, load, raw_server, record, require, socket_folder
 
@@ -147,7 +148,8 @@ def test_silence_ends_at_the_deadline(recorded: bytes, cut: int) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         talk(recorded[: len(recorded) * cut // 101], timeout=0.03, then_close=False)
-    assert 0.03 <= time.monotonic() - began < 1
+    # Never sooner; how much later is for the machine to say, as long as it does not hang.
+    assert 0.03 <= time.monotonic() - began < patience()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_silence_ends_at_the_deadline(recorded: bytes, cut: int) -> None:
 )
 def test_a_flood_ends_and_fills_no_memory(flood: bytes) -> None:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(5)
+    theirs.settimeout(patience())
 
     def pour() -> None:
         with suppress(OSError):  # hung up on
@@ -183,8 +185,8 @@ def test_a_flood_ends_and_fills_no_memory(flood: bytes) -> None:
         began = time.monotonic()
         with ours, pytest.raises((PodResourcesError, OSError)):
             exchange(ours, method="List", timeout=0.4)
-        assert time.monotonic() - began < 5
-        thread.join(5)
+        assert time.monotonic() - began < patience(), "it ends, though the flood does not"
+        thread.join(patience())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * LARGEST  # h2 waits for the whole of a frame before it refuses its size
@@ -274,7 +276,7 @@ def test_says_who_may_ask(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         with pytest.raises(PodResourcesError, match="nobody listens on it"):
-            Client(path=path, timeout=1).call("List")
+            Client(path=path, timeout=patience()).call("List")
         listener.listen()
         path.chmod(0)
         path.parent.chmod(0o755)
@@ -283,6 +285,6 @@ def test_says_who_may_ask(path: Path) -> None:
             os.seteuid(65534)
         try:
             with pytest.raises(PodResourcesError, match=r"permission denied; .* uid 0 only"):
-                Client(path=path, timeout=1).call("List")
+                Client(path=path, timeout=patience()).call("List")
         finally:
             os.seteuid(uid)

@@ -5,7 +5,6 @@ import math
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +24,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.registry import Collector
+from tools.lab.programs import program
+from tools.lab.wait import patience
 
 from gpu_exporter.catalog import (
     CATALOG,
@@ -43,7 +44,6 @@ from gpu_exporter.catalog import (
 from gpu_exporter.catalog.row import Metric, row
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
 from gpu_exporter.pages.exposition import Renderer
-from harness import program
 
 generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
 Labelled = dict[tuple[Metric, tuple[str, ...]], float]
@@ -360,23 +360,32 @@ def test_openmetrics_tells_the_samples_of_the_text() -> None:
 
 
 class CountingRenderer(Renderer):
-    """Counts how often a snapshot is rendered, slowly enough for scrapes to overtake each other."""
+    """Counts how often a snapshot is rendered, which takes until everybody has asked for it."""
 
     times = 0
 
+    def __init__(self, process: Any, everybody: threading.Event | None = None) -> None:
+        super().__init__(process=process)
+        self._everybody = everybody
+
     def samples(self, snapshot: Snapshot) -> Any:
         self.times += 1
-        time.sleep(0.02)
+        assert self._everybody is None or self._everybody.wait(patience())
         return super().samples(snapshot)
 
 
 def test_a_snapshot_is_rendered_once_under_concurrent_scrapes() -> None:
     told = process()
-    counting = CountingRenderer(process=told)
+    everybody = threading.Event()
+    counting = CountingRenderer(told, everybody)
     start = threading.Barrier(16)
+    asking: list[int] = []
 
     def scrape(number: int) -> tuple[int, bytes]:
         start.wait()
+        asking.append(number)
+        if len(asking) == 16:
+            everybody.set()
         return number % 4, counting.page(SNAPSHOT).body(openmetrics=bool(number & 1), gzip=bool(number & 2))
 
     with ThreadPoolExecutor(16) as pool:

@@ -14,6 +14,7 @@ from html import unescape
 from typing import Any
 
 import pytest
+from tools.lab.wait import patience
 
 from gpu_exporter import __version__
 from gpu_exporter.catalog import GPU_UP, PROCESS_LABELS, XID_ERRORS
@@ -73,7 +74,7 @@ class Site:
         self.server = server
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=3)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=patience())
         with closing(connection):
             connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()

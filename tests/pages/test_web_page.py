@@ -135,7 +135,9 @@ def test_the_page_says_who_holds_a_gpu_most_memory_first() -> None:
 
 
 def test_the_page_says_loudly_that_data_is_simulated() -> None:
-    assert "SIMULATED DATA" in page(snapshot(FULL, source="fake")).words
+    words = page(snapshot(FULL, source="another", simulated=True)).words
+    assert "SIMULATED DATA: no real GPU is read (source: another)" in words
+    assert "SIMULATED" not in page(snapshot(FULL, source="fake")).words, "the source says it, not its name"
 
 
 def test_the_page_tells_trouble_once() -> None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 import trustme
+from tools.lab.exporter import run
+from tools.lab.ports import free_port
 
 from gpu_exporter.report.client import Access, Client, ReportError, Series
-from harness import run
 
 SECRET = "open sesame".replace(" ", "-")
 UNAUTHORIZED = (
@@ -246,10 +247,7 @@ def test_a_proxy_is_asked_for_other_machines_only(api: Api, monkeypatch: pytest.
 
 
 def test_a_refused_port() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert failure(f"http://127.0.0.1:{port}") == "cannot be reached: Connection refused"
+    assert failure(f"http://127.0.0.1:{free_port()}") == "cannot be reached: Connection refused"
 
 
 def test_a_host_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:

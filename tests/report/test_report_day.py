@@ -12,22 +12,26 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.exporter import run
+from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
 
 from gpu_exporter.report.client import Access, Client
 from gpu_exporter.report.history import Grid, History, Holding
-from harness import ROOT, Prometheus, run
 from report_day import ALICE, BOB, CAROL, CI, DAVE, DAY, ERIN, FRANK, GINA, HOUR, TRAINER, Day, Truth
 
+pytestmark = pytest.mark.e2e
 CONFIGURATION = "global: {scrape_interval: 15s}\n"
 
 
 @pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Day, Prometheus]]:
+def day(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[tuple[Day, Prometheus]]:
     """The day, and a Prometheus that has it."""
     folder = tmp_path_factory.mktemp("day")
     made = Day(int(time.time()) // 5 * 5)
     made.store(folder)
-    with Prometheus(folder, CONFIGURATION) as server:
+    with Prometheus(folder, CONFIGURATION, release) as server:
         yield made, server
 
 

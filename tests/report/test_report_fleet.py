@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter, run
+from tools.lab.prometheus import SCRAPING, Prometheus
+from tools.lab.wait import wait_for
 
-from harness import SCRAPING, Exporter, Prometheus, run, wait_for
+pytestmark = pytest.mark.e2e
 
 
 def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:

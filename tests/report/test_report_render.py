@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tools.lab.exporter import run as command
 
 from gpu_exporter.report import Options, ReportError, access, run
 from gpu_exporter.report.client import Access, Series
 from gpu_exporter.report.history import Grid, History
 from gpu_exporter.report.render import as_csv, as_json, table
 from gpu_exporter.report.waste import Report, Row, report, span
-from harness import run as command
 
 END = 1_800_000_000.0
 GRID = Grid.of(86400, END)

@@ -2,57 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tools.lab.ports import free_port
+from tools.lab.programs import Program, program
+from tools.lab.wait import patience
+from tools.lab.web import answers
 
 from gpu_exporter.report.client import Access, Client
 from gpu_exporter.report.history import Grid, History
-from harness import ROOT, wait_for
 from report_day import DAY, Day
 
-FETCHED = ROOT / ".build/debian/usr/bin/victoria-metrics"
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """A VictoriaMetrics on a free port, empty."""
-    found = shutil.which("victoria-metrics") or (str(FETCHED) if FETCHED.exists() else None)
-    if found is None:
-        pytest.skip("victoria-metrics is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [found, f"-storageDataPath={tmp_path / 'data'}", f"-httpListenAddr={address}", "-search.latencyOffset=0s"],
-            stdout=log,
-            stderr=log,
-        )
-
-    def ready() -> bool:
-        assert server.poll() is None, (tmp_path / "log").read_text("utf-8", "replace")
-        try:
-            return post(f"http://{address}/api/v1/import/prometheus", "") is not None
-        except OSError:
-            return False
-
-    try:
-        wait_for(ready, "VictoriaMetrics")
-        yield f"http://{address}"
-    finally:
-        server.terminate()
-        server.wait(20)
+    binary = program("victoria-metrics")
+    port = free_port()
+    command = [binary, f"-storageDataPath={tmp_path / 'data'}", f"-httpListenAddr=127.0.0.1:{port}"]
+    with Program([*command, "-search.latencyOffset=0s"], tmp_path / "victoria-metrics.log") as server:
+        server.wait(lambda: answers(port, "/health"))
+        yield f"http://127.0.0.1:{port}"
 
 
 def post(url: str, text: str) -> bytes:
-    with urllib.request.urlopen(url, text.encode(), timeout=20) as response:  # noqa: S310 - our own server
+    with urllib.request.urlopen(url, text.encode(), timeout=patience()) as response:  # noqa: S310 - our own server
         body: bytes = response.read()
         return body
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tools.lab.programs import Release
 
 from gpu_exporter.catalog import CATALOG
 from rules import ALERTS, ALL, DEPLOY, FLEET, KNOWN, RECORDS, RULES, Rule, assert_promtool, load, metrics, where
@@ -30,19 +31,19 @@ ACTION = re.compile(
 alerts = pytest.mark.parametrize("rule", ALERTS, ids=[rule.name for rule in ALERTS])
 
 
-def test_the_rules_are_valid_and_lint_clean() -> None:
-    assert_promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
+def test_the_rules_are_valid_and_lint_clean(release: Release) -> None:
+    assert_promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES, release=release)
 
 
-def test_the_configuration_is_valid() -> None:
-    assert_promtool("check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus.yml")
+def test_the_configuration_is_valid(release: Release) -> None:
+    assert_promtool("check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus.yml", release=release)
     config = load(DEPLOY / "prometheus.yml")
     loaded = {Path(name).name for name in config["rule_files"]}
     assert loaded == {path.name for path in RULES} - {"alerts-optional.yml"}
     assert config["scrape_configs"][0]["job_name"] == "gpu-exporter"
 
 
-def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path) -> None:
+def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path, release: Release) -> None:
     text = (DEPLOY / "prometheus.yml").read_text("utf-8")
     used = re.sub(r"^( *)#: ?", r"\1", text, flags=re.MULTILINE)
     assert used != text
@@ -53,7 +54,7 @@ def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path) -> None:
     assert len(config["remote_write"]) == 3
     assert {job["job_name"] for job in config["scrape_configs"]} >= {"gpu-exporter", "federate"}
     assert "rules/alerts-optional.yml" in config["rule_files"]
-    assert_promtool("check", "config", "--syntax-only", file)
+    assert_promtool("check", "config", "--syntax-only", file, release=release)
 
 
 def test_the_example_of_nodes_has_targets_and_aliases() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import Release
 
 import rules
-from harness import ROOT
 from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load, where
 
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
@@ -20,25 +21,25 @@ each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CA
 each_single = pytest.mark.parametrize("path", SINGLE, ids=[path.stem for path in SINGLE])
 
 
-def _run_changed(folder: Path, path: Path, cases: Any) -> None:
+def _run_changed(folder: Path, path: Path, cases: Any, release: Release) -> None:
     """Run changed cases over the rules as they are."""
     (folder / "rules").symlink_to(DEPLOY / "rules")
     changed = folder / "tests" / path.name
     changed.parent.mkdir()
     changed.write_text(yaml.safe_dump(cases))
-    assert_promtool("test", "rules", changed)
+    assert_promtool("test", "rules", changed, release=release)
 
 
 # --- the cases, and the same cases turned about -----------------------------------------------------------------------
 
 
 @each_file
-def test_the_cases_pass(path: Path) -> None:
-    assert_promtool("test", "rules", path)
+def test_the_cases_pass(path: Path, release: Release) -> None:
+    assert_promtool("test", "rules", path, release=release)
 
 
 @each_single
-def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: Path) -> None:
+def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: Path, release: Release) -> None:
     """Every series and every expected sample twice: as they stand, and with cluster="east" and the same names."""
     cases = load(path)
     for case in cases["tests"]:
@@ -48,7 +49,7 @@ def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: 
                 check["exp_samples"] += [
                     {**sample, "labels": _in_cluster(sample["labels"])} for sample in check["exp_samples"]
                 ]
-    _run_changed(tmp_path, path, cases)
+    _run_changed(tmp_path, path, cases, release)
 
 
 def _in_cluster(series: str) -> str:
@@ -57,7 +58,9 @@ def _in_cluster(series: str) -> str:
 
 
 @each_single
-def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(path: Path, tmp_path: Path) -> None:
+def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(
+    path: Path, tmp_path: Path, release: Release
+) -> None:
     """Every counter that never falls begins 12345 higher; but ECC errors, which are read as a level."""
     cases = load(path)
     for case in cases["tests"]:
@@ -65,7 +68,7 @@ def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(path: Pat
             name = item["series"].partition("{")[0]
             if name.endswith("_total") and name != "gpu_ecc_errors_total":
                 item["values"] = _older(item["values"])
-    _run_changed(tmp_path, path, cases)
+    _run_changed(tmp_path, path, cases, release)
 
 
 _SEGMENT = re.compile(r"(?P<start>-?[\d.]+)(?:(?P<step>[+-][\d.]+))?(?:x(?P<more>\d+))?")
@@ -94,7 +97,7 @@ def test_older_counters_grow_alike_and_keep_their_gaps_and_resets() -> None:
 
 
 @each_file
-def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path) -> None:
+def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path, release: Release) -> None:
     """A hundred minutes after the last sample, longer than any range and any keep_firing_for of an alert."""
     cases = load(path)
     step = max(int(cases["evaluation_interval"].removesuffix("m")), 5)
@@ -106,7 +109,7 @@ def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path) 
         check = {"expr": f'ALERTS{{alertname!~"{others}"}}', "exp_samples": []}
         # Between two evaluations ALERTS may be stale.
         case["promql_expr_test"] = [{**check, "eval_time": f"{end + -end % step}m"}]
-    _run_changed(tmp_path, path, cases)
+    _run_changed(tmp_path, path, cases, release)
 
 
 def _length(values: str) -> int:
@@ -115,7 +118,7 @@ def _length(values: str) -> int:
 
 
 @pytest.mark.parametrize("cluster", ["", "lab"])
-def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path: Path) -> None:
+def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path: Path, release: Release) -> None:
     """The annotations state and score: of that very GPU, and an empty score where it has none."""
     tree = load(DEPLOY / "rules/alerts-usage.yml")
     for group in tree["groups"]:
@@ -158,7 +161,7 @@ def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path
     }
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(tree))
     (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
-    assert_promtool("test", "rules", tmp_path / "cases.yml")
+    assert_promtool("test", "rules", tmp_path / "cases.yml", release=release)
 
 
 def _matchers(labels: Mapping[str, str]) -> str:
@@ -235,7 +238,7 @@ def test_every_alert_but_the_watchdog_can_be_mistaken() -> None:
     assert {rule.name for rule in ALERTS} - set().union(*(names for _, names in MISTAKES.values())) == {"Watchdog"}
 
 
-def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set[str]) -> set[str]:
+def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set[str], release: Release) -> set[str]:
     """The alerts with a case that fails when every alert has the mistake; looks only where the wanted ones are."""
     (folder / "rules").mkdir()
     (folder / "tests").symlink_to(DEPLOY / "tests")
@@ -247,23 +250,23 @@ def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set
                     change(rule)
         (folder / "rules" / path.name).write_text(yaml.safe_dump(tree))
     names = [path.name for path in CASES if any(f'"{name}"' in path.read_text("utf-8") for name in wanted)]
-    done = rules.promtool("test", "rules", *(folder / "tests" / name for name in names))
+    done = rules.promtool("test", "rules", *(folder / "tests" / name for name in names), release=release)
     failed = re.findall(r'^\s*expr: ".*?alertname=\\"(\w+)\\"', done.stdout + done.stderr, re.MULTILINE)
     return set(failed)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path) -> None:
+def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path, release: Release) -> None:
     """Boundaries and waits: a case stands on either side of each."""
     change, wanted = MISTAKES[mistake]
     assert wanted
-    missed = wanted - _noticed(tmp_path, change, wanted)
+    missed = wanted - _noticed(tmp_path, change, wanted, release)
     told = "\n".join(where(rule) for rule in ALERTS if rule.name in missed)
     assert missed == set(), f"deploy/prometheus/tests: no case notices {mistake}; {WANTED[mistake]}, of\n{told}"
 
 
 @pytest.mark.parametrize("rule", RECORDS, ids=[rule.name for rule in RECORDS])
-def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path) -> None:
+def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path, release: Release) -> None:
     tree = load(DEPLOY / "rules" / rule.file)
     for group in tree["groups"]:
         for other in group["rules"]:
@@ -276,7 +279,7 @@ def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Pa
             (tmp_path / "rules" / path.name).symlink_to(path)
     (tmp_path / "tests").symlink_to(DEPLOY / "tests")
     names = ["recording.yml", "alerts-usage-day.yml"] if rule.group == "gpu-device-slow" else ["recording.yml"]
-    done = rules.promtool("test", "rules", *(tmp_path / "tests" / name for name in names))
+    done = rules.promtool("test", "rules", *(tmp_path / "tests" / name for name in names), release=release)
     assert done.returncode == 1
     assert "FAILED" in done.stdout + done.stderr
 

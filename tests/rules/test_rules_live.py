@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import yaml
+from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
+from tools.lab.wait import wait_for
 
-from harness import Exporter, Prometheus, wait_for
 from rules import ALERTS, ALL, FLEET, RULES
 
 CONFIGURATION = """\
@@ -49,7 +51,7 @@ def _spoken(labels: Mapping[str, str], name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Prometheus]:
     """A Prometheus with all rules, without their waits, that watches eight healthy simulated GPUs."""
     folder = tmp_path_factory.mktemp("rules")
     (folder / "rules").mkdir()
@@ -59,24 +61,17 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         (folder / "rules" / f"said-{name}.yml").write_text(yaml.safe_dump(_spoken(labels, name)))
     with Exporter(folder, "--source=fake", "--fake.gpus=8", "--collection.interval=500ms") as exporter:
         configuration = CONFIGURATION.format(folder=folder / "rules", port=exporter.port)
-        with Prometheus(folder, configuration) as server:
-            wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores", 30)
+        with Prometheus(folder, configuration, release) as server:
+            wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores")
             wait_for(
                 lambda: server.number('count_over_time(ALERTS{alertname="Watchdog",said=""}[1h]) >= 20'),
                 "evaluations",
-                30,
             )
             yield server
 
 
-def _api(server: Prometheus, path: str) -> Any:
-    status, body = server._get(path)
-    assert status == 200
-    return json.loads(body)["data"]
-
-
 def test_a_real_prometheus_evaluates_every_rule(prometheus: Prometheus) -> None:
-    groups = _api(prometheus, "/api/v1/rules")["groups"]
+    groups = prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"] if not group["name"].startswith("said-")]
     assert len(rules) == len(ALL)
     assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
@@ -104,7 +99,7 @@ def test_what_alerts_say(prometheus: Prometheus) -> None:
     """Templates, as Prometheus fills them in, with all labels and with only those that are always there."""
     said = {
         (alert["labels"]["alertname"], alert["labels"]["said"]): alert["annotations"]
-        for alert in _api(prometheus, "/api/v1/alerts")["alerts"]
+        for alert in prometheus.get("alerts")["alerts"]
         if "said" in alert["labels"]
     }
     assert {name for name, _ in said} == {rule.name for rule in ALERTS}

@@ -57,7 +57,6 @@ def test_time_that_was_not_observed_is_added_to_nothing() -> None:
 def test_a_failed_reading_keeps_only_what_is_known_of_it() -> None:
     ledger = Ledger(gap=15)
     ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0}), now=0)
-    ledger.count_failure(DEVICE.key, "lost")
     ledger.count_xid(Xid(DEVICE, 79, 1000.0))
     failed = ledger.complete(Reading(DEVICE, failure=Failure("lost", "gone")), now=5)
     assert failed.values == {

@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tools.lab.clock import Clock
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.sampling.poller import Outcome, Poller
 
+FOREVER = 3600.0  # seconds
+
+
+class Watched(Clock):
+    """Deadlines pass only when a test says so; ``looks`` counts who asks for the time."""
+
+    looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return super().__call__()
+
 
 @pytest.fixture
-def poller() -> Iterator[Poller]:
-    poller = Poller(name="poller under test")
+def clock() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def poller(clock: Watched) -> Iterator[Poller]:
+    poller = Poller(name="poller under test", monotonic=clock)
     yield poller
     poller.close()
+
+
+class Hanging:
+    """Calls that return when they are released."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self._release = threading.Event()
+
+    def call(self) -> bool:
+        self.begun.append(1)
+        return self._release.wait(FOREVER)
+
+    def release(self) -> None:
+        self._release.set()
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    hanging = Hanging()
+    yield hanging
+    hanging.release()
 
 
 def ignore(position: int, outcome: Outcome[object]) -> None:
@@ -26,21 +67,13 @@ def threads() -> int:
     return sum(thread.name == "poller under test" for thread in threading.enumerate())
 
 
-def wait_until(condition: object, timeout: float = 5.0) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came"
-        time.sleep(0.002)
-
-
 def test_outcomes_stand_in_the_order_of_the_calls(poller: Poller) -> None:
-    outcomes = poller.run([lambda n=n: n * n for n in range(5)], timeout=5, late=ignore)  # type: ignore[misc]
+    outcomes = poller.run([lambda n=n: n * n for n in range(5)], timeout=FOREVER, late=ignore)  # type: ignore[misc]
     assert [outcome.get() for outcome in outcomes if outcome] == [0, 1, 4, 9, 16]
 
 
 def test_no_calls_need_no_thread(poller: Poller) -> None:
-    assert poller.run([], timeout=5, late=ignore) == []
+    assert poller.run([], timeout=FOREVER, late=ignore) == []
     assert threads() == 0
 
 
@@ -48,7 +81,7 @@ def test_an_error_is_an_outcome_and_the_next_call_is_made(poller: Poller) -> Non
     def fail() -> int:
         raise ValueError("broken")
 
-    first, second = poller.run([fail, lambda: 2], timeout=5, late=ignore)
+    first, second = poller.run([fail, lambda: 2], timeout=FOREVER, late=ignore)
     assert first is not None
     assert second is not None
     with pytest.raises(ValueError, match="broken"):
@@ -59,63 +92,69 @@ def test_an_error_is_an_outcome_and_the_next_call_is_made(poller: Poller) -> Non
 def test_one_thread_serves_many_runs(poller: Poller) -> None:
     seen = set()
     for _ in range(20):
-        (outcome,) = poller.run([threading.get_ident], timeout=5, late=ignore)
+        (outcome,) = poller.run([threading.get_ident], timeout=FOREVER, late=ignore)
         assert outcome is not None
         seen.add(outcome.get())
-        wait_until(lambda: poller._idle is not None)
+        wait_for(lambda: poller._idle is not None)
     assert len(seen) == 1
 
 
-def test_a_hung_call_is_parked_and_the_others_go_on(poller: Poller) -> None:
-    release = threading.Event()
+def test_a_hung_call_is_parked_and_the_others_go_on(poller: Poller, clock: Watched, hanging: Hanging) -> None:
     told: list[tuple[int, object]] = []
-    outcomes = poller.run(
-        [lambda: 0, lambda: release.wait(30), lambda: 2, lambda: 3],
-        timeout=0.05,
-        late=lambda position, outcome: told.append((position, outcome.result)),
-    )
+    calls: list[Callable[[], int]] = [lambda: 0, hanging.call, lambda: 2, lambda: 3]
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(
+            poller.run, calls, timeout=0.05, late=lambda position, outcome: told.append((position, outcome.result))
+        )
+        wait_for(lambda: hanging.begun)
+        clock.now += 1
+        outcomes = run.result(patience())
     assert [outcome and outcome.get() for outcome in outcomes] == [0, None, 2, 3]
     assert told == []
-    release.set()
-    wait_until(lambda: told == [(1, True)])
-    wait_until(lambda: threads() <= 1)
+    hanging.release()
+    wait_for(lambda: told == [(1, True)])
+    wait_for(lambda: threads() <= 1)
 
 
-def test_calls_that_hang_together_cost_two_deadlines_and_one_thread_each(poller: Poller) -> None:
-    release = threading.Event()
+def test_calls_that_hang_together_cost_two_deadlines_and_one_thread_each(
+    poller: Poller, clock: Watched, hanging: Hanging
+) -> None:
     told: list[int] = []
-    started = time.monotonic()
-    outcomes = poller.run([lambda: release.wait(30)] * 8, timeout=0.1, late=lambda position, _: told.append(position))
-    assert outcomes == [None] * 8
-    assert 0.2 <= time.monotonic() - started < 0.5, "eight deadlines one after the other would be 0.8 s"
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(poller.run, [hanging.call] * 8, timeout=0.05, late=lambda position, _: told.append(position))
+        for calls in (1, 8):
+            assert not run.done()
+            wait_for(lambda calls=calls: len(hanging.begun) == calls)  # type: ignore[misc]
+            clock.now += 1  # the deadline of all that have begun passes
+        assert run.result(patience()) == [None] * 8
     assert threads() == 8
-    release.set()
-    wait_until(lambda: sorted(told) == list(range(8)))
-    wait_until(lambda: threads() <= 1)
+    hanging.release()
+    wait_for(lambda: sorted(told) == list(range(8)))
+    wait_for(lambda: threads() <= 1)
 
 
-def test_a_slow_call_within_its_deadline_does_not_use_up_the_next_ones(poller: Poller) -> None:
-    outcomes = poller.run([lambda: time.sleep(0.06)] * 4, timeout=0.2, late=ignore)
+def test_a_slow_call_within_its_deadline_does_not_use_up_the_next_ones(poller: Poller, clock: Watched) -> None:
+    def slow() -> None:
+        clock.now += 0.03
+        looks = clock.looks
+        wait_for(lambda: clock.looks > looks)  # whoever waits for us sees how late it is
+
+    outcomes = poller.run([slow] * 4, timeout=0.05, late=ignore)
     assert all(outcome is not None for outcome in outcomes), "the deadline is for each call, not for all"
 
 
-def test_close_ends_a_waiting_run_at_once(poller: Poller) -> None:
-    release = threading.Event()
-    results: list[object] = []
-    runner = threading.Thread(
-        target=lambda: results.append(poller.run([lambda: release.wait(30)], timeout=60, late=lambda _, __: None))
-    )
-    runner.start()
-    wait_until(lambda: threads() == 1)
-    poller.close()
-    runner.join(2)
-    assert results == [[None]]
-    release.set()
-    wait_until(lambda: threads() == 0)
+def test_close_ends_a_waiting_run_at_once(poller: Poller, hanging: Hanging) -> None:
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(poller.run, [hanging.call], timeout=FOREVER, late=lambda _, __: None)
+        wait_for(lambda: hanging.begun)
+        poller.close()
+        assert run.result(patience()) == [None]
+    hanging.release()
+    wait_for(lambda: threads() == 0)
 
 
 def test_close_joins_the_idle_thread(poller: Poller) -> None:
-    poller.run([lambda: 1], timeout=5, late=ignore)
+    poller.run([lambda: 1], timeout=FOREVER, late=ignore)
     poller.close()
-    wait_until(lambda: threads() == 0)
-    assert poller.run([lambda: 1], timeout=5, late=ignore) == [None], "a closed poller makes no calls"
+    wait_for(lambda: threads() == 0)
+    assert poller.run([lambda: 1], timeout=FOREVER, late=ignore) == [None], "a closed poller makes no calls"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot, Xid
-from gpu_exporter.sampling.poller import Outcome
+from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources import SourceError
 
@@ -42,6 +44,7 @@ class Hardware:
 
 class Source:
     name = "made up"
+    simulated = False
     driver = Driver("590.48.01", "13.1", "13.590.48.01")
 
     def __init__(self, hardware: Hardware) -> None:
@@ -55,7 +58,7 @@ class Source:
         hardware = self.hardware
         hardware.reads[device.index] += 1
         if event := hardware.hung.get(device.index):
-            event.wait(30)
+            event.wait(patience())
         if hardware.bug:
             raise ZeroDivisionError
         if hardware.gone:
@@ -81,7 +84,7 @@ def hardware() -> Hardware:
 def make(hardware: Hardware) -> Iterator[Callable[..., Sampler]]:
     made = []
 
-    def build(interval: float = 0.05, timeout: float = 0.03, pause: float = 60, **rest: object) -> Sampler:
+    def build(interval: float = 0.05, timeout: float = 1.0, pause: float = 60, **rest: object) -> Sampler:
         collection = CollectionConfig(interval=interval, timeout=timeout, pause=pause)
         sampler = Sampler(
             open_source=hardware.open,
@@ -101,12 +104,12 @@ def make(hardware: Hardware) -> Iterator[Callable[..., Sampler]]:
         sampler.close()
 
 
-def until(sampler: Sampler, condition: Callable[[Snapshot], bool], timeout: float = 5.0) -> Snapshot:
-    deadline = time.monotonic() + timeout
-    while not condition(snapshot := sampler.latest()):
-        assert time.monotonic() < deadline, f"never came; the last snapshot: {snapshot}"
-        time.sleep(0.002)
-    return snapshot
+def until(sampler: Sampler, condition: Callable[[Snapshot], bool]) -> Snapshot:
+    def look() -> Snapshot | None:
+        snapshot = sampler.latest()
+        return snapshot if condition(snapshot) else None
+
+    return wait_for(look, sampler.latest)
 
 
 def up(snapshot: Snapshot) -> list[float]:
@@ -119,7 +122,7 @@ def test_a_healthy_machine(make: Callable[..., Sampler]) -> None:
     assert up(snapshot) == [1, 1, 1, 1]
     assert [reading.values[TEMPERATURE] for reading in snapshot.readings] == [40, 41, 42, 43]
     assert snapshot.timestamp is not None
-    assert abs(snapshot.timestamp - time.time()) < 5
+    assert abs(snapshot.timestamp - time.time()) < patience()
     assert (sampler.ready(), sampler.live()) == (None, None)
 
 
@@ -157,26 +160,24 @@ def test_a_hung_gpu_is_parked_once_and_comes_back(make: Callable[..., Sampler], 
 
 
 def test_a_call_that_returns_just_past_its_deadline_is_not_parked_for_ever(hardware: Hardware) -> None:
-    sampler = Sampler(
-        open_source=hardware.open, source_name="made up", collection=CollectionConfig(), build=Build("1", "3")
-    )
-    device = hardware.gpus[0]
-    sampler._returned(device, Outcome(result=Reading(device)))
-    sampler._overran(device)
-    sampler._cycle()
-    assert (sampler.latest().stuck, up(sampler.latest())) == (0, [1, 1, 1, 1])
-    sampler.close()
+    roster, device = Roster(), hardware.gpus[0]
+    roster.enlist(hardware.gpus)
+    roster.returned(device, Reading(device))
+    roster.park(device)
+    assert roster.hanging == 0
+    assert [listed for listed, _ in roster.enlist(hardware.gpus)] == hardware.gpus
+    assert roster.late_readings() == [Reading(device)]
 
 
 def test_a_failed_source_does_not_forget_who_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
-    sampler = make(interval=0.2, timeout=0.1)
+    sampler = make()
     until(sampler, lambda seen: seen.ok)
     release = threading.Event()
     reads = list(hardware.reads)
     hardware.hung = {3: release}
     hardware.gone = "the driver is not loaded"
     until(sampler, lambda seen: seen.stuck == 1 and not seen.ok)
-    until(sampler, lambda _: hardware.opened >= 2, timeout=10)
+    until(sampler, lambda _: hardware.opened >= 2)
     assert hardware.reads[3] == reads[3] + 1, "read once, parked, not read again"
     hardware.hung = {}
     release.set()
@@ -198,11 +199,11 @@ def test_every_gpu_hangs(make: Callable[..., Sampler], hardware: Hardware) -> No
 
 def test_close_is_quick_while_everything_hangs(make: Callable[..., Sampler], hardware: Hardware) -> None:
     hardware.hung = dict.fromkeys(range(4), threading.Event())
-    sampler = make(interval=30, timeout=20)
+    sampler = make(interval=300, timeout=200)
     until(sampler, lambda _: sum(hardware.reads) > 0)
     started = time.monotonic()
     sampler.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30, "a call that hangs takes a minute here"
     assert False not in hardware.closed, "the driver must not be shut down beneath a call"
 
 
@@ -210,9 +211,9 @@ def test_a_driver_that_goes_and_comes_back(make: Callable[..., Sampler], hardwar
     sampler = make()
     until(sampler, lambda seen: seen.ok)
     hardware.gone = "the driver is not loaded"
-    snapshot = until(sampler, lambda seen: not seen.ok)
-    assert snapshot.readings == ()
-    assert snapshot.driver is None
+    # Not only withheld, as on a busy machine: closed.
+    snapshot = until(sampler, lambda seen: seen.driver is None)
+    assert (snapshot.ok, snapshot.readings) == (False, ())
     assert sampler.ready() == "the driver is not loaded"
     assert hardware.closed == [False]
     hardware.gone = None
@@ -239,7 +240,7 @@ def test_a_source_that_failed_beneath_a_hung_call_is_shut_down_when_that_returns
 def test_no_driver_at_the_start(make: Callable[..., Sampler], hardware: Hardware) -> None:
     hardware.gone = "libnvidia-ml.so.1 was not found"
     sampler = make()
-    assert sampler.wait_first(5)
+    assert sampler.wait_first(patience())
     assert sampler.ready() == "libnvidia-ml.so.1 was not found"
     hardware.gone = None
     until(sampler, lambda seen: seen.ok)
@@ -247,11 +248,11 @@ def test_no_driver_at_the_start(make: Callable[..., Sampler], hardware: Hardware
 
 def test_retries_back_off(make: Callable[..., Sampler], hardware: Hardware) -> None:
     hardware.gone = "no"
-    sampler = make(interval=0.01, timeout=0.01)
+    sampler = make(interval=0.01)
     until(sampler, lambda _: hardware.opened == 2)
     # The opening is counted as it begins, its failure when it has ended.
-    until(sampler, lambda _: sampler._retry_in != 2.0)
-    assert sampler._retry_in == 4.0, "1 s, 2 s, 4 s"
+    until(sampler, lambda _: sampler._lifecycle.retry_in != 2.0)
+    assert sampler._lifecycle.retry_in == 4.0, "1 s, 2 s, 4 s"
 
 
 def test_a_bug_does_not_end_the_thread(
@@ -272,7 +273,7 @@ def test_a_gpu_that_the_driver_no_longer_lists_is_still_told(make: Callable[...,
     missing = hardware.gpus.pop(3)
     snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 1, 0])
     assert snapshot.readings[3].device == missing
-    sampler.reconfigure(CollectionConfig(interval=0.05, timeout=0.03), ok=True)
+    sampler.reconfigure(CollectionConfig(interval=0.05, timeout=1), ok=True)
     until(sampler, lambda seen: up(seen) == [1, 1, 1])
 
 
@@ -379,19 +380,68 @@ def test_a_container_that_lost_its_devices_asks_for_a_restart(hardware: Hardware
 
 
 def test_missed_ticks_are_counted(make: Callable[..., Sampler], hardware: Hardware) -> None:
-    sampler = make(interval=0.02, timeout=0.5)
+    started = time.monotonic()
+    sampler = make(interval=0.02, timeout=patience())
     until(sampler, lambda seen: seen.ok)
     release = hardware.hung[0] = threading.Event()
     threading.Timer(0.2, release.set).start()
-    until(sampler, lambda seen: seen.overruns >= 5)
-    assert sampler.latest().overruns <= 30
+    overruns = until(sampler, lambda seen: seen.overruns >= 5).overruns
+    assert overruns <= (time.monotonic() - started) / 0.02, "no more than there were ticks"
 
 
 def test_a_changed_interval_counts_from_the_next_tick(make: Callable[..., Sampler], hardware: Hardware) -> None:
     sampler = make(interval=30, timeout=1)
     until(sampler, lambda seen: seen.ok)
-    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=0.01, expected_gpus=8), ok=True)
+    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=1, expected_gpus=8), ok=True)
     until(sampler, lambda _: hardware.reads[0] > 3)
     assert sampler.latest().gpus_expected == 8
-    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=0.01), ok=False)
+    sampler.reconfigure(CollectionConfig(interval=0.02, timeout=1), ok=False)
     until(sampler, lambda seen: not seen.config_ok)
+
+
+def test_settings_change_from_outside_while_devices_come_and_go(
+    hardware: Hardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wished from another thread is granted between two readings, never in the midst of one."""
+    sampler = Sampler(
+        open_source=hardware.open, source_name="made up", collection=CollectionConfig(), build=Build("1", "3")
+    )
+    names = 256
+    failed: list[Exception] = []
+    ended = threading.Event()
+    apply, appliers = sampler._apply, set()
+
+    def noted(collection: CollectionConfig, *, ok: bool) -> None:
+        appliers.add(threading.current_thread())
+        apply(collection, ok=ok)
+
+    monkeypatch.setattr(sampler, "_apply", noted)
+
+    def reload_again_and_again() -> None:
+        try:
+            while not ended.is_set():
+                sampler.reconfigure(CollectionConfig(expected_gpus=names), ok=True)
+        except Exception as error:  # noqa: BLE001 - told below, whatever it is
+            failed.append(error)
+
+    before = sys.getswitchinterval()
+    outside = threading.Thread(target=reload_again_and_again)
+    sys.setswitchinterval(1e-6)
+    try:
+        outside.start()
+        for generation in range(40):
+            # Half of them have no name yet: they get one in the next generation, as the others lose theirs.
+            named = [f"GPU-{generation}-{index}" if (generation + index) % 2 else "" for index in range(names)]
+            hardware.gpus = [Device(index, name, "H100") for index, name in enumerate(named)]
+            hardware.reads = [0] * names
+            sampler._cycle()
+            told = {reading.device.uuid for reading in sampler.latest().readings}
+            assert told >= {device.uuid for device in hardware.gpus if device.uuid}
+    finally:
+        ended.set()
+        sys.setswitchinterval(before)
+        outside.join()
+        sampler.close()
+    assert failed == []
+    assert appliers == {threading.current_thread()}
+    assert sampler.latest().gpus_expected == names

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tools.lab.clock import Clock
+from tools.lab.wait import patience, wait_for
 
 from fake_story import START, Story, writer
 from gpu_exporter.sources import SourceError
@@ -149,11 +150,11 @@ def test_hanging_read_is_released_when_the_fault_ends_and_delays_nobody() -> Non
     story.at(30)
     with ThreadPoolExecutor() as pool:
         hanging = pool.submit(story.read, 2)
-        wait_until(lambda: bool(story.waits))
+        wait_for(lambda: bool(story.waits))
         assert story.read(0).failure is None
         assert not hanging.done()
-        story.now += 120
-        assert hanging.result(timeout=5).failure is None
+        story.clock.now += 120
+        assert hanging.result(timeout=patience()).failure is None
 
 
 def test_hanging_read_is_released_by_close() -> None:
@@ -161,19 +162,19 @@ def test_hanging_read_is_released_by_close() -> None:
     story.at(30)
     with ThreadPoolExecutor() as pool:
         hanging = pool.submit(story.read, 2)
-        wait_until(lambda: bool(story.waits))
+        wait_for(lambda: bool(story.waits))
         story.source.close(hung=True)
         with pytest.raises(SourceError, match="closed"):
-            hanging.result(timeout=5)
+            hanging.result(timeout=patience())
 
 
 def test_hanging_read_is_released_by_recover(write: Callable[[str], Path]) -> None:
     story = Story(write("events: [{at: 0s, gpu: 0, fault: hang}, {at: 50s, gpu: 0, fault: recover}]"))
     with ThreadPoolExecutor() as pool:
         hanging = pool.submit(story.read, 0)
-        wait_until(lambda: bool(story.waits))
-        story.now += 50
-        assert hanging.result(timeout=5).failure is None
+        wait_for(lambda: bool(story.waits))
+        story.clock.now += 50
+        assert hanging.result(timeout=patience()).failure is None
 
 
 def test_hang_with_the_real_wait_is_released_by_close(write: Callable[[str], Path]) -> None:
@@ -183,16 +184,7 @@ def test_hang_with_the_real_wait_is_released_by_close(write: Callable[[str], Pat
         hanging = pool.submit(source.read, fleet.devices[0])
         source.close()
         with pytest.raises(SourceError):
-            hanging.result(timeout=5)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    patience = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        patience.wait(0.005)
-    pytest.fail("waited in vain")
+            hanging.result(timeout=patience())
 
 
 def test_driver_gone_fails_reading_and_opening_until_it_is_back() -> None:
@@ -216,11 +208,11 @@ def test_driver_gone_fails_reading_and_opening_until_it_is_back() -> None:
 
 def test_driver_that_is_gone_at_the_start_cannot_be_opened(write: Callable[[str], Path]) -> None:
     path = write("events: [{at: 0s, fault: driver_gone}, {at: 5s, fault: recover}]")
-    now = [START]
-    fleet = FakeFleet(gpus=1, model="h100", seed=1, scenario=path, clock=lambda: now[0])
+    clock = Clock(START)
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, scenario=path, clock=clock)
     with pytest.raises(SourceError):
         fleet.open()
-    now[0] += 5
+    clock.now += 5
     assert fleet.open().read(fleet.devices[0]).failure is None
 
 

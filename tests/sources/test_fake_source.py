@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.lab.clock import Clock
 
 from fake_story import quantities
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
@@ -24,14 +25,6 @@ START = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 ALL = sorted(MODELS)
 SIMULATED = {row.fake for row in DEVICE_METRICS if isinstance(row.fake, str)}
 COUNTERS = {row for row in DEVICE_METRICS if row.kind == "counter"}
-
-
-class Clock:
-    def __init__(self, now: float = START) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def readings(source: Source) -> list[Reading]:
@@ -78,7 +71,7 @@ def test_constants_are_the_same_on_every_board(row: Metric) -> None:
 
 
 def test_source_is_a_source() -> None:
-    source: Source = FakeFleet(gpus=2, model="h100", seed=1, clock=Clock()).open()
+    source: Source = FakeFleet(gpus=2, model="h100", seed=1, clock=Clock(START)).open()
     assert source.name == "fake"
     assert source.driver.driver_version == "590.48.01"
     assert source.driver.cuda_version == "13.1"
@@ -89,7 +82,7 @@ def test_source_is_a_source() -> None:
 
 @pytest.mark.parametrize("model", ALL)
 def test_identity(model: str) -> None:
-    devices = FakeFleet(gpus=20, model=model, seed=3, clock=Clock()).devices
+    devices = FakeFleet(gpus=20, model=model, seed=3, clock=Clock(START)).devices
     for device in devices:
         assert re.fullmatch(r"GPU-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", device.uuid)
         assert re.fullmatch(r"[0-9A-F]{8}:[0-9A-F]{2}:00\.0", device.pci_bus_id)
@@ -102,7 +95,7 @@ def test_identity(model: str) -> None:
 
 
 def test_h100_says_its_name_as_nvml_does() -> None:
-    device = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock()).devices[0]
+    device = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(START)).devices[0]
     assert (device.model, device.architecture, device.brand) == ("NVIDIA H100 80GB HBM3", "Hopper", "NVIDIA")
 
 
@@ -124,13 +117,13 @@ ABSENT = {
 
 @pytest.mark.parametrize(("model", "name"), [(model, name) for model, names in ABSENT.items() for name in names])
 def test_what_a_board_lacks_is_absent(model: str, name: str) -> None:
-    fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock())
+    fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock(START))
     assert name not in quantities(fleet.open().read(fleet.devices[0]))
 
 
 @pytest.mark.parametrize("model", ALL)
 def test_fans_exist_only_on_boards_that_have_them(model: str) -> None:
-    fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock())
+    fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock(START))
     labels = [label for _, (label,) in fleet.open().read(fleet.devices[0]).labelled]
     assert labels == (["0", "1"] if model == "rtx4090" else [])
 
@@ -151,7 +144,7 @@ def test_every_gpu_has_a_workload(gpus: int) -> None:
 
 
 def test_first_reading_is_warm_and_has_a_past() -> None:
-    source = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock()).open()
+    source = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(START)).open()
     busy = [values for values in map(quantities, readings(source)) if values["utilization"] > 0.5]
     assert busy
     for values in busy:
@@ -183,7 +176,7 @@ def test_inference_follows_the_day() -> None:
 
 
 def test_reported_work_does_not_depend_on_how_often_it_is_read() -> None:
-    often, seldom = Clock(), Clock()
+    often, seldom = Clock(START), Clock(START)
     first = FakeFleet(gpus=8, model="a100", seed=1, clock=often).open()
     second = FakeFleet(gpus=8, model="a100", seed=1, clock=seldom).open()
     for _ in range(60):
@@ -198,7 +191,7 @@ def test_reported_work_does_not_depend_on_how_often_it_is_read() -> None:
 
 
 def test_processes_hold_what_memory_used_tells() -> None:
-    fleet = FakeFleet(gpus=8, model="h200", seed=1, clock=Clock())
+    fleet = FakeFleet(gpus=8, model="h200", seed=1, clock=Clock(START))
     for index, reading in enumerate(readings(fleet.open())):
         held = sum(process.memory_used for process in fleet.processes(index))
         assert quantities(reading)["memory_used"] == held
@@ -224,7 +217,7 @@ def test_idle_boards_step_down_as_theirs_do() -> None:
 
 
 def run(seed: int, model: str, ticks: list[float]) -> list[list[Reading]]:
-    clock = Clock()
+    clock = Clock(START)
     source = FakeFleet(gpus=4, model=model, seed=seed, clock=clock).open()
     rounds = []
     for tick in ticks:
@@ -242,7 +235,7 @@ def test_same_seed_and_clock_give_the_same_and_another_seed_differs() -> None:
 
 
 def test_order_of_reading_does_not_matter() -> None:
-    clock = Clock()
+    clock = Clock(START)
     forward = FakeFleet(gpus=4, model="h100", seed=1, clock=clock).open()
     backward = FakeFleet(gpus=4, model="h100", seed=1, clock=clock).open()
     clock.now += 7
@@ -273,7 +266,7 @@ def check(values: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("model", ALL)
 def test_a_day_is_plausible(model: str) -> None:
-    clock = Clock()
+    clock = Clock(START)
     source = FakeFleet(gpus=5, model=model, seed=1, clock=clock).open()
     before = readings(source)
     busy = 0.0
@@ -318,7 +311,7 @@ def test_counters_never_fall(model: str, seed: int, start: float, ticks: list[fl
 
 
 def test_counters_are_the_integrals_of_their_gauges() -> None:
-    clock = Clock()
+    clock = Clock(START)
     source = FakeFleet(gpus=8, model="h100", seed=1, clock=clock).open()
     first = quantities(source.read(source.devices[4]))
     busy = energy = 0.0
@@ -332,14 +325,14 @@ def test_counters_are_the_integrals_of_their_gauges() -> None:
 
 
 def test_many_gpus_can_be_read() -> None:
-    clock = Clock()
+    clock = Clock(START)
     source = FakeFleet(gpus=1024, model="h100", seed=1, clock=clock).open()
     clock.now += 5
     assert len(readings(source)) == 1024
 
 
 def test_closed_source_refuses() -> None:
-    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock())
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(START))
     source = fleet.open()
     source.close()
     source.close(hung=True)
@@ -351,13 +344,13 @@ def test_closed_source_refuses() -> None:
 
 def test_rows_with_a_label_are_not_plain_values() -> None:
     rows: list[Metric] = [row for row in DEVICE_METRICS if row.dynamic]
-    fleet = FakeFleet(gpus=1, model="rtx4090", seed=1, clock=Clock())
+    fleet = FakeFleet(gpus=1, model="rtx4090", seed=1, clock=Clock(START))
     assert not set(rows) & set(fleet.open().read(fleet.devices[0]).values)
 
 
 @pytest.mark.parametrize(("kind", "told"), [("user", "user"), ("pod", "pod"), ("slurm", "slurm_job")])
 def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
-    fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(), owners=kind)
+    fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(START), owners=kind)
     source = fleet.open()
     owners = [process.owner for device in source.devices for process in source.read(device).processes or ()]
     assert len(owners) == 7, "one of the eight is free"
@@ -366,5 +359,5 @@ def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
 
 
 def test_processes_can_be_left_out() -> None:
-    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(), owners=None)
+    fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(START), owners=None)
     assert fleet.open().read(fleet.devices[0]).processes is None

@@ -8,11 +8,11 @@ from typing import Any
 
 import pynvml
 import pytest
+from tools.lab.exporter import parse, pick, run
 from tools.lab.nvml_stub import Stub, build
 
 from gpu_exporter.sources.nvml import fields
 from gpu_exporter.sources.nvml.fields import FieldBatch
-from harness import parse, pick, run
 
 
 def test_a_call_that_fails_leaves_no_old_answer(here: Callable[[Stub], Stub], stub: Callable[..., Stub]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pynvml
 import pytest
+from tools.lab.clock import Clock
 from tools.lab.nvml_stub import Mig, Process, Stub, Usage
 
 from gpu_exporter.model import Process as Listed
@@ -16,14 +17,6 @@ from gpu_exporter.sources.nvml import NvmlSource
 GIB = 1024**3
 MakeStub = Callable[..., Stub]
 Here = Callable[[Stub], Stub]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -95,7 +88,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_a_driver_that_does_not_list_is_asked_once(machine: Stub, asked: Counter[str]) -> None:
     machine.unsupported("nvmlDeviceGetComputeRunningProcesses_v3")
     machine.unsupported("nvmlDeviceGetGraphicsRunningProcesses_v3")
-    clock = Clock()
+    clock = Clock(1000.0)
     source = NvmlSource(processes=1.0, monotonic=clock)
     for _ in range(5):
         assert source.read(source.devices[0]).processes is None
@@ -128,7 +121,7 @@ def test_processes_off_means_no_call(asked: Counter[str]) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_lists_have_a_cadence_of_their_own(asked: Counter[str]) -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     source = NvmlSource(processes=15.0, monotonic=clock)
     seen = []
     for _ in range(7):
@@ -153,7 +146,7 @@ def test_utilization_is_the_latest_sample_of_each_process(machine: Stub) -> None
 
 
 def test_a_sample_is_told_once(machine: Stub) -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     machine.process_utilization(0, [Usage(100, 37, time_us=50)])
     source = NvmlSource(processes=1.0, monotonic=clock)
     told = []

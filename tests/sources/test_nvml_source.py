@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from tools.lab.nvml_stub import MODELS, Stub
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Processes
 from gpu_exporter.model import Reading, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.nvml import NvmlSource
-from harness import wait_for
 
 # nvml.h, nvmlSamplingType_t.
 TOTAL_POWER, GPU_UTILIZATION = 0, 1
@@ -380,7 +380,7 @@ def test_close_beneath_a_hung_call_leaves_the_driver_open(here: Here, stub: Make
     source.close(hung=True)
     assert reader.is_alive()
     machine.recover(0)
-    reader.join(5)
+    reader.join(patience())
     assert results[0].failure is None, "NVML was not shut down beneath the call"
     wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "xid events"])
     import pynvml  # noqa: PLC0415

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
 import pytest
 from tools.lab.nvml_stub import FUNCTIONS, MODELS, SETTINGS, Mig, Process, Stub, Usage, build
 from tools.lab.nvml_stub.agent import Agent, NvmlError
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import CATALOG
 from gpu_exporter.catalog.row import Call, Field, Links
@@ -19,13 +19,6 @@ from gpu_exporter.catalog.row import Call, Field, Links
 UNINITIALIZED, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, TIMEOUT = 1, 3, 4, 6, 10
 DRIVER_NOT_LOADED, FUNCTION_NOT_FOUND, LOST, RESET_REQUIRED, MISMATCH, UNKNOWN = 9, 13, 15, 16, 18, 999
 GIB = 1 << 30
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not check():
-        assert time.monotonic() < end, "did not happen within 5 s"
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -245,19 +238,19 @@ def test_a_hung_call_blocks_only_its_gpu(nvml: Agent, stub: Stub) -> None:
     stub.reset_calls()
     stub.hang(2)
     hung = nvml.start("nvmlDeviceGetName(handle(2))")
-    eventually(lambda: stub.calls().get("nvmlDeviceGetName") == 1)
+    wait_for(lambda: stub.calls().get("nvmlDeviceGetName") == 1)
     assert nvml("nvmlDeviceGetName(handle(3))") == "NVIDIA L40S"
     stub.set(3, "temperature", 60)
     assert nvml("nvmlDeviceGetTemperature(handle(3), 0)") == 60
     assert not hung.done()
     stub.recover(2)
-    assert hung.result(timeout=5) == "NVIDIA GeForce RTX 4090"
+    assert hung.result(timeout=patience()) == "NVIDIA GeForce RTX 4090"
 
 
 def test_slow_calls(nvml: Agent, stub: Stub) -> None:
     nvml("[handle(0), handle(1)]")
     stub.slow(1, 0.05)
-    began = time.monotonic()
+    began = time.monotonic()  # a call may take longer than it was told to, never less
     assert nvml("nvmlDeviceGetIndex(handle(1))") == 1
     assert time.monotonic() - began >= 0.05
     stub.slow_function("nvmlDeviceGetIndex", 3600)
@@ -265,7 +258,7 @@ def test_slow_calls(nvml: Agent, stub: Stub) -> None:
     assert nvml("nvmlDeviceGetTemperature(handle(0), 0)") == 59
     assert not slow.done()
     stub.slow_function("nvmlDeviceGetIndex", 0)
-    assert slow.result(timeout=5) == 0
+    assert slow.result(timeout=patience()) == 0
 
 
 def test_a_function_can_fail_for_one_gpu_or_all(nvml: Agent, stub: Stub) -> None:
@@ -295,10 +288,10 @@ def test_init_hangs(agent: Agent, stub: Stub) -> None:
     stub.hang_init()
     stub.reset_calls()
     starting = agent.start("nvmlInit()")
-    eventually(lambda: stub.calls().get("nvmlInitWithFlags") == 1)
+    wait_for(lambda: stub.calls().get("nvmlInitWithFlags") == 1)
     assert not starting.done()
     stub.hang_init(hang=False)
-    starting.result(timeout=5)
+    starting.result(timeout=patience())
     agent("nvmlShutdown()")
 
 
@@ -357,17 +350,24 @@ def test_listed_samples_are_told_once(nvml: Agent, stub: Stub) -> None:
 
 
 def test_samples_follow_what_the_settings_were(nvml: Agent, stub: Stub) -> None:
-    started = time.time_ns() // 1000
-    # Two beats after the start there is a sample, whatever the phase of the clock.
-    eventually(lambda: time.time_ns() // 1000 - started > 350_000)
-    before = time.time_ns() // 1000
+    began = round(stub.now)
+    stub.now = began + 0.25
     stub.set(0, "utilization", 40)
-    after = time.time_ns() // 1000
-    eventually(lambda: nvml(SAMPLES.format(0, 1, 0))[-1][1] == 40)
-    found = nvml(SAMPLES.format(0, 1, 0))
-    assert {value for at, value in found if at < before} == {100}
-    assert {value for at, value in found if at > after} == {40}
-    assert {round((b[0] - a[0]) / 1e6, 3) for a, b in itertools.pairwise(found)} == {0.167}
+    stub.now = began + 0.5
+    found = [[round((at / 1e6 - began) * 6, 3), value] for at, value in nvml(SAMPLES.format(0, 1, 0))]
+    assert found == [[0, 100], [1, 100], [2, 40], [3, 40]], "six a second"
+
+
+def test_the_clock_stands_still_unless_it_is_moved_or_live(nvml: Agent, stub: Stub, directory: Path) -> None:
+    field, violation = "nvmlDeviceGetFieldValues(handle(0), [82])[0]", "nvmlDeviceGetViolationStatus(handle(0), 0)"
+    stamps = f"[{field}.timestamp, {violation}.referenceTime]"
+    stub.now = 1_000_000_000.25
+    assert nvml(stamps) == [1_000_000_000_250_000] * 2
+    stub.now += 1
+    assert nvml(stamps) == [1_000_000_001_250_000] * 2
+    live = Stub(directory, live=True)
+    before = live.now
+    assert before <= nvml(stamps)[0] / 1e6 <= live.now
 
 
 def test_processes_of_every_version(nvml: Agent, stub: Stub) -> None:
@@ -389,8 +389,9 @@ def test_process_utilization_is_not_found_without_news(nvml: Agent, stub: Stub) 
     assert nvml(asked.format(1000)) == [[6, 2000, 25, 0]]
     assert nvml.error(asked.format(2000)) == NOT_FOUND
     stub.process_utilization(0, [Usage(5, sm=50)])
-    ((_, at, _, _),) = nvml(asked.format(0))
-    assert 0 <= time.time() - at / 1e6 < 1
+    began = round(stub.now * 1e6)
+    stub.now += 0.4
+    assert nvml(asked.format(0)) == [[5, began + 333_334, 50, 0]], "the second beat of a second"
 
 
 def test_xid_events_come_once_and_in_order(nvml: Agent, stub: Stub) -> None:
@@ -406,14 +407,14 @@ def test_xid_events_come_once_and_in_order(nvml: Agent, stub: Stub) -> None:
     stub.xid(2, 31)
     stub.xid(1, 79)
     stub.xid(0, 48)
-    assert waiting.result(timeout=5) == [1, 8, 79, 0xFFFFFFFF]
+    assert waiting.result(timeout=patience()) == [1, 8, 79, 0xFFFFFFFF]
     stub.set(0, "temperature", 1)
     assert nvml(wait.format(5000)) == [0, 8, 48, 0xFFFFFFFF]
     assert nvml.error(wait.format(10)) == TIMEOUT
     waiting = nvml.start(wait.format(5000))
     stub.fail("nvmlEventSetWait_v2", LOST)
     with pytest.raises(NvmlError, match=str(LOST)):
-        waiting.result(timeout=5)
+        waiting.result(timeout=patience())
     nvml("nvmlEventSetFree(kept['set'])")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import bcrypt
 import trustme
+from tools.lab.wait import patience
 
 
 class Site:
@@ -59,7 +60,7 @@ def fetch(
     port: int, context: ssl.SSLContext, path: str = "/metrics", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str], str]:
     """Status, headers and text by HTTPS, on a connection of its own."""
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=patience(), context=context)
     with closing(connection):
         connection.request("GET", path, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -69,7 +70,7 @@ def fetch(
 def presented(port: int, context: ssl.SSLContext) -> str:
     """The common name of the certificate that the server shows."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=patience()) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
     ):
         certificate: Any = secured.getpeercert()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError
 
-from harness import ROOT
+from tools.lab import ROOT
+from tools.lab.wait import patience
 
 GRAFANA = ROOT / "deploy/grafana"
 Json = dict[str, Any]
@@ -54,7 +55,7 @@ class PrometheusApi:
     def _ask(self, path: str, **parameters: Any) -> Any:
         try:
             body = urllib.parse.urlencode(parameters).encode()
-            with urllib.request.urlopen(self._base + path, body, timeout=30) as response:  # noqa: S310 - http on loopback
+            with urllib.request.urlopen(self._base + path, body, timeout=patience()) as response:  # noqa: S310 - http on loopback
                 return json.load(response)["data"]
         except HTTPError as error:
             raise ValueError(f"{parameters.get('query')}: {error.read().decode()}") from error

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from harness import program
+from tools.lab.programs import program
 
 RELEASE = "trixie"
 CACHE = Path(tempfile.gettempdir()) / f"gpu-exporter-debian-{os.getuid()}"

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.lab.clock import Clock
+
 from gpu_exporter.model import Reading
 from gpu_exporter.sources.fake import FakeFleet, FakeSource
 
@@ -16,9 +18,9 @@ class Story:
     """A fleet, its open source, and a clock that the test moves."""
 
     def __init__(self, path: Path, model: str = "h100", gpus: int = 8) -> None:
-        self.now = START
+        self.clock = Clock(START)
         self.waits: list[float] = []
-        self.fleet = FakeFleet(gpus=gpus, model=model, seed=1, scenario=path, clock=lambda: self.now, wait=self.wait)
+        self.fleet = FakeFleet(gpus=gpus, model=model, seed=1, scenario=path, clock=self.clock, wait=self.wait)
         self.source: FakeSource = self.fleet.open()
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
@@ -27,8 +29,8 @@ class Story:
 
     def at(self, second: float, *, step: float = 5.0) -> Story:
         """Let time pass until ``second``, reading as the sampler would."""
-        while self.now < START + second:
-            self.now = min(self.now + step, START + second)
+        while self.clock.now < START + second:
+            self.clock.now = min(self.clock.now + step, START + second)
             self.fleet.advance()
         return self
 

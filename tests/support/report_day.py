@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import program
+from tools.lab.programs import program
 
 TICK = 5
 SCRAPE = 30

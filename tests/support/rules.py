@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import Release, program
 
 from gpu_exporter.catalog import CATALOG
-from harness import ROOT, program
 
 DEPLOY = ROOT / "deploy/prometheus"
 RULES = sorted((DEPLOY / "rules").glob("*.yml"))
@@ -86,15 +87,15 @@ def checks(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.stem}: {case['name']}", check
 
 
-def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def promtool(*arguments: str | Path, release: Release = "debian") -> subprocess.CompletedProcess[str]:
     """Promtool, to its end."""
-    command = [program("promtool"), *map(str, arguments)]
+    command = [program("promtool", release), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def assert_promtool(*arguments: str | Path) -> None:
+def assert_promtool(*arguments: str | Path, release: Release = "debian") -> None:
     """Promtool, which must be content."""
-    done = promtool(*arguments)
+    done = promtool(*arguments, release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

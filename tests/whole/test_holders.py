@@ -12,16 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter, run
 from tools.lab.nvml_stub import Process, Stub
+from tools.lab.wait import wait_for
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.config import ProcessesConfig
 from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
-from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
-from harness import Exporter, run, wait_for
+from gpu_exporter.sampling.pipeline import Pipeline
 from podresources.api import Api, load
 from podresources.kubelet import Kubelet, socket_folder
 
@@ -29,9 +28,9 @@ GIB = 1024**3
 CONTAINER = "4f797c539e6c" + "0123456789abcdef" * 3 + "0123"
 FAST = (
     "--source=nvml",
-    "--collection.interval=200ms",
-    "--collection.timeout=150ms",
-    "--processes.interval=200ms",
+    "--collection.interval=500ms",
+    "--collection.timeout=500ms",
+    "--processes.interval=500ms",
     # Test machines are containers more often than not.
     "--owners.procfs-nested",
 )
@@ -143,7 +142,7 @@ def test_a_container_is_named(start: Start, stub: Callable[..., Stub]) -> None:
 
 
 def test_processes_can_be_switched_off(start: Start, stub: Callable[..., Stub]) -> None:
-    machine = stub("h100")
+    machine = stub("h100", live=True)
     machine.processes(0, [Process(os.getpid(), GIB)])
     exporter = start(machine, "--no-processes.enabled")
     wait_for(lambda: (exporter.value("gpu_state_seconds_total", gpu=0, state="active") or 0) > 0)
@@ -180,7 +179,7 @@ def test_a_pod_holds_the_gpu_that_it_was_given(start: Start, stub: Callable[...,
 def test_a_flood_of_short_lived_processes_is_bounded() -> None:
     """5 000 processes come and go, 50 at a time, each of another user; what they leave behind does not add up."""
     device = Device(0, "GPU-0", "H100")
-    resolver, table, ledger = Resolver(), ProcessTable(most=16, labels=PROCESS_LABELS), Ledger(gap=15)
+    pipeline = Pipeline(gap=15, processes=ProcessesConfig(max=16))
     renderer, build = Renderer(), Build("1", "3")
 
     def flood(rounds: range) -> int:
@@ -190,9 +189,8 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
             processes = tuple(
                 Listed(pid, "compute", 1e9 + pid, 0.5, owner=Owner("python3", f"user{pid}")) for pid in pids
             )
-            (reading,) = resolver.complete([Reading(device, processes=processes)])
-            complete = table.complete(ledger.complete(reading, now=60.0 * number))
-            page = renderer.page(Snapshot(build, "nvml", readings=(complete,), ok=True))
+            readings = pipeline.complete([Reading(device, processes=processes)], now=60.0 * number)
+            page = renderer.page(Snapshot(build, "nvml", readings=readings, ok=True))
             text = page.body(openmetrics=False, gzip=False).decode()
             assert text.count("\ngpu_process_memory_used_bytes{") == 16
             assert text.count("\ngpu_owner_memory_used_bytes{") == 50

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.lab.exporter import Exporter
 from tools.lab.nvml_stub import Stub
-
-from harness import Exporter, wait_for
+from tools.lab.wait import wait_for
 
 
 def resident(exporter: Exporter) -> int:
@@ -33,7 +33,7 @@ def all_up(exporter: Exporter, count: int) -> bool:
 def test_a_storm_of_faults(library: Path, stub: Callable[..., Stub], tmp_path: Path) -> None:
     chance = random.Random(1)  # noqa: S311 - the same storm every time
     machine = stub(*["h100"] * 8)
-    arguments = ("--source=nvml", "--collection.interval=100ms", "--collection.timeout=60ms")
+    arguments = ("--source=nvml", "--collection.interval=200ms", "--collection.timeout=200ms")
     with Exporter(tmp_path, *arguments, extra=machine.env(library)) as exporter:
         wait_for(lambda: all_up(exporter, 8))
         settled = 0
@@ -54,7 +54,7 @@ def test_a_storm_of_faults(library: Path, stub: Callable[..., Stub], tmp_path: P
                 settled = resident(exporter)
         for device in range(8):
             machine.recover(device)
-        wait_for(lambda: all_up(exporter, 8), exporter.log, timeout=90)
+        wait_for(lambda: all_up(exporter, 8), exporter.log)
         wait_for(lambda: threads(exporter) <= 6, lambda: threads(exporter))
         assert resident(exporter) < settled + 8192, "memory stays flat"
         assert "Traceback" not in exporter.log()

@@ -7,16 +7,18 @@ import subprocess
 import time
 
 import pytest
+from tools.lab import ROOT
+from tools.lab.clock import Clock
+from tools.lab.exporter import run
+from tools.lab.programs import program
+from tools.lab.prometheus import Prometheus
 
-from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
+from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources.fake import FakeFleet
-from harness import ROOT, Prometheus, program, run
 
+pytestmark = pytest.mark.e2e
 HOUR, TICK = 3600, 15
 # The families that the report asks for; the others would make Prometheus's blocks ten times as large.
 WANTED = ("gpu_owner_", "gpu_state_", "gpu_energy_", "gpu_busy_", "gpu_memory_", "gpu_power_", "gpu_utilization_")
@@ -24,18 +26,16 @@ WANTED = ("gpu_owner_", "gpu_state_", "gpu_energy_", "gpu_busy_", "gpu_memory_",
 
 def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     """OpenMetrics lines of six hours as they would have been scraped, family by family, and who serves on GPU 1."""
-    now = [start]
+    clock = Clock(start)
     scenario = ROOT / "tests/scenarios/six-hours.yml"
-    fleet = FakeFleet(gpus=gpus, model="h100", seed=1, scenario=scenario, clock=lambda: now[0])
-    source, resolver, renderer = fleet.open(), Resolver(), Renderer()
-    ledger, table = Ledger(gap=3 * TICK), ProcessTable(most=64, labels=PROCESS_LABELS)
+    fleet = FakeFleet(gpus=gpus, model="h100", seed=1, scenario=scenario, clock=clock)
+    source, pipeline, renderer = fleet.open(), Pipeline(gap=3 * TICK), Renderer()
     families: dict[str, list[str]] = {}
     users: set[str] = set()
-    while now[0] <= start + 6 * HOUR:
-        readings = resolver.complete([source.read(device) for device in source.devices])
+    while clock.now <= start + 6 * HOUR:
+        readings = pipeline.complete([source.read(device) for device in source.devices], now=clock.now)
         users |= {process.owner.user for process in readings[1].processes or () if process.owner}
-        complete = tuple(table.complete(ledger.complete(reading, now=now[0])) for reading in readings)
-        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=complete, ok=True))
+        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=readings, ok=True))
         for line in page.body(openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]
             if not name.startswith(WANTED) or line.startswith("# HELP"):
@@ -43,10 +43,10 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
             lines = families.setdefault(name.removesuffix("_total"), [])
             if not line.startswith("#"):
                 head, _, value = line.rpartition(" ")
-                lines.append(f'{head[:-1]},instance="node-1:9435",job="gpu-exporter"}} {value} {now[0]:.3f}')
+                lines.append(f'{head[:-1]},instance="node-1:9435",job="gpu-exporter"}} {value} {clock.now:.3f}')
             elif not lines:
                 lines.append(line)
-        now[0] += TICK
+        clock.now += TICK
     (user,) = users
     return [line for lines in families.values() for line in lines], user
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
 import signal
 import sys
 import tempfile
@@ -16,14 +15,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tools.demo.deployed import Machine, write_alertmanager, write_prometheus
-from tools.demo.mailbox import Mailbox, is_about, mailbox, shown
-from tools.demo.programs import LOOPBACK, ROOT, DemoError, Program, StoppedError, find, port, running
+from tools.demo.mails import is_about, shown
+from tools.demo.programs import DemoError, StoppedError, port, running
+from tools.lab import LOOPBACK, ROOT
+from tools.lab.mailbox import Mailbox
+from tools.lab.programs import EndedError, Program, StuckError, found
+from tools.lab.wait import NeverCameError
 
 INCIDENT = Path(__file__).with_name("incident.yml")
 SICK = "gpu-b"
@@ -50,7 +52,7 @@ def main() -> int:
             return demo.play(wishes.incident.resolve(), until_mail=wishes.until_mail)
     except StoppedError:
         return 0
-    except DemoError as error:
+    except (DemoError, EndedError, NeverCameError, StuckError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
 
@@ -99,34 +101,33 @@ class Demo:
             *("--collection.interval=1s", "--collection.timeout=1s", "--log.level=warning"),
             *([f"--fake.scenario={incident}"] if incident else []),
         ]
-        self._run(machine.alias, command, f"{machine.url}readyz")
+        self._run(machine.alias, command, machine.port, "/readyz")
 
-    def _run(self, name: str, command: list[str], ready: str) -> None:
-        program = self._stack.enter_context(running(name, command, self._folder))
-        self._programs.append(program)
-        program.wait(ready, self._done)
+    def _run(self, name: str, command: list[str], port: int, page: str) -> None:
+        self._programs.append(
+            self._stack.enter_context(running(name, command, self._folder, port=port, page=page, done=self._done))
+        )
 
     def _start_alerting(self, machines: list[Machine]) -> Mailbox | None:
         """Mailbox, Alertmanager and Prometheus; None where a program is missing."""
-        prometheus, alertmanager = find("prometheus"), find("alertmanager", "prometheus-alertmanager")
-        missing = [
-            name for name, found in {"prometheus": prometheus, "alertmanager": alertmanager}.items() if not found
-        ]
+        prometheus, alertmanager = found("prometheus"), found("alertmanager")
+        missing = [name for name in ("prometheus", "alertmanager") if not found(name)]
         if prometheus is None or alertmanager is None:
             print(f"not found and not fetched (make said why): {', '.join(missing)}; the exporters run without alerts")
             return None
         smtp = self._port(1025, "the mailbox")
         manager, web = self._port(9093, "Alertmanager"), self._port(9090, "Prometheus")
-        box = self._stack.enter_context(mailbox(smtp))
+        box = self._stack.enter_context(Mailbox(smtp))
         url = f"http://{LOOPBACK}:{manager}/"
         self._run(
             "alertmanager",
             [
-                *(str(alertmanager), f"--config.file={write_alertmanager(self._folder, smtp=smtp)}"),
+                *(alertmanager, f"--config.file={write_alertmanager(self._folder, smtp=smtp)}"),
                 *(f"--storage.path={self._folder / 'alertmanager'}", f"--web.listen-address={LOOPBACK}:{manager}"),
                 *(f"--web.external-url={url}", "--cluster.listen-address=", "--log.level=warn"),
             ],
-            f"{url}-/ready",
+            manager,
+            "/-/ready",
         )
         print(f"Alertmanager  {url}")
         self._prometheus = f"http://{LOOPBACK}:{web}/"
@@ -134,12 +135,13 @@ class Demo:
         self._run(
             "prometheus",
             [
-                *(str(prometheus), f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'prometheus'}"),
+                *(prometheus, f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'prometheus'}"),
                 *(f"--web.listen-address={LOOPBACK}:{web}", f"--web.external-url={self._prometheus}"),
                 # What fires before Alertmanager was found is told again soon, not after a minute.
                 *("--rules.alert.resend-delay=5s", "--log.level=warn"),
             ],
-            f"{self._prometheus}-/ready",
+            web,
+            "/-/ready",
         )
         print(f"Prometheus    {self._prometheus}alerts")
         print(f"              {self._prometheus}graph?g0.expr=gpu_temperature_celsius&g0.tab=0&g0.range_input=5m")
@@ -155,7 +157,7 @@ class Demo:
             if box is None:
                 continue
             self._tell_news()
-            for mail in _taken(box):
+            for mail in box.new():
                 if not is_about(mail, SICK):
                     _say(f"mail to {mail['To']}: {mail['Subject']}")
                     continue
@@ -203,14 +205,6 @@ class Demo:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
             data: dict[str, Any] = json.load(answer)["data"]
             return data
-
-
-def _taken(box: Mailbox) -> Iterator[Any]:
-    while True:
-        try:
-            yield box.mails.get_nowait()
-        except queue.Empty:
-            return
 
 
 def _say(line: str) -> None:

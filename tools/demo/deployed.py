@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tools.demo.programs import LOOPBACK, ROOT
+from tools.lab import LOOPBACK, ROOT
 
 DEPLOY = ROOT / "deploy"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
+from tools.lab import ROOT
 
 from dashboards import Json, PrometheusApi, View, load, panels
 from grafana_lab import fleet
-from harness import ROOT
 
 HERE = ROOT / "tools/previews/app"
 WIDTH = 1600

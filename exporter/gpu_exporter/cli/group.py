@@ -242,11 +242,10 @@ def check_config(file: Path | None, web_config_file: Path | None) -> None:
 
 def _check_config(file: Path) -> Path | None:
     """Check the file; the web configuration file that it names."""
-    config = load(file)
-    if config.source == "fake" and config.fake.scenario is not None:
-        from gpu_exporter.sources.fake import MODELS, scenario  # noqa: PLC0415
+    from gpu_exporter.sources import source_kind  # noqa: PLC0415 - other commands start faster without
 
-        scenario.load(config.fake.scenario, scenario.Fleet(config.fake.gpus, MODELS[config.fake.model]))
+    config = load(file)
+    source_kind(config).check(config)
     return config.web.config_file
 
 

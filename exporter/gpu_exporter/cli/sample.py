@@ -55,7 +55,7 @@ def table(snapshot: Snapshot) -> str:
         ).rstrip()
         for row in rows
     ]
-    if snapshot.source == "fake":
+    if snapshot.simulated:
         lines.append("simulated data: no real GPU was read")
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from gpu_exporter.config import Watch
 from gpu_exporter.model import Owner
 
 log = logging.getLogger(__name__)
@@ -119,10 +120,11 @@ class UserNames:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._passwd = passwd
+        self._watch = Watch(passwd) if passwd is not None else None
         self._resolve = resolve
         self._monotonic = monotonic
         self._local: Mapping[int, str] = MappingProxyType({})
-        self._local_state: tuple[int, ...] | None = None
+        self._complained = False
         self._look_at = float("-inf")
         # Everything below belongs to the condition's lock.
         self._changed = threading.Condition()
@@ -193,20 +195,18 @@ class UserNames:
                 self._changed.notify_all()
 
     def _read_passwd(self) -> None:
-        if self._passwd is None:
+        if self._passwd is None or self._watch is None or not self._watch.changed():
             return
         try:
             status = self._passwd.stat()
-            state = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if state == self._local_state:
-                return
             if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_PASSWD:
                 raise OSError("not a file of reasonable size")  # noqa: TRY301 - handled as any unreadable file
             text = self._passwd.read_bytes().decode("utf-8", "replace")
         except OSError as error:
-            if self._local_state != ():
+            if not self._complained:
                 log.warning("users cannot be named", extra={"file": str(self._passwd), "error": str(error)})
-            self._local, self._local_state = MappingProxyType({}), ()
+            self._local, self._complained = MappingProxyType({}), True
+            self._watch.forget()
             return
         names: dict[int, str] = {}
         for line in text.split("\n"):
@@ -214,7 +214,7 @@ class UserNames:
             uid = rest.partition(":")[2].partition(":")[0]
             if name and name[0] not in "+-#" and uid.isascii() and uid.isdigit() and len(uid) <= 10:
                 names.setdefault(int(uid), name)  # of two names the first counts, as in getpwuid(3)
-        self._local, self._local_state = MappingProxyType(names), state
+        self._local, self._complained = MappingProxyType(names), False
 
 
 def host_names(*, root: Path = Path("/"), monotonic: Callable[[], float] = time.monotonic) -> UserNames:

@@ -148,7 +148,7 @@ def document(snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot as /api/v1/gpus tells it."""
     told: dict[str, Any] = {
         "source": snapshot.source,
-        "simulated": snapshot.source == "fake",
+        "simulated": snapshot.simulated,
         "sample_success": snapshot.ok,
     }
     if snapshot.timestamp is not None:
@@ -197,7 +197,7 @@ def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, A
             if process.utilization is not None:
                 entry["utilization_ratio"] = process.utilization
             told.append({name: value for name, value in entry.items() if value != ""})
-    return {"source": snapshot.source, "simulated": snapshot.source == "fake", "processes": told}
+    return {"source": snapshot.source, "simulated": snapshot.simulated, "processes": told}
 
 
 def _labelled(reading: Reading) -> list[tuple[tuple[Metric, tuple[str, ...]], float]]:

@@ -70,8 +70,8 @@ tbody td:first-child{padding-left:0}td>div{flex:1;min-width:0}}
 def render(snapshot: Snapshot, *, live: str | None, ready: str | None, now: float, telemetry_path: str) -> str:
     """The whole page; ``now`` is Unix time."""
     notes = []
-    if snapshot.source == "fake":
-        notes.append('<p class="note sim">SIMULATED DATA: no real GPU is read (source: fake)</p>')
+    if snapshot.simulated:
+        notes.append(f'<p class="note sim">SIMULATED DATA: no real GPU is read (source: {escape(snapshot.source)})</p>')
     notes += [f'<p class="note trouble">{escape(why)}</p>' for why in dict.fromkeys((live, ready)) if why]
     down = snapshot.gpus_found - snapshot.gpus_up
     count = f"{snapshot.gpus_found} GPU{'' if snapshot.gpus_found == 1 else 's'}"

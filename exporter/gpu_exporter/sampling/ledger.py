@@ -61,6 +61,8 @@ class Ledger:
         """The reading with gpu_up, failure counts, XIDs, integrated counters, times; ``now`` is monotonic seconds."""
         account = self._account(reading.device.key)
         values = dict(reading.values)
+        if reading.failure is not None and not reading.failure.standing:
+            account.errors[reading.failure.reason] += 1
         if reading.failure is None:
             self._integrate(account, reading, now)
             values |= account.totals
@@ -73,10 +75,6 @@ class Ledger:
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **held}
         return replace(reading, values=values, labelled=labelled, increments={})
-
-    def count_failure(self, key: str, reason: Reason) -> None:
-        """One more reading of the device that failed."""
-        self._account(key).errors[reason] += 1
 
     def count_xid(self, event: Xid) -> None:
         """One more XID event."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import helm_python
 import yaml
-
-from harness import ROOT
+from tools.lab import ROOT
 
 CHART = ROOT / "helm/gpu-exporter"
 CASES = sorted((CHART / "ci").glob("*-values.yaml"))

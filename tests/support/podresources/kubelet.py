@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tools.lab.wait import patience
+
 from podresources.api import Api
 
 
@@ -107,7 +109,7 @@ def raw_server(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[N
         for connection in accepted:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(patience())
         listener.close()
         path.unlink()
 
@@ -135,5 +137,5 @@ def record(api: Api, answer: Any) -> bytes:
         kubelet.answer = answer
         with Recording(socket.AF_UNIX) as connection:
             connection.connect(str(kubelet.path))
-            exchange(connection, method="List", timeout=10)
+            exchange(connection, method="List", timeout=patience())
     return bytes(sent)

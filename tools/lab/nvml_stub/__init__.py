@@ -16,128 +16,22 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final
 
-from tools.lab.nvml_stub.compiler import FUNCTIONS, build, table
+from tools.lab.nvml_stub.compiler import FUNCTIONS, build
+from tools.lab.nvml_stub.gpu import SETTINGS, Gpu, Mig, Process, ProcessKind, Usage, microseconds
 from tools.lab.nvml_stub.presets import FIELDS, GPM, MODELS, Answer, Setting
 
 __all__ = ["FIELDS", "FUNCTIONS", "MODELS", "SETTINGS", "Mig", "Process", "Stub", "Usage", "build"]
 
-ProcessKind: TypeAlias = Literal["compute", "graphics", "mps"]
-
-_VALUES: Final = table("values.h", "VALUES")
-_LISTS: Final = table("values.h", "LISTS")
-_STRINGS: Final = table("values.h", "STRINGS")
-SETTINGS: Final = frozenset((*_VALUES, *_LISTS, *_STRINGS))
-
-_ANY_INSTANCE: Final = 0xFFFFFFFF
 _MAX_GPUS: Final = 64
-_MAX_HISTORY: Final = 64
 _MAX_EVENTS: Final = 256
-_SAMPLED: Final = {"power_usage": 0, "utilization": 1, "memory_utilization": 2}
 _GROUPS: Final = {"power": ("power_instant", "power_average", "power_usage")}
 _COUNTER: Final = struct.Struct("=56sQ")
 _XID: Final = 0x8
 _NOT_SUPPORTED: Final = 3
 _LOST: Final = 15
-
-
-class Process(NamedTuple):
-    """A process on a GPU; memory None is NVML's "not available"."""
-
-    pid: int
-    memory: int | None
-    gpu_instance: int = _ANY_INSTANCE
-    compute_instance: int = _ANY_INSTANCE
-
-
-class Usage(NamedTuple):
-    """Utilization of a GPU by a process in percent; without a time, it is sampled at every beat (1/6 s)."""
-
-    pid: int
-    sm: int = 0
-    memory: int = 0
-    encoder: int = 0
-    decoder: int = 0
-    time_us: int = 0
-
-
-class Mig(NamedTuple):
-    """A MIG device."""
-
-    uuid: str
-    name: str
-    gpu_instance: int
-    compute_instance: int
-    memory_total: int
-    memory_used: int
-
-
-@dataclass(slots=True)
-class _Gpu:
-    settings: dict[str, Setting]
-    error: int = 0
-    hang: bool = False
-    lookup: bool = False
-    delay_us: int = 0
-    process_bytes: int = 0
-    function_errors: dict[str, int] = field(default_factory=dict)
-    fields: dict[str, Answer] = field(default_factory=dict)
-    processes: dict[ProcessKind, tuple[Process, ...]] = field(default_factory=dict)
-    usage: tuple[Usage, ...] = ()
-    history: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    samples: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
-    mig: tuple[Mig, ...] = ()
-    gpm: dict[int, float] = field(default_factory=dict)
-
-    def set(self, name: str, value: Setting | None) -> None:
-        kind = _SAMPLED.get(name)
-        if value is None:
-            self.settings.pop(name, None)
-        else:
-            self.settings[name] = value
-        if kind is None:
-            return
-        if not isinstance(value, int):
-            self.history.pop(kind, None)
-            return
-        changes = self.history.setdefault(kind, [])
-        changes.append((time.time_ns() // 1000, value))
-        del changes[:-_MAX_HISTORY]
-
-    def lines(self) -> Iterator[str]:
-        # In the order of the C tables, which makes reading fast.
-        for name in (*_VALUES, *_LISTS, *_STRINGS):
-            value = self.settings.get(name)
-            if value is not None:
-                yield f"{name} {value if isinstance(value, int | str) else ','.join(map(str, value))}"
-        for name in ("error", "hang", "lookup", "delay_us", "process_bytes"):
-            if number := int(getattr(self, name)):
-                yield f"{name} {number}"
-        yield from (f"error.{name} {code}" for name, code in self.function_errors.items())
-        # One scope before any.
-        for place, answer in sorted(self.fields.items(), key=lambda told: "." not in told[0]):
-            yield f"field.{place} {_tuples([answer])}"
-        for kind, processes in self.processes.items():
-            yield f"processes.{kind} {_tuples(processes)}"
-        yield f"process_utilization {_tuples(self.usage)}"
-        yield from (f"history.{number} {_tuples(changes)}" for number, changes in self.history.items())
-        yield from (f"samples.{number} {_tuples(samples)}" for number, samples in self.samples.items())
-        for number, mig in enumerate(self.mig):
-            numbers = f"{mig.gpu_instance} {mig.compute_instance} {mig.memory_total} {mig.memory_used}"
-            yield f"mig.{number} {mig.uuid} {numbers} {mig.name}"
-        yield from (f"gpm.{number} {value}" for number, value in self.gpm.items())
-
-
-def _tuples(rows: Iterable[Sequence[int | None]]) -> str:
-    return ",".join(":".join("-1" if part is None else str(part) for part in row) for row in rows)
-
-
-def _place(field: int | tuple[int, int]) -> str:
-    """As the state file names a field: 171, or 171.2 for one scope."""
-    return str(field) if isinstance(field, int) else ".".join(map(str, field))
 
 
 def _known_function(name: str) -> str:
@@ -150,6 +44,9 @@ class Stub:
     """The GPUs that the stand-in shows, and what is wrong with them.
 
     ``models`` names one of ``MODELS`` for each GPU. A function that takes an error code clears the error with 0.
+
+    The machine has a clock of its own for what NVML stamps and samples. It stands still at ``now``, by default the
+    second of now, so that no answer depends on when it is asked for; ``live`` lets it go with the real one.
     """
 
     def __init__(
@@ -159,14 +56,17 @@ class Stub:
         *,
         driver_version: str = "590.48.01",
         cuda_version: int = 13010,
+        now: float | None = None,
+        live: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.state_file = directory / "nvml-state"
         self.calls_file = directory / "nvml-calls"
-        self._gpus: list[_Gpu] = []
+        self._gpus: list[Gpu] = []
         self._count = 0
         self._driver_version = driver_version
         self._cuda_version = cuda_version
+        self._stands_at = None if live else float(int(time.time())) if now is None else now
         self._init_error = 0
         self._init_hang = False
         self._failure = (0, 0)
@@ -209,6 +109,8 @@ class Stub:
         yield f"driver_version {self._driver_version}"
         yield f"nvml_version 13.{self._driver_version}"
         yield f"cuda_version {self._cuda_version}"
+        if self._stands_at is not None:
+            yield f"now_us {microseconds(self._stands_at)}"
         yield f"init_error {self._init_error}"
         yield f"init_hang {int(self._init_hang)}"
         yield f"driver_failure {self._failure[0]} {self._failure[1]}"
@@ -217,6 +119,18 @@ class Stub:
         yield from (f"event {' '.join(map(str, event))}" for event in self._events)
         for index, gpu in enumerate(self._gpus):
             yield from (f"gpu.{index}.{line}" for line in gpu.lines())
+
+    # --- the clock ----------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """What the machine's clock shows, Unix time; set, it stands there."""
+        return time.time() if self._stands_at is None else self._stands_at
+
+    @now.setter
+    def now(self, seconds: float) -> None:
+        self._stands_at = seconds
+        self._write()
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
@@ -319,14 +233,14 @@ class Stub:
         index = len(self._gpus)
         if index == _MAX_GPUS:
             raise ValueError(f"at most {_MAX_GPUS} GPUs")
-        gpu = _Gpu(
+        gpu = Gpu(
             {"minor_number": index, "pci_bus": 0x10 + index, "uuid": f"GPU-5eed{index:04x}-0000-4000-8000-{index:012x}"}
         )
         for name, value in MODELS[model].items():
-            gpu.set(name, value.format(index=index) if isinstance(value, str) else value)
+            gpu.set(name, value.format(index=index) if isinstance(value, str) else value, at=self.now)
         gpu.gpm.update(GPM.get(model, {}))
         for number, answer in FIELDS.get(model, {}).items():
-            gpu.fields[_place(number)] = Answer(answer) if isinstance(answer, int) else answer
+            gpu.answer(number, answer)
         self._gpus.append(gpu)
         self._count = len(self._gpus)
         self._write()
@@ -341,14 +255,14 @@ class Stub:
         for each in _GROUPS.get(name, (name,)):
             if each not in SETTINGS:
                 raise ValueError(f"not in values.h: {each}")
-            self._gpus[device].set(each, value)
+            self._gpus[device].set(each, value, at=self.now)
         self._write()
 
     def field(
         self, device: int, number: int | tuple[int, int], value: int = 0, *, kind: int = 3, error: int = 0
     ) -> None:
         """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does."""
-        self._gpus[device].fields[_place(number)] = Answer(value, kind, error)
+        self._gpus[device].answer(number, Answer(value, kind, error))
         self._write()
 
     def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:
@@ -378,7 +292,7 @@ class Stub:
         """Partition the device; an empty list leaves MIG mode on with no MIG device."""
         gpu = self._gpus[device]
         gpu.mig = tuple(devices)
-        gpu.set("mig_mode", 1)
+        gpu.set("mig_mode", 1, at=self.now)
         self._write()
 
     def gpm(self, device: int, metrics: Mapping[int, float]) -> None:

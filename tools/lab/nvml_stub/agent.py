@@ -1,7 +1,7 @@
 """A process that runs the real pynvml on the stand-in: the library is loaded once a process, by name.
 
-The tests' side is ``Agent``; run as a script, this file is the other side. It evaluates expressions in which pynvml's
-names stand, each in a thread of its own, so that a call that hangs does not keep others from being made.
+The tests' side is ``Agent``; run as a program, this module is the other side. It evaluates expressions in which
+pynvml's names stand, each in a thread of its own, so that a call that hangs does not keep others from being made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 import pynvml
+from tools.lab import ROOT
+from tools.lab.wait import patience
 
 
 class NvmlError(Exception):
@@ -32,7 +34,8 @@ class Agent:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "tools.lab.nvml_stub.agent"],
+            cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -71,7 +74,7 @@ class Agent:
 
     def __call__(self, expression: str) -> Any:
         """Evaluate and return the value, as JSON has it."""
-        return self.start(expression).result(timeout=5)
+        return self.start(expression).result(timeout=patience())
 
     def error(self, expression: str) -> int:
         """Evaluate and return the code of the NVML error that this raises."""
@@ -86,7 +89,7 @@ class Agent:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(timeout=5)
+        self._process.wait(timeout=patience())
         self._reader.join()
         self._process.stdout.close()
 

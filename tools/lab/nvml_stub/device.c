@@ -267,7 +267,7 @@ API nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t device, unsigned poli
     CALL(nvmlDeviceGetViolationStatus, device, PHYSICAL);
     if (policy > V_reason_ns_reliability - V_reason_ns_power)
         return NVML_ERROR_NOT_SUPPORTED;
-    time->reference = now_us();
+    time->reference = now_us(call.state);
     return number_u64(&call, (enum value)(V_reason_ns_power + policy), &time->violation);
 }
 

@@ -181,7 +181,7 @@ API nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFi
     CALL(nvmlDeviceGetFieldValues, device, PHYSICAL);
     if (count <= 0 || fields == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    int64_t now = (int64_t)now_us();
+    int64_t now = (int64_t)now_us(call.state);
     for (int i = 0; i < count; i++) {
         fields[i].timestamp = now;
         fields[i].latency = 0;

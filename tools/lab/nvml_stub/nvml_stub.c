@@ -8,6 +8,7 @@
  *   count N                          GPUs; in force from the next nvmlInit on
  *   driver_version, nvml_version     text; the fields' numbers follow the driver's release
  *   cuda_version                     integer, 12080 for 12.8
+ *   now_us N                         the machine's clock stands at this Unix time; without, it is the real one
  *   init_error CODE                  nvmlInit answers this
  *   init_hang 1                      nvmlInit blocks until this is gone
  *   driver_failure NUMBER CODE       every session older than this failure answers CODE until shutdown and init
@@ -72,8 +73,10 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t session_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct session session;
 
-uint64_t now_us(void)
+uint64_t now_us(const struct state *state)
 {
+    if (state->now_us != 0)
+        return state->now_us;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;

@@ -5,7 +5,7 @@
 
 #define BEATS_PER_SECOND 6u
 
-/* The beats of the sampling clock are those of the real clock, so that every process sees the same samples. */
+/* The beats of the sampling clock are those of the machine's, so that every process sees the same samples. */
 static uint64_t beat_time(uint64_t beat)
 {
     return (beat * 1000000 + BEATS_PER_SECOND - 1) / BEATS_PER_SECOND;
@@ -25,10 +25,11 @@ static unsigned listed_samples(const struct timeline *line, uint64_t last_seen, 
     return count;
 }
 
-static unsigned sampled_history(const struct timeline *line, uint64_t last_seen, struct timed_value *found)
+static unsigned sampled_history(const struct timeline *line, uint64_t now, uint64_t last_seen,
+                                struct timed_value *found)
 {
     unsigned count = 0, at = 0;
-    uint64_t last = latest_beat(now_us());
+    uint64_t last = latest_beat(now);
     for (uint64_t beat = last - MAX_SAMPLES + 1; beat <= last; beat++) {
         uint64_t time = beat_time(beat);
         if (time <= last_seen || line->count == 0 || time < line->entries[0].time)
@@ -56,8 +57,8 @@ API nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, unsigned kind, unsign
         return NVML_SUCCESS;
     }
     struct timed_value found[MAX_SAMPLES];
-    unsigned newer =
-        listed->present ? listed_samples(listed, last_seen, found) : sampled_history(history, last_seen, found);
+    unsigned newer = listed->present ? listed_samples(listed, last_seen, found)
+                                     : sampled_history(history, now_us(call.state), last_seen, found);
     if (newer == 0)
         return NVML_ERROR_NOT_FOUND;
     unsigned skipped = newer > *count ? newer - *count : 0;
@@ -77,7 +78,7 @@ API nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProces
     if (call.gpu->values[V_mig_mode])
         return NVML_ERROR_NOT_SUPPORTED;
     const struct process_utilization *all = call.gpu->utilization;
-    uint64_t beat = beat_time(latest_beat(now_us()));
+    uint64_t beat = beat_time(latest_beat(now_us(call.state)));
     unsigned room = samples == NULL ? 0 : *count, found = 0;
     for (unsigned i = 0; i < call.gpu->utilization_count; i++) {
         uint64_t time = all[i].time ? all[i].time : beat;

@@ -217,6 +217,8 @@ static void parse_line(struct state *state, char *line, unsigned hints[3])
         state->count = (unsigned)integer(value);
         if (state->count > MAX_GPUS)
             refuse("too many GPUs:", value);
+    } else if (strcmp(line, "now_us") == 0) {
+        state->now_us = (uint64_t)integer(value);
     } else if (strcmp(line, "driver_version") == 0) {
         snprintf(state->driver_version, TEXT, "%s", value);
     } else if (strcmp(line, "nvml_version") == 0) {

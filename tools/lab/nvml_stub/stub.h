@@ -100,6 +100,7 @@ struct event {
 struct state {
     unsigned users;
     unsigned count;
+    uint64_t now_us; /* 0: the real clock's */
     int cuda_version;
     char driver_version[TEXT], nvml_version[TEXT];
     nvmlReturn_t init_error;
@@ -139,7 +140,7 @@ const struct state *state_acquire(void); /* NULL where there is no state file */
 void state_release(const struct state *state);
 int function_by_name(const char *name); /* -1 where unknown */
 
-uint64_t now_us(void); /* of the real clock, like NVML's time stamps */
+uint64_t now_us(const struct state *state); /* of the machine's wall clock, like NVML's time stamps */
 uint64_t monotonic_us(void);
 void sleep_us(uint64_t us);
 

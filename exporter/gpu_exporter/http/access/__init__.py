@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from gpu_exporter.config import ConfigError
+from gpu_exporter.config import ConfigError, Watch
 from gpu_exporter.http.access import file, tls
 from gpu_exporter.http.access.file import AccessConfig
 from gpu_exporter.http.access.rate import Allowance
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_Stamp: TypeAlias = tuple[int, int, int, int] | None
 _PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
@@ -43,8 +42,7 @@ class Gate:
         self._path = path
         self._lock = threading.Lock()
         self._complaint = ""
-        self._watched: tuple[Path, ...] = (path,)
-        self._seen: list[_Stamp] = []
+        self._watch = Watch(path)
         self._checks: Passwords | None = None
         self._state = self._read(None)
 
@@ -107,7 +105,7 @@ class Gate:
         """The state in force, after a look at whether the files changed; whoever comes meanwhile gets the old one."""
         if self._lock.acquire(blocking=False):
             try:
-                if [_stamp(path) for path in self._watched] != self._seen:
+                if self._watch.changed():
                     self._replace()
             finally:
                 self._lock.release()
@@ -125,13 +123,9 @@ class Gate:
             log.info("web configuration reloaded")
 
     def _read(self, old: _State | None) -> _State:
-        # The stamps are taken before the reading: a change during it is seen the next time.
-        self._seen = [_stamp(path) for path in self._watched]
+        self._watch.mark()
         config = file.load(self._path)
-        watched = (self._path, *_files(config))
-        if watched != self._watched:
-            self._watched = watched
-            self._seen = [self._seen[0], *(_stamp(path) for path in watched[1:])]
+        self._watch.follow(self._path, *_files(config))
         if old is not None:
             # A file that is being written may be empty for a moment: what protects is never dropped on the way.
             for key, before, now in (
@@ -170,12 +164,3 @@ def _files(config: AccessConfig) -> tuple[Path, ...]:
         return ()
     pems = (config.tls.cert, config.tls.key, config.tls.client_ca)
     return tuple(pem.path for pem in pems if pem is not None and pem.path is not None)
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What differs once the file was changed or replaced; follows links, as a mounted Secret is replaced by one."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)

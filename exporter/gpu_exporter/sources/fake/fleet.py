@@ -222,6 +222,7 @@ class FakeSource:
     """The Source over a fleet, from opening to ``close``. Raises SourceError while the driver is gone."""
 
     name = "fake"
+    simulated = True
 
     def __init__(self, *, fleet: FakeFleet) -> None:
         fleet.advance()
