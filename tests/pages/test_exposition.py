@@ -39,15 +39,16 @@ from gpu_exporter.catalog import (
     READ_ERRORS,
     XID_ERRORS,
     XID_LAST,
+    by_name,
 )
-from gpu_exporter.catalog.row import Metric
+from gpu_exporter.catalog.row import Metric, row
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
 from gpu_exporter.pages.exposition import Page, Renderer
 
 generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
 Labelled = dict[tuple[Metric, tuple[str, ...]], float]
 WHO = ("4711", "python3", "alice", "c0ffee123456", "", "", "", "")
-FAN = next(metric for metric in DEVICE_METRICS if metric.dynamic == ("fan",))
+FAN = by_name("gpu_fan_speed_ratio")
 PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and not metric.dynamic]
 BOTH = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
 
@@ -255,11 +256,9 @@ def test_parsers_read_back_every_label(snapshot: Snapshot) -> None:
 @BOTH
 def test_help_is_escaped(openmetrics: bool) -> None:
     rows = (
-        Metric("gpu_odd", "gauge", 'Says "so" \\ and\nmore.', "odd", own="ok"),
-        Metric("gpu_odd_total", "counter", 'Says "so" \\n.', "odd", own="overruns"),
-        Metric(
-            "gpu_labelled", "gauge", "Labels on both sides.", "odd", labels=(("a", "1"), ("z", '"')), dynamic=("k",)
-        ),
+        row("gauge", "odd", "gpu_odd", 'Says "so" \\ and\nmore.', own="ok"),
+        row("counter", "odd", "gpu_odd_total", 'Says "so" \\n.', own="overruns"),
+        row("gauge", "odd", "gpu_labelled", "Labels on both sides.", labels={"a": "1", "z": '"'}, dynamic=("k",)),
     )
     reading = Reading(device(0), labelled={(rows[2], ("\\",)): 1.0})
     snapshot = replace(EMPTY, readings=(reading,))
@@ -307,8 +306,8 @@ def test_a_family_without_samples_is_omitted() -> None:
 
 
 def test_zero_is_a_value() -> None:
-    row = next(metric for metric in PLAIN if metric.name == "gpu_utilization_ratio")
-    snapshot = replace(EMPTY, readings=(Reading(device(0), {row: 0.0}),))
+    utilization = by_name("gpu_utilization_ratio")
+    snapshot = replace(EMPTY, readings=(Reading(device(0), {utilization: 0.0}),))
     assert re.search(r"^gpu_utilization_ratio\{.*\} 0\.0$", text_of(snapshot), re.MULTILINE)
 
 

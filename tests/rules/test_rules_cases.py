@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
 from tools.lab.programs import Release
 
 import rules
-from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load
+from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load, where
 
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
 each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
@@ -222,6 +223,16 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "not kept": (_not_kept, {rule.name for rule in ALERTS if "keep_firing_for" in rule.body}),
 }
 
+_EITHER_SIDE = "add series within 15 % on either side of the threshold, one that fires and one that does not"
+_HEALTHY = "add a healthy GPU (0 where a flag is meant, no more than what it is compared with) that must not fire"
+WANTED = {
+    "15 % more": _EITHER_SIDE,
+    "15 % less, flags easily met": f"{_EITHER_SIDE}; or, where there is no threshold, {_HEALTHY}",
+    "no wait": "add a check just before `for` has passed, with exp_samples: []",
+    "half as long again a wait": "add a check as soon as `for` has passed, which fires",
+    "not kept": "add a check within keep_firing_for of the end, which still fires",
+}
+
 
 def test_every_alert_but_the_watchdog_can_be_mistaken() -> None:
     assert {rule.name for rule in ALERTS} - set().union(*(names for _, names in MISTAKES.values())) == {"Watchdog"}
@@ -249,7 +260,9 @@ def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path, rel
     """Boundaries and waits: a case stands on either side of each."""
     change, wanted = MISTAKES[mistake]
     assert wanted
-    assert wanted - _noticed(tmp_path, change, wanted, release) == set()
+    missed = wanted - _noticed(tmp_path, change, wanted, release)
+    told = "\n".join(where(rule) for rule in ALERTS if rule.name in missed)
+    assert missed == set(), f"deploy/prometheus/tests: no case notices {mistake}; {WANTED[mistake]}, of\n{told}"
 
 
 @pytest.mark.parametrize("rule", RECORDS, ids=[rule.name for rule in RECORDS])
@@ -311,7 +324,12 @@ def _missing_cases(asked: list[Rule], found: list[tuple[str, dict[str, Any]]]) -
 
 
 def test_every_rule_has_cases() -> None:
-    assert _missing_cases(rules.ALL, list(checks(CASES))) == []
+    missing = _missing_cases(rules.ALL, list(checks(CASES)))
+    assert missing == [], (
+        f"{DEPLOY.relative_to(ROOT)}/tests/alerts-….yml: add cases that show, of each alert, where it fires, where it "
+        'does not yet and where no longer, as checks of: \'ALERTS{alertname="…",alertstate="firing"}\'\n'
+        + "\n".join(missing)
+    )
 
 
 def test_a_rule_without_cases_is_found() -> None:
@@ -324,4 +342,4 @@ def test_a_rule_without_cases_is_found() -> None:
 def test_cases_name_only_rules_that_exist() -> None:
     names = {rule.name for rule in ALERTS}
     named = {name for _, check in checks(CASES) for name in re.findall(r'alertname="(\w+)"', check["expr"])}
-    assert named == names
+    assert sorted(named - names) == [], "deploy/prometheus/tests: cases of alerts that no rule has"

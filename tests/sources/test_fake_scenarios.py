@@ -41,10 +41,10 @@ def test_overheat_throttles_in_software_then_hardware_then_cools() -> None:
     assert software is not None
     assert hardware is not None
     assert 30 < software < hardware
-    assert values["temperature"] >= values["limit_slowdown"]
+    assert values["temperature"] >= values['gpu_temperature_limit_celsius{limit="slowdown"}']
     assert values["reason_hw_slowdown"] == 1
-    assert values["clock_sm"] < 0.7 * values["clock_max_sm"]
-    assert values["power"] < 0.4 * values["power_limit"]
+    assert values["clock_sm"] < 0.7 * values['gpu_clock_max_hertz{clock="sm"}']
+    assert values["power"] < 0.4 * values["gpu_power_limit_watts"]
     for reason in ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_slowdown"):
         assert values[f"reason_seconds_{reason}"] > cool[f"reason_seconds_{reason}"]
     assert abs(story.values(4)["temperature"] - healthy) < 15
@@ -59,7 +59,11 @@ def test_overheat_reaches_the_slowdown_limit_on_every_board_even_idle(model: str
     story = Story(READY / "overheat.yaml", model)
     story.at(209)
     values = story.values(0)
-    assert values["limit_slowdown"] <= values["temperature"] < values["limit_shutdown"]
+    assert (
+        values['gpu_temperature_limit_celsius{limit="slowdown"}']
+        <= values["temperature"]
+        < values['gpu_temperature_limit_celsius{limit="shutdown"}']
+    )
 
 
 def test_fan_stop_heats_the_busy_and_spares_the_idle() -> None:
@@ -70,9 +74,9 @@ def test_fan_stop_heats_the_busy_and_spares_the_idle() -> None:
         readings = [story.read(index) for index in range(8)]
     assert {speed for reading in readings for speed in reading.labelled.values()} == {0}
     values = story.values(2)
-    assert values["temperature"] >= values["limit_max_operating"] - 1
+    assert values["temperature"] >= values['gpu_temperature_limit_celsius{limit="max_operating"}'] - 1
     assert values["reason_sw_thermal_slowdown"] == 1
-    assert values["temperature"] < values["limit_shutdown"]
+    assert values["temperature"] < values['gpu_temperature_limit_celsius{limit="shutdown"}']
     assert story.values(7)["temperature"] < 50
     assert max(story.at(900).read(2).labelled.values()) > 0
 
@@ -262,10 +266,10 @@ def test_links_and_brake(write: Callable[[str], Path]) -> None:
     """
     story = Story(write(text))
     values = story.at(10).values(0)
-    assert (values["pcie_width"], values["pcie_width_max"], values["pcie_replays"]) == (4, 16, 12)
+    assert (values["pcie_width"], values["gpu_pcie_link_width_max"], values["pcie_replays"]) == (4, 16, 12)
     assert (values["nvlinks_active"], values["nvlinks_inactive"], values["nvlink_errors_replay"]) == (16, 2, 3)
     assert values["reason_hw_power_brake_slowdown"] == values["reason_hw_slowdown"] == 1
-    assert values["power"] < 0.5 * values["power_limit"]
+    assert values["power"] < 0.5 * values["gpu_power_limit_watts"]
     values = story.at(70).values(0)
     assert (values["pcie_width"], values["nvlinks_inactive"], values["pcie_replays"]) == (16, 0, 12)
     assert not values["reason_hw_slowdown"]

@@ -40,8 +40,20 @@ class Rule:
         return "alert" in self.body
 
     @property
+    def severity(self) -> str:
+        return str(self.body.get("labels", {}).get("severity", "…"))
+
+    @property
     def annotations(self) -> dict[str, str]:
         return dict(self.body.get("annotations", {}))
+
+
+def where(rule: Rule) -> str:
+    """File, line and name of a rule, for messages."""
+    lines = (DEPLOY / "rules" / rule.file).read_text("utf-8").splitlines()
+    found = re.compile(rf"\s*- (?:alert|record): {re.escape(rule.name)}$")
+    number = next((number for number, line in enumerate(lines, 1) if found.match(line)), 0)
+    return f"deploy/prometheus/rules/{rule.file}:{number}: {rule.name}"
 
 
 def load(path: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.app import read_once
-from gpu_exporter.catalog import DEVICE_METRICS
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.config import Config
 from gpu_exporter.model import Finding, Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
@@ -84,8 +84,7 @@ def _modes(snapshot: Snapshot) -> Iterator[Finding]:
         return ", ".join(
             str(reading.device.index)
             for reading in snapshot.readings
-            for metric, value in reading.values.items()
-            if metric.name == name and wrong(value)
+            if (value := reading.values.get(by_name(name))) is not None and wrong(value)
         )
 
     if off := where("gpu_persistence_mode_enabled", lambda value: value == 0):

@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import click
 
-from gpu_exporter.catalog import CATALOG
+from gpu_exporter.catalog import by_name
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.sampling.tenancy import holder_names
 
 _GIB: Final = 1024**3
-_NAMES: Final = {metric.name: metric for metric in CATALOG if not metric.labels and not metric.dynamic}
 
 
 @click.command()
@@ -98,7 +97,7 @@ def _held_by(reading: Reading) -> str:
 
 
 def _cell(reading: Reading, name: str, scale: float, form: str) -> str:
-    value = reading.values.get(_NAMES[name])
+    value = reading.values.get(by_name(name))
     return "n/a" if value is None else form.format(value * scale)
 
 

@@ -6,31 +6,20 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, XID_ERRORS
+from gpu_exporter.catalog import CLOCK_EVENTS, XID_ERRORS, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.sampling.tenancy import holder_names
 
-_ROWS: Final = {(metric.name, metric.labels): metric for metric in DEVICE_METRICS}
-
-
-def _row(name: str) -> Metric:
-    return _ROWS[name, ()]
-
-
-_UTILIZATION: Final = _row("gpu_utilization_ratio")
-_MEMORY_USED: Final = _row("gpu_memory_used_bytes")
-_MEMORY_TOTAL: Final = _row("gpu_memory_total_bytes")
-_TEMPERATURE: Final = _row("gpu_temperature_celsius")
-_POWER: Final = _row("gpu_power_watts")
-_POWER_LIMIT: Final = _row("gpu_power_limit_watts")
-_REASONS: Final = {
-    metric: dict(labels)["reason"].replace("_", " ")
-    for (name, labels), metric in _ROWS.items()
-    # An idle GPU is not throttled.
-    if name == "gpu_clock_event_active" and dict(labels)["reason"] != "gpu_idle"
-}
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+_MEMORY_TOTAL: Final = by_name("gpu_memory_total_bytes")
+_TEMPERATURE: Final = by_name("gpu_temperature_celsius")
+_POWER: Final = by_name("gpu_power_watts")
+_POWER_LIMIT: Final = by_name("gpu_power_limit_watts")
+# An idle GPU is not throttled.
+_REASONS: Final = {row: reason.replace("_", " ") for reason, row in CLOCK_EVENTS.items() if reason != "gpu_idle"}
 _HOLDERS: Final = 3  # names in a cell
 _DOWN: Final = 8  # GPUs that are named above the table
 _ABSENT: Final = '<span class="na">n/a</span>'

@@ -9,23 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Reading, Reason, Xid
 from gpu_exporter.sampling.tenancy import Tenancies, tenants
 
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
-    counter: gauge
+    counter: by_name(counter.integral_of, **dict(counter.labels))
     for counter in DEVICE_METRICS
     if counter.integral_of is not None
-    for gauge in DEVICE_METRICS
-    if gauge.name == counter.integral_of and gauge.labels == counter.labels
 }
-_ROWS: Final = {metric.name: metric for metric in DEVICE_METRICS if not metric.labels}
-_BUSY: Final = _ROWS["gpu_busy_seconds_total"]
-_UTILIZATION: Final = _ROWS["gpu_utilization_ratio"]
-_MIG_MODE: Final = _ROWS["gpu_mig_mode_enabled"]
-_MEMORY_USED: Final = _ROWS["gpu_memory_used_bytes"]
+_BUSY: Final = by_name("gpu_busy_seconds_total")
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
+_MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
 
 
 @dataclass(slots=True)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Metric
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
@@ -26,8 +26,8 @@ from gpu_exporter.sources.fake.workloads import SimulatedProcess, assign, key
 Wait: TypeAlias = Callable[[threading.Event, float], bool]
 
 DRIVER: Final = Driver(driver_version="590.48.01", cuda_version="13.1", nvml_version="13.590.48.01")
-_PLAIN: Final = tuple((row, row.fake) for row in DEVICE_METRICS if row.fake is not None and not row.dynamic)
-_FANS: Final = next(row for row in DEVICE_METRICS if row.fake == "fan_speeds")
+_SIMULATED: Final = tuple((row, row.fake) for row in DEVICE_METRICS if isinstance(row.fake, str) and not row.dynamic)
+_FANS: Final = by_name("gpu_fan_speed_ratio")
 _LOOK_EVERY: Final = 1.0  # seconds of the clock between looks at the scenario file
 _POLL: Final = 0.05  # seconds between looks of a hanging read at the story
 _MOST_XIDS: Final = 4096  # kept until somebody asks
@@ -57,6 +57,7 @@ class FakeFleet:
         wait: Wait = threading.Event.wait,
     ) -> None:
         board = MODELS[model]
+        self._fixed = _fixed(board)
         self._owners = owners
         self._clock = clock
         self._lock = threading.RLock()
@@ -123,7 +124,7 @@ class FakeFleet:
             quantities = simulation.quantities()
             fans = simulation.fan_speeds()
             processes = None if self._owners is None else tuple(self._processes(simulation.processes(), quantities))
-        values = {row: quantities[name] for row, name in _PLAIN if name in quantities}
+        values = self._fixed | {row: quantities[name] for row, name in _SIMULATED if name in quantities}
         labelled: dict[tuple[Metric, tuple[str, ...]], float] = {
             (_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)
         }
@@ -288,6 +289,19 @@ def _conditions(active: dict[str, Event]) -> Conditions:
         remap_failure=any(event.remap == "failure" for event in events),
         processes=tuple(event.process for event in events if event.process is not None),
     )
+
+
+def _fixed(model: GpuModel) -> dict[Metric, float]:
+    """What never changes on a board."""
+    values: dict[Metric, float] = {}
+    for row in DEVICE_METRICS:
+        if isinstance(row.fake, Constant):
+            values[row] = row.fake.value
+        elif isinstance(row.fake, Board):
+            value = getattr(model, row.fake.attribute)
+            if value is not None:
+                values[row] = float(scaled(value, row.fake.scale))
+    return values
 
 
 def _identity(model: GpuModel, seed: int, index: int) -> Device:

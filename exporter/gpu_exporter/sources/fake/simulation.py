@@ -92,7 +92,6 @@ class Simulation:
         "_demand",
         "_ecc",
         "_fan",
-        "_fixed",
         "_flags",
         "_heat",
         "_hot",
@@ -111,7 +110,6 @@ class Simulation:
         self.model = model
         self.conditions = HEALTHY
         self._workload = workload
-        self._fixed = model.fixed()
         self._ambient = 26.0 + 5.0 * noise(workload.own, -1)
         self._demand = workload.demand(start - _WARM_UP)
         self._power = self._wanted(self._demand)
@@ -294,7 +292,7 @@ class Simulation:
         return (round(self._fan, 2),) * self.model.fans
 
     def quantities(self) -> Mapping[str, float]:
-        """Every simulated quantity by its name in the catalogue's ``fake`` column: base units, rounded as NVML does."""
+        """What the catalogue's ``fake`` columns name, worked out: base units, rounded as NVML does."""
         model, demand, totals, conditions = self.model, self._demand, self._totals, self.conditions
         busy = demand.utilization >= 0.005
         state = model.busy_state if busy else model.idle_state
@@ -303,8 +301,7 @@ class Simulation:
         slow = 15 * MHZ
         sm = (model.sm * self._ratio // 15 * slow) if busy else model.sm_idle * MHZ
         swing = 1.0 + 0.02 * (noise(self._workload.own, int(self._now)) - 0.5)
-        quantities = dict(self._fixed)
-        quantities |= {
+        quantities = {
             "recovery_action": 1.0 if conditions.remap_pending else 0.0,
             "utilization": round(demand.utilization, 2),
             "memory_io": round(demand.memory_io, 2),
