@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 from gpu_exporter.owners.kubernetes import KubernetesAllocations, device_key, named_devices
 from harness import environment, wait_for
 from podresources import Api, Kubelet, load, raw_server, record, require, socket_folder
@@ -76,8 +76,8 @@ def watch(path: Path, clock: Clock) -> Iterator[Callable[..., KubernetesAllocati
         assert not allocations._thread.is_alive()
 
 
-def owner(pod: str, container: str = "main", namespace: str = "lab") -> Owner:
-    return Owner(pod=pod, namespace=namespace, container=container)
+def owner(pod: str, container: str = "main", namespace: str = "lab") -> Identity:
+    return Identity(pod=pod, namespace=namespace, container=container)
 
 
 # --- what the kubelet tells -------------------------------------------------------------------------------------------

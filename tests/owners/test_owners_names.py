@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_exporter.owners.procfs import ProcfsOwners, UserNames, host_names
+from gpu_exporter.owners.procfs import ProcfsIdentities, UserNames, host_names
 from harness import wait_for
 from proc_tree import Tree
 
@@ -95,17 +95,17 @@ def test_the_name_service_is_asked_in_the_background(tree: Tree, named: Callable
         return f"user{uid}"
 
     tree.process(7, uid=4242)
-    owners = ProcfsOwners(root=tree.root, names=named(passwd=tree.passwd, resolve=resolve))
+    owners = ProcfsIdentities(root=tree.root, names=named(passwd=tree.passwd, resolve=resolve))
 
     def user() -> str:
-        owner = owners.owner(7)
+        owner = owners.identity(7)
         assert owner is not None
         return owner.user
 
     assert user() in {"4242", "user4242"}
     wait_for(lambda: user() == "user4242")
     tree.process(8, uid=1000)
-    owners.owner(8)
+    owners.identity(8)
     assert asked == [(4242, False)], "once, elsewhere, and not for whom /etc/passwd names"
 
 
@@ -120,12 +120,12 @@ def test_a_name_service_that_hangs_holds_nobody_up(tree: Tree, named: Callable[.
         return f"user{uid}"
 
     names = named(passwd=tree.passwd, resolve=resolve)
-    owners = ProcfsOwners(root=tree.root, names=names)
+    owners = ProcfsIdentities(root=tree.root, names=names)
     pids = range(1000, 1100)
     for pid in pids:
         tree.process(pid, uid=pid + 4000)
     started = time.monotonic()
-    users = {owner.user for pid in pids if (owner := owners.owner(pid))}
+    users = {owner.user for pid in pids if (owner := owners.identity(pid))}
     assert time.monotonic() - started < 5, "the resolver would hold on for 30 s"
     assert users == {str(pid + 4000) for pid in pids}
     assert hanging.wait(5)

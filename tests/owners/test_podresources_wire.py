@@ -26,12 +26,12 @@ from hyperframe import frame as frames  # noqa: E402
 from gpu_exporter.owners.kubernetes import podresources as wire  # noqa: E402
 from gpu_exporter.owners.kubernetes.podresources import (  # noqa: E402
     LARGEST,
+    Allocation,
     Client,
-    Grant,
     PodResourcesError,
     allocatable,
+    allocations,
     exchange,
-    grants,
 )
 
 GPU = "GPU-5eed0000-0000-4000-8000-000000000000"
@@ -118,7 +118,7 @@ def test_an_answer_that_is_wrong(served: bytes, trouble: str) -> None:
 
 
 def test_every_point_to_die_at(recorded: bytes) -> None:
-    assert decode(talk(recorded)) == [Grant("train", "lab", "main", "nvidia.com/gpu", GPU)]
+    assert decode(talk(recorded)) == [Allocation("train", "lab", "main", "nvidia.com/gpu", GPU)]
     for cut in range(len(recorded)):
         with pytest.raises(PodResourcesError, match="ended before"):
             talk(recorded[:cut])
@@ -190,8 +190,8 @@ def test_a_flood_ends_and_fills_no_memory(flood: bytes) -> None:
     assert peak < 3 * LARGEST  # h2 waits for the whole of a frame before it refuses its size
 
 
-def decode(message: bytes) -> list[Grant]:
-    return list(grants(message, wanted=lambda resource: resource.startswith("nvidia.com/")))
+def decode(message: bytes) -> list[Allocation]:
+    return list(allocations(message, wanted=lambda resource: resource.startswith("nvidia.com/")))
 
 
 @settings(deadline=None, max_examples=300)
@@ -228,11 +228,11 @@ def test_decoder_reads_what_protobuf_writes(
             for resource, ids in devices:
                 container.devices.add(resource_name=resource, device_ids=ids, topology=api._topology())
                 if resource != "nic":
-                    expected += [Grant(name, namespace, container_name, resource, device) for device in ids]
+                    expected += [Allocation(name, namespace, container_name, resource, device) for device in ids]
             for cdi, driver, device in claims:
                 container.dynamic_resources.append(api.claim(*cdi, device=device, driver=driver))
                 told = "\n".join([*cdi, device])
-                expected.append(Grant(name, namespace, container_name, driver, told, dynamic=True))
+                expected.append(Allocation(name, namespace, container_name, driver, told, dynamic=True))
     later_versions = b"\x9a\x06" + bytes([len(noise)]) + noise + b"\xa1\x06" + bytes(8) + b"\xa5\x06" + bytes(4)
     assert decode(message.SerializeToString() + later_versions) == expected
 

@@ -13,7 +13,7 @@ from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import tenant
+from gpu_exporter.sampling.tenancy import owner_of
 from gpu_exporter.sources import Source, SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.simulation import Simulation
@@ -329,10 +329,10 @@ def test_rows_with_a_label_are_not_plain_values() -> None:
 def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
     fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(), owners=kind)
     source = fleet.open()
-    owners = [process.owner for device in source.devices for process in source.read(device).processes or ()]
+    owners = [process.identity for device in source.devices for process in source.read(device).processes or ()]
     assert len(owners) == 7, "one of the eight is free"
     assert all(owner and getattr(owner, told) for owner in owners)
-    assert {tenant(owner).kind for owner in owners if owner} == {kind}
+    assert {owner_of(owner).kind for owner in owners if owner} == {kind}
 
 
 def test_processes_can_be_left_out() -> None:

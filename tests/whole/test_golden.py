@@ -39,8 +39,8 @@ def exposition(source: Source, *, openmetrics: bool = False) -> str:
         source=source.name,
         driver=source.driver,
         readings=tuple(
-            table.complete(ledger.complete(reading, now=0))
-            for reading in Resolver().complete([source.read(device) for device in source.devices])
+            table.add_rows(ledger.account(reading, now=0))
+            for reading in Resolver().name_owners([source.read(device) for device in source.devices])
         ),
         ok=True,
         timestamp=NOW,

@@ -15,7 +15,7 @@ import pytest
 from tools.lab.nvml_stub import Process, Stub
 
 from gpu_exporter.catalog import PROCESS_LABELS
-from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
+from gpu_exporter.model import Build, Device, Identity, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
 from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer
@@ -188,10 +188,10 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
         for number in rounds:
             pids = range(50 * number, 50 * (number + 1))
             processes = tuple(
-                Listed(pid, "compute", 1e9 + pid, 0.5, owner=Owner("python3", f"user{pid}")) for pid in pids
+                Listed(pid, "compute", 1e9 + pid, 0.5, identity=Identity("python3", f"user{pid}")) for pid in pids
             )
-            (reading,) = resolver.complete([Reading(device, processes=processes)])
-            complete = table.complete(ledger.complete(reading, now=60.0 * number))
+            (reading,) = resolver.name_owners([Reading(device, processes=processes)])
+            complete = table.add_rows(ledger.account(reading, now=60.0 * number))
             page = renderer.page(Snapshot(build, "nvml", readings=(complete,), ok=True))
             text = page.body(openmetrics=False, gzip=False).decode()
             assert text.count("\ngpu_process_memory_used_bytes{") == 16

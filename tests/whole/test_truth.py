@@ -32,9 +32,9 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     families: dict[str, list[str]] = {}
     users: set[str] = set()
     while now[0] <= start + 6 * HOUR:
-        readings = resolver.complete([source.read(device) for device in source.devices])
-        users |= {process.owner.user for process in readings[1].processes or () if process.owner}
-        complete = tuple(table.complete(ledger.complete(reading, now=now[0])) for reading in readings)
+        readings = resolver.name_owners([source.read(device) for device in source.devices])
+        users |= {process.identity.user for process in readings[1].processes or () if process.identity}
+        complete = tuple(table.add_rows(ledger.account(reading, now=now[0])) for reading in readings)
         page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=complete, ok=True))
         for line in page.body(openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]

@@ -1,4 +1,4 @@
-"""Whose a process is, as /proc tells: executable, user, container, pod, Slurm job. docs/OWNERS.md has what it needs.
+"""Who a process is, as /proc tells: executable, user, container, pod, Slurm job. docs/OWNERS.md has what it needs.
 
 Never read: ``cmdline`` and ``environ``. Arguments and environment carry passwords and stay on their host.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 
 log = logging.getLogger(__name__)
 
@@ -248,11 +248,11 @@ class _Seen:
     stamp: bytes
     uid: int | None
     cgroup: Cgroup
-    owner: Owner
+    identity: Identity
 
 
-class ProcfsOwners:
-    """Tells whose a process is from /proc, mounted at ``root``. Belongs to one thread.
+class ProcfsIdentities:
+    """Tells who a process is from /proc, mounted at ``root``. Belongs to one thread.
 
     A process is told from a later one with the same pid by its start time, which is read at every call; all else is
     read once, and again when the process's name changes (it has executed another program).
@@ -267,15 +267,15 @@ class ProcfsOwners:
         self._seen: dict[int, _Seen] = {}
         self.visible: Final = nested or self._sees_the_machine()
 
-    def owner(self, pid: int) -> Owner | None:
-        """The owner; None where the process is gone or not visible. Parts that may not be read are empty."""
+    def identity(self, pid: int) -> Identity | None:
+        """Who it is; None where the process is gone or not visible. Parts that may not be read are empty."""
         if not self.visible or pid <= 0:
             return None
         try:
             stamp = self._stamp(pid)
         except PermissionError:  # hidepid=1: it exists, and that is all we may know
             self._seen.pop(pid, None)
-            return Owner()
+            return Identity()
         if stamp is None:
             self._seen.pop(pid, None)
             return None
@@ -286,18 +286,18 @@ class ProcfsOwners:
                 self._seen.pop(pid, None)
                 return None
             self._remember(pid, seen)
-        elif seen.uid is not None and (user := self._names.name(seen.uid)) != seen.owner.user:
-            seen = replace(seen, owner=replace(seen.owner, user=user))
+        elif seen.uid is not None and (user := self._names.name(seen.uid)) != seen.identity.user:
+            seen = replace(seen, identity=replace(seen.identity, user=user))
             self._seen[pid] = seen
-        return seen.owner
+        return seen.identity
 
     def cgroup(self, pid: int) -> Cgroup:
-        """What the cgroup path of a process told, as of the latest ``owner(pid)``; empty where that was None."""
+        """What the cgroup path of a process told, as of the latest ``identity(pid)``; empty where that was None."""
         seen = self._seen.get(pid)
         return seen.cgroup if seen is not None else Cgroup()
 
     def pod_uid(self, pid: int) -> str:
-        """The uid of the process's pod, as of the latest ``owner(pid)``; empty where it has none."""
+        """The uid of the process's pod, as of the latest ``identity(pid)``; empty where it has none."""
         return self.cgroup(pid).pod_uid
 
     def forget_but(self, pids: Sequence[int]) -> None:
@@ -322,7 +322,7 @@ class ProcfsOwners:
         if cgroup.container and cgroup.user_slice is not None:
             # A rootless container's processes have subordinate uids; whose it is stands in its slice.
             uid = cgroup.user_slice
-        owner = Owner(
+        identity = Identity(
             process=self._program(pid),
             user=self._names.name(uid) if uid is not None else "",
             container=cgroup.container[:_SHORT],
@@ -333,7 +333,7 @@ class ProcfsOwners:
             same = _start(self._stamp(pid)) == _start(stamp)
         except PermissionError:
             same = False
-        return _Seen(stamp, uid, cgroup, owner) if same else None
+        return _Seen(stamp, uid, cgroup, identity) if same else None
 
     def _program(self, pid: int) -> str:
         """The executable's base name; its link wants our uid or CAP_SYS_PTRACE, comm (15 bytes) is for everybody."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class SlurmFiles:
         self._monotonic = monotonic
         self._look_at = float("-inf")
         self._jobs = _NOTHING
-        self._current: Mapping[str, Sequence[Owner]] = MappingProxyType({})
+        self._current: Mapping[str, Sequence[Identity]] = MappingProxyType({})
         self._told: dict[str, tuple[str, int]] = {}  # file -> what was warned of, of which text
 
     @property
@@ -85,23 +85,23 @@ class SlurmFiles:
         """The jobs by device, accounts included, as of the latest ``current()``."""
         return self._jobs
 
-    def current(self) -> Mapping[str, Sequence[Owner]]:
-        """Owners by index or UUID, as the files are named; a GPU with a file of both kinds is there twice."""
+    def current(self) -> Mapping[str, Sequence[Identity]]:
+        """Identities by index or UUID, as the files are named; a GPU with a file of both kinds is there twice."""
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
             self._jobs = MappingProxyType(self._scan())
             self._current = MappingProxyType(
-                {device: tuple(map(self._owner, jobs)) for device, jobs in self._jobs.items()}
+                {device: tuple(map(self._identity, jobs)) for device, jobs in self._jobs.items()}
             )
         return self._current
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _owner(self, job: Job) -> Owner:
+    def _identity(self, job: Job) -> Identity:
         is_uid = job.user.isascii() and job.user.isdigit() and len(job.user) <= 10
-        return Owner(user=self._user_name(int(job.user)) if is_uid else job.user, slurm_job=job.job)
+        return Identity(user=self._user_name(int(job.user)) if is_uid else job.user, slurm_job=job.job)
 
     def _scan(self) -> dict[str, tuple[Job, ...]]:
         jobs: dict[str, tuple[Job, ...]] = {}

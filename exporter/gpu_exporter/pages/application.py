@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from gpu_exporter import __version__
 from gpu_exporter.catalog import CATALOG, GPU_UP, PROCESS_LABELS
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Owner, Reading, Snapshot
+from gpu_exporter.model import Identity, Reading, Snapshot
 from gpu_exporter.pages import status_page
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
 
@@ -189,7 +189,7 @@ def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, A
     told = []
     for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
         for process in reading.processes or ():
-            facts = {"pid": process.pid, **asdict(process.owner or Owner())}
+            facts = {"pid": process.pid, **asdict(process.identity or Identity())}
             entry = {"gpu": reading.device.index, "uuid": reading.device.uuid, "mig_uuid": process.mig_uuid}
             entry |= {"type": process.type, **{name: facts[name] for name in labels}}
             if process.memory_used is not None:

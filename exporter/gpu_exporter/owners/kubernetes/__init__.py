@@ -17,10 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 
 if TYPE_CHECKING:
-    from gpu_exporter.owners.kubernetes.podresources import Grant
+    from gpu_exporter.owners.kubernetes.podresources import Allocation
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ RESOURCES: Final = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*
 STALE_AFTER: Final = 3  # intervals
 _DRA_DRIVER: Final = "gpu.nvidia.com"
 _RETRY_MOST: Final = 30.0
-_MOST_HOLDERS: Final = 16_384  # (device, owner) pairs; 16 GPUs shared 100 ways are a tenth of that
-_NOBODY: Final[Mapping[str, Sequence[Owner]]] = MappingProxyType({})
+_MOST_HOLDERS: Final = 16_384  # (device, identity) pairs; 16 GPUs shared 100 ways are a tenth of that
+_NOTHING: Final[Mapping[str, Sequence[Identity]]] = MappingProxyType({})
 
 _HEX: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # ``::3`` is the replica of a time-sliced or MPS-shared device (AnnotatedID of NVIDIA's k8s-device-plugin).
@@ -67,7 +67,7 @@ def named_devices(names: str) -> frozenset[str]:
 class _State:
     """What is known at one moment. ``asked`` is when the answer was asked for, on the monotonic clock."""
 
-    owners: Mapping[str, Sequence[Owner]] = field(default_factory=lambda: _NOBODY)
+    owners: Mapping[str, Sequence[Identity]] = field(default_factory=lambda: _NOTHING)
     allocatable: frozenset[str] | None = None
     asked: float | None = None
     trouble: str | None = "the kubelet has not answered yet"
@@ -114,10 +114,10 @@ class KubernetesAllocations:
 
     # --- for any thread ----------------------------------------------------------------------------------------------
 
-    def current(self) -> Mapping[str, Sequence[Owner]]:
-        """Owners by UUID or index; nobody where the kubelet has not been heard for three intervals."""
+    def current(self) -> Mapping[str, Sequence[Identity]]:
+        """Identities by UUID or index; nobody where the kubelet has not been heard for three intervals."""
         state = self._state
-        return state.owners if self._fresh(state) else _NOBODY
+        return state.owners if self._fresh(state) else _NOTHING
 
     def allocatable(self) -> frozenset[str] | None:
         """Every device (UUID or index) that the kubelet could give to pods; None where it does not tell."""
@@ -168,7 +168,7 @@ class KubernetesAllocations:
     def _ask(self) -> None:
         asked = self._monotonic()
         message = self._client.call("List")
-        owners: dict[str, list[Owner]] = {}
+        owners: dict[str, list[Identity]] = {}
         holders = 0
         for device, owner in self._holders(message):
             given = owners.setdefault(device, [])
@@ -198,27 +198,27 @@ class KubernetesAllocations:
             return None
         return frozenset(key for key in keys if key is not None)
 
-    def _holders(self, message: bytes) -> Iterator[tuple[str, Owner]]:
-        """Device and owner of every grant that names a GPU."""
-        for grant in self._api.grants(message, wanted=self._wanted):
-            if grant.dynamic:
-                keys = named_devices(grant.device)
+    def _holders(self, message: bytes) -> Iterator[tuple[str, Identity]]:
+        """Device and identity of every allocation that names a GPU."""
+        for given in self._api.allocations(message, wanted=self._wanted):
+            if given.dynamic:
+                keys = named_devices(given.device)
             else:
-                key = device_key(grant.device)
+                key = device_key(given.device)
                 keys = frozenset() if key is None else frozenset({key})
-            if not keys and (not grant.dynamic or grant.resource == _DRA_DRIVER):
-                self._tell_unknown(grant)
+            if not keys and (not given.dynamic or given.resource == _DRA_DRIVER):
+                self._tell_unknown(given)
             for key in sorted(keys):
-                yield key, Owner(pod=grant.pod, namespace=grant.namespace, container=grant.container)
+                yield key, Identity(pod=given.pod, namespace=given.namespace, container=given.container)
 
-    def _tell_unknown(self, grant: Grant) -> None:
+    def _tell_unknown(self, given: Allocation) -> None:
         """Log the first device that no GPU can be found for; a node has one device plugin, so others are alike."""
         if not self._unknown_told:
             self._unknown_told = True
-            device = grant.device[:200].replace("\n", " ")
+            device = given.device[:200].replace("\n", " ")
             log.warning(
                 "a pod holds a device whose name does not tell which GPU it is; it is left out",
-                extra={"pod": grant.pod, "namespace": grant.namespace, "resource": grant.resource, "device": device},
+                extra={"pod": given.pod, "namespace": given.namespace, "resource": given.resource, "device": device},
             )
 
     def _fail(self, why: str) -> None:

@@ -207,7 +207,7 @@ def _shown(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Allocation:
     """One device that a container was given.
 
     ``resource`` is the device plugin's resource and ``device`` its identifier; with ``dynamic``, ``resource`` is the
@@ -222,7 +222,7 @@ class Grant:
     dynamic: bool = False
 
 
-def grants(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[Grant]:
+def allocations(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[Allocation]:
     """The devices in an answer to List: of resources that are ``wanted``, and everything that DRA handed out."""
     read = _Reader()
     for pod in read.all(memoryview(message), 1):
@@ -231,12 +231,12 @@ def grants(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[Grant]:
         for container in parts[2]:
             names, plugins, _, _, claims = read.fields(container, 5)
             for resource, device in _devices(read, plugins, wanted):
-                yield Grant(name, namespace, _last(names), resource, device)
+                yield Allocation(name, namespace, _last(names), resource, device)
             for claim in claims:
                 for given in read.all(claim, 4):
                     cdi, drivers, _, devices = read.fields(given, 4)
                     told = [_last(read.fields(device, 1)[0]) for device in cdi] + [_last(devices)]
-                    yield Grant(name, namespace, _last(names), _last(drivers), "\n".join(told), dynamic=True)
+                    yield Allocation(name, namespace, _last(names), _last(drivers), "\n".join(told), dynamic=True)
 
 
 def allocatable(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[str]:

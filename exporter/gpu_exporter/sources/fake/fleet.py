@@ -138,7 +138,7 @@ class FakeFleet:
                 type=process.type,
                 memory_used=float(process.memory_used),
                 utilization=busy or None,
-                owner=process.owner(self._owners or ""),
+                identity=process.identity(self._owners or ""),
             )
 
     def take_xids(self) -> tuple[Xid, ...]:
