@@ -9,7 +9,7 @@ from typing import Final
 from gpu_exporter import __version__
 from gpu_exporter.config import Config
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import resolver
+from gpu_exporter.owners.factory import open_resolver
 from gpu_exporter.pages.exposition import Page, Renderer
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources import opener
@@ -26,7 +26,7 @@ def sampler(config: Config) -> Sampler:
         source_name=name,
         collection=config.collection,
         build=Build(version=__version__, python_version=platform.python_version()),
-        resolver=resolver(config),
+        resolver=open_resolver(config),
         processes=config.processes,
         accounting=config.accounting,
     )

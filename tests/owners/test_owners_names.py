@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_exporter.owners.procfs import ProcfsIdentities, UserNames, host_names
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames, host_names
 from harness import wait_for
 from proc_tree import Tree
 
@@ -185,7 +186,7 @@ def test_a_name_outlives_a_name_service_that_fails(
 
 
 def test_names_are_bounded(named: Callable[..., UserNames], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_exporter.owners.procfs._MOST_NAMES", 8)
+    monkeypatch.setattr("gpu_exporter.owners.user_names._MOST_NAMES", 8)
     names = named(resolve=str)
     for uid in range(30):
         names.name(uid)

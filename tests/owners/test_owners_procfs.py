@@ -15,7 +15,9 @@ import pytest
 
 from gpu_exporter.model import Identity
 from gpu_exporter.owners import ProcessIdentities
-from gpu_exporter.owners.procfs import Cgroup, ProcfsIdentities, UserNames
+from gpu_exporter.owners.cgroups import Cgroup
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames
 from harness import ROOT, wait_for
 from proc_tree import ID, POD, SLICE, Tree
 
@@ -45,7 +47,6 @@ def test_a_slurm_job_and_its_step(tree: Tree) -> None:
     tree.process(7, cgroup="0::/system.slice/slurmstepd.scope/job_4711/step_2/user/task_0\n")
     owners = tree.owners()
     assert owners.identity(7) == Identity(process="python3.11", user="alice", slurm_job="4711")
-    assert owners.cgroup(7).slurm_step == "2"
 
 
 def test_a_rootless_container_is_its_users(tree: Tree) -> None:
@@ -302,7 +303,8 @@ def test_a_real_process_that_executes_another_program(real: ProcfsIdentities) ->
 PYTHON = {"PYTHONPATH": str(ROOT / "exporter")}
 # Imports come first: the checkout need not be readable for nobody.
 AS_NOBODY = """
-from gpu_exporter.owners.procfs import ProcfsIdentities, UserNames
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames
 import os, sys
 os.setgroups([])
 os.setgid(65534)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gpu_exporter.config import Config, ConfigError, load
+from gpu_exporter.config import ConfigError, load
 from gpu_exporter.model import Device, Identity, Process, Reading
-from gpu_exporter.owners import kubernetes, slurm
-from gpu_exporter.owners.resolver import PodNames, Resolver, resolver
+from gpu_exporter.owners import kubernetes
+from gpu_exporter.owners.factory import open_resolver
+from gpu_exporter.owners.pod_logs import PodNames
+from gpu_exporter.owners.resolver import Resolver
 
 DEVICE = Device(0, "GPU-0", "H100")
 UIDS = ("0b2c4d6e-1111-4222-8333-444455556666", "0b2c4d6e-7777-4888-8999-aaaabbbbcccc")
@@ -157,16 +159,9 @@ def test_closing_closes_everything() -> None:
     assert given.closed
 
 
-def test_defaults_are_those_of_the_modules() -> None:
-    owners_config = Config().owners
-    assert owners_config.kubernetes_socket == kubernetes.SOCKET
-    assert owners_config.kubernetes_resources == kubernetes.RESOURCES
-    assert owners_config.slurm_directory == slurm.DIRECTORY
-
-
 def test_the_settings_make_a_resolver(tmp_path: Path) -> None:
     (tmp_path / "0").write_text("4711 alice physics\n")
-    made = resolver(load(None, {"owners.slurm_directory": ("--owners.slurm-directory", str(tmp_path))}))
+    made = open_resolver(load(None, {"owners.slurm_directory": ("--owners.slurm-directory", str(tmp_path))}))
     try:
         assert made.name_owners([Reading(DEVICE)])[0].allocations == (Identity(user="alice", slurm_job="4711"),)
     finally:
@@ -177,7 +172,7 @@ def test_a_missing_extra_is_an_error_of_the_configuration(monkeypatch: pytest.Mo
     def refuse(**_: object) -> None:
         raise kubernetes.MissingExtraError("asking the kubelet needs h2")
 
-    monkeypatch.setattr("gpu_exporter.owners.resolver.KubernetesAllocations", refuse)
+    monkeypatch.setattr("gpu_exporter.owners.factory.KubernetesAllocations", refuse)
     config = load(None, {"owners.kubernetes": ("--owners.kubernetes", "true")})
     with pytest.raises(ConfigError, match=r"owners\.kubernetes: asking the kubelet needs h2"):
-        resolver(config)
+        open_resolver(config)

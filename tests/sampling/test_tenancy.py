@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gpu_exporter.catalog import DEVICE_METRICS, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
 from gpu_exporter.catalog.row import Metric
+from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import Device, Failure, Identity, Owner, Process, Reading
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.tenancy import FORGET_AFTER, Hold, holds, merged, owner_of
@@ -58,7 +59,7 @@ def owners(complete: Reading) -> dict[tuple[str, str], float]:
 
 
 def follow(*steps: Reading, every: float = 5.0, **settings: float) -> Reading:
-    ledger = Ledger(gap=15, **settings)
+    ledger = Ledger(gap=15, accounting=AccountingConfig(**settings))
     complete = [ledger.account(step, now=every * number) for number, step in enumerate(steps)]
     return complete[-1]
 

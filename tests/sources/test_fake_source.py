@@ -172,8 +172,8 @@ def test_reported_work_does_not_depend_on_how_often_it_is_read() -> None:
 
 def test_processes_hold_what_memory_used_tells() -> None:
     fleet = FakeFleet(gpus=8, model="h200", seed=1, clock=Clock())
-    for index, reading in enumerate(readings(fleet.open())):
-        held = sum(process.memory_used for process in fleet.processes(index))
+    for reading in readings(fleet.open()):
+        held = sum(process.memory_used or 0.0 for process in reading.processes or ())
         assert quantities(reading)["memory_used"] == held
 
 

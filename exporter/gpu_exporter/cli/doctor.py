@@ -20,11 +20,10 @@ from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.config import Config
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
+from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE
 
 State = Literal["ok", "warn", "fail"]
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
-# The initial PID namespace has this inode on every kernel (include/linux/proc_ns.h, PROC_PID_INIT_INO).
-_HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +211,7 @@ def _namespace(root: Path) -> Iterator[Finding]:
         namespace = str((root / "proc/self/ns/pid").readlink())
     except OSError:
         return
-    if namespace == _HOST_PID_NAMESPACE:
+    if namespace == BOOT_PID_NAMESPACE:
         yield Finding("ok", "PID namespace", "the host's")
     else:
         yield Finding(

@@ -3,75 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, TypeAlias
 
-from gpu_exporter.config import Config, ConfigError
 from gpu_exporter.model import Identity, Process, Reading
 from gpu_exporter.owners import Allocations, ProcessIdentities
-from gpu_exporter.owners.kubernetes import KubernetesAllocations, MissingExtraError
-from gpu_exporter.owners.procfs import ProcfsIdentities, host_names
-from gpu_exporter.owners.slurm import SlurmFiles
+from gpu_exporter.owners.pod_logs import PodNames
 
 log = logging.getLogger(__name__)
 
-# The kubelet keeps a folder NAMESPACE_POD_UID for the logs of each of its pods; neither name can hold an underscore.
-POD_LOGS: Final = (Path("/host/var/log/pods"), Path("/var/log/pods"))
-_POD_LOG: Final = re.compile(r"([a-z0-9.-]{1,63})_([a-z0-9.-]{1,253})_([0-9a-f-]{32,36})")
-_LOOK_AGAIN: Final = 10.0  # seconds
-_MOST_PODS: Final = 4096
 _UNKNOWN: Final = Identity()
 # Of one device, as of the tick before: its processes, what was told of each, and the processes with that.
 _Named: TypeAlias = tuple[tuple[Process, ...], tuple[Identity | None, ...], tuple[Process, ...]]
-
-
-class PodNames:
-    """Namespace and name of this node's pods by uid, from the names of the folders that the kubelet logs into."""
-
-    def __init__(self, *, folders: Sequence[Path] = POD_LOGS, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._folders = folders
-        self._monotonic = monotonic
-        self._look_at = float("-inf")
-        self._names: Mapping[str, tuple[str, str]] = {}
-
-    def name(self, uid: str) -> tuple[str, str] | None:
-        """(namespace, pod), or None where no folder tells. An unknown uid is looked for again every ten seconds."""
-        if uid not in self._names and self._monotonic() >= self._look_at:
-            self._look_at = self._monotonic() + _LOOK_AGAIN
-            self._names = self._scan()
-        return self._names.get(uid)
-
-    def _scan(self) -> dict[str, tuple[str, str]]:
-        for folder in self._folders:
-            try:
-                with os.scandir(folder) as entries:
-                    matches = [match for entry in entries if (match := _POD_LOG.fullmatch(entry.name))]
-            except OSError:
-                continue
-            return {match[3]: (match[1], match[2]) for match in matches[:_MOST_PODS]}
-        return {}
-
-
-def resolver(config: Config) -> Resolver:
-    """What the settings ask for. Raises ConfigError where a library for it is missing."""
-    names = host_names()
-    owners = config.owners
-    allocations: list[Allocations] = []
-    if owners.kubernetes:
-        try:
-            allocations.append(
-                KubernetesAllocations(socket=owners.kubernetes_socket, resources=owners.kubernetes_resources)
-            )
-        except MissingExtraError as error:
-            raise ConfigError(f"owners.kubernetes: {error}") from None
-    allocations.append(SlurmFiles(directory=owners.slurm_directory, user_name=names.name))
-    procfs = ProcfsIdentities(names=names, nested=owners.procfs_nested) if owners.procfs else None
-    return Resolver(processes=procfs, allocations=allocations, pods=PodNames())
 
 
 class Resolver:

@@ -15,11 +15,10 @@ import click
 from gpu_exporter.report import render
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
-from gpu_exporter.report.waste import BY, report
+from gpu_exporter.report.waste import report
 
-__all__ = ["BY", "FORMS", "Options", "ReportError", "access", "run"]
+__all__ = ["Options", "ReportError", "access", "run"]
 
-FORMS: Final = ("table", "json", "csv")
 _UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION: Final = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in _UNITS))
 _SHORTEST: Final = 600.0

@@ -11,6 +11,7 @@ from typing import Final
 
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.row import Metric
+from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import Reading, Reason, State, Xid
 from gpu_exporter.sampling.tenancy import OwnerTimes, holds
 
@@ -50,14 +51,13 @@ class Ledger:
     """Adds to readings what adds up over time.
 
     ``gap`` (seconds) bounds what one reading can stand for: a longer silence was not observed and is added to nothing.
-    A GPU is active where it was busy for ``active_ratio`` of the time since its previous reading, and held by whoever
-    has more than ``held_bytes`` of its memory, or was allocated it.
+    A GPU is active where it was busy for ``accounting.active_ratio`` of the time since its previous reading, and held
+    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it.
     """
 
-    def __init__(self, *, gap: float, active_ratio: float = 0.05, held_bytes: float = 256 * 1024**2) -> None:
+    def __init__(self, *, gap: float, accounting: AccountingConfig | None = None) -> None:
         self.gap = gap
-        self._active_ratio = active_ratio
-        self._held_bytes = held_bytes
+        self._accounting = accounting or AccountingConfig()
         self._accounts: dict[str, _Account] = {}
 
     def account(self, reading: Reading, *, now: float) -> Reading:
@@ -131,7 +131,7 @@ class Ledger:
         if not up:
             account.states["down"] += elapsed
             return account.owners.rows((), now)
-        held = holds(reading, more_than=self._held_bytes)
+        held = holds(reading, more_than=self._accounting.held_bytes)
         if elapsed and was_up:
             state = self._state(reading, before, busy, elapsed, held=bool(held))
             account.states[state] += elapsed
@@ -148,11 +148,11 @@ class Ledger:
             share = (busy - before) / elapsed
         if not _tells_activity(reading) or share is None:
             return "unknown"
-        if share >= self._active_ratio:
+        if share >= self._accounting.active_ratio:
             return "active"
         if not held and reading.processes is None:
             # Who is there is not known, but somebody's memory is.
-            held = reading.values.get(_MEMORY_USED, 0.0) > self._held_bytes
+            held = reading.values.get(_MEMORY_USED, 0.0) > self._accounting.held_bytes
         return "idle_held" if held else "idle_free"
 
     @staticmethod

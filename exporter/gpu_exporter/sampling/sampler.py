@@ -59,15 +59,10 @@ class Sampler:
             build=build, source=source_name, gpus_expected=collection.expected_gpus, monotonic=monotonic()
         )
         self._withheld: tuple[Snapshot, Snapshot] | None = None
-        accounting = accounting or AccountingConfig()
         processes = processes or ProcessesConfig()
         self._resolver = resolver or Resolver()
         self._table = ProcessTable(most=processes.max, labels=processes.labels)
-        self._ledger = Ledger(
-            gap=STALE_AFTER * collection.interval,
-            active_ratio=accounting.active_ratio,
-            held_bytes=accounting.held_bytes,
-        )
+        self._ledger = Ledger(gap=STALE_AFTER * collection.interval, accounting=accounting)
         self._poller = Poller(name="poller", monotonic=monotonic)
         self._wake = threading.Condition()
         self._stopping = False

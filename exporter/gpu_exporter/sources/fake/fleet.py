@@ -106,11 +106,6 @@ class FakeFleet:
         slow = self._active[index].get("slow")
         return slow.delay if slow is not None else 0.0
 
-    def processes(self, index: int) -> tuple[SimulatedProcess, ...]:
-        """Who holds memory of this GPU as of its latest reading; nothing of a GPU that does not answer."""
-        with self._lock:
-            return () if self._failure(index) else self._simulations[index].processes()
-
     def reading(self, index: int, now: float) -> Reading:
         """What the driver answers for one GPU at Unix time ``now``."""
         device = self.devices[index]
