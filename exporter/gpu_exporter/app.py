@@ -12,7 +12,7 @@ from gpu_exporter.config import Config
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.server import Server
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import resolver
+from gpu_exporter.owners.factory import open_resolver
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
@@ -40,7 +40,7 @@ def build_sampler(config: Config) -> Sampler:
         build=Build(version=__version__, python_version=platform.python_version()),
         pipeline=Pipeline(
             gap=STALE_AFTER * config.collection.interval,
-            resolver=resolver(config),
+            resolver=open_resolver(config),
             processes=config.processes,
             accounting=config.accounting,
         ),

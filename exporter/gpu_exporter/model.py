@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from gpu_exporter.catalog.row import Metric
 
 Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
+# What a GPU did with its time; an owner's time has those of them in which somebody can hold it.
+State: TypeAlias = Literal["active", "idle_held", "idle_free", "unknown", "down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Process:
     """One process on one GPU, as the driver tells it.
 
     ``memory_used`` is in bytes and ``utilization`` a share of the multiprocessors' time; None is what the driver does
-    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any. ``owner`` is None until it is known.
+    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any. ``identity`` is None until it is
+    looked for.
     """
 
     pid: int
@@ -69,12 +72,12 @@ class Process:
     memory_used: float | None = None
     utilization: float | None = None
     mig_uuid: str = ""
-    owner: Owner | None = None
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Who holds a GPU, or a part of it. Empty strings are what is not known.
+class Identity:
+    """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
     ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
     a process) or its name (of an allocation).
@@ -86,6 +89,17 @@ class Owner:
     pod: str = ""
     namespace: str = ""
     slurm_job: str = ""
+
+
+class Owner(NamedTuple):
+    """Whom time is charged to, as the labels owner_kind, owner and namespace tell. Empty strings are what is not known.
+
+    ``kind`` is pod, slurm or user; ``namespace`` is the pod's, of slurm the job's number, of a user empty.
+    """
+
+    kind: str
+    name: str
+    namespace: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +120,7 @@ class Reading:
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
     mig_uuids: tuple[str, ...] = ()
-    allocations: tuple[Owner, ...] = ()
+    allocations: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

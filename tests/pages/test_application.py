@@ -20,7 +20,7 @@ from tools.lab.wait import patience
 from gpu_exporter import __version__
 from gpu_exporter.catalog import GPU_UP, PROCESS_LABELS, XID_ERRORS
 from gpu_exporter.http.server import Server
-from gpu_exporter.model import Device, Driver, Failure, Owner, Process, Reading, Reason, Snapshot
+from gpu_exporter.model import Device, Driver, Failure, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.documents import document, gpu_document, processes_document
 from gpu_exporter.pages.negotiation import wants_gzip, wants_openmetrics
@@ -377,7 +377,7 @@ def test_json_has_no_infinities_and_keeps_hostile_text_as_text() -> None:
 
 
 def test_processes_are_listed_with_the_labels_that_are_wanted() -> None:
-    owner = Owner("python3", "alice", "c0ffee", "train-0", "ml", "4711")
+    owner = Identity("python3", "alice", "c0ffee", "train-0", "ml", "4711")
     processes = (Process(7, "compute", 5.0, 0.25, "MIG-1", owner), Process(8, "graphics"))
     now = snapshot(replace(FULL, processes=processes))
     assert processes_document(now, PROCESS_LABELS)["processes"] == [
@@ -407,7 +407,7 @@ def test_the_openapi_document_describes_what_is_served(site: Site) -> None:
     assert description["openapi"].startswith("3.1.")
     assert description["info"]["version"] == __version__
     assert {path.replace("{gpu}", "3") for path in description["paths"]} == set(PATHS)
-    full = replace(FULL, processes=(Process(7, "compute", 5.0, 0.25, "MIG-1", Owner("python3", "alice")),))
+    full = replace(FULL, processes=(Process(7, "compute", 5.0, 0.25, "MIG-1", Identity("python3", "alice")),))
     site.provider.now = snapshot(full, reading(4, failure=Failure("timeout", "")), driver=Driver("1", "2", "3"))
     for path in PATHS:
         told = description["paths"][path.replace("/3", "/{gpu}")]["get"]["responses"]["200"]["content"]

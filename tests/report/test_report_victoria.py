@@ -44,10 +44,7 @@ def test_the_day_is_right_within_two_percent(url: str) -> None:
         post(f"{url}/api/v1/import/prometheus", "".join(lines[first : first + 100_000]))
     post(f"{url}/internal/force_flush", "")
     history = History(Client(Access(url)), Grid.of(DAY, day.end))
-    told = {
-        (one.gpu.instance, int(one.gpu.gpu), (one.owner_kind, one.owner, one.namespace)): one
-        for one in history.holdings.values()
-    }
+    told = {(one.gpu.instance, int(one.gpu.gpu), tuple(one.owner)): one for one in history.holds.values()}
     assert told.keys() == day.holders.keys()
     for key, truth in day.holders.items():
         assert {state: told[key].states[state] for state in truth.states} == pytest.approx(truth.states, rel=0.02)

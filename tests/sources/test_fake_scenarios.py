@@ -11,6 +11,7 @@ from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
 from fake_story import START, Story, writer
+from gpu_exporter.model import Identity
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.scenario import FAULTS, Fleet, load
@@ -93,7 +94,7 @@ def test_xid79_tells_the_event_and_loses_the_gpu() -> None:
     assert lost.device.uuid == story.source.devices[3].uuid
     assert not lost.values
     assert not lost.labelled
-    assert story.fleet.processes(3) == ()
+    assert lost.processes is None
     assert story.read(2).failure is None
     assert story.at(331).read(3).failure is None
 
@@ -226,8 +227,9 @@ def test_process_holds_memory_until_it_is_stopped(write: Callable[[str], Path]) 
     story = Story(write(text))
     assert story.values(7)["memory_used"] == 0
     assert story.at(10).values(7)["memory_used"] == 20.5 * 1024**3
-    first, second = story.fleet.processes(7)
-    assert (first.pid, first.name, first.user, first.type) == (7, "jupyter-lab", "mallory", "compute")
+    first, second = story.read(7).processes or ()
+    assert first.identity == Identity("jupyter-lab", "mallory")
+    assert (first.pid, first.type) == (7, "compute")
     assert (second.pid, second.type, second.memory_used) == (8, "graphics", 512 * 1024**2)
     assert story.at(20).values(7)["memory_used"] == 20 * 1024**3
     assert story.at(30).values(7)["memory_used"] == 0
@@ -238,7 +240,7 @@ def test_processes_share_what_memory_there_is(write: Callable[[str], Path]) -> N
     story = Story(write(f"events: [{events}]"))
     values = story.values(0)
     assert values["memory_free"] == 0
-    assert sum(process.memory_used for process in story.fleet.processes(0)) == values["memory_used"]
+    assert sum(process.memory_used or 0.0 for process in story.read(0).processes or ()) == values["memory_used"]
 
 
 def test_workload_changes_for_a_while(write: Callable[[str], Path]) -> None:

@@ -15,7 +15,7 @@ from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import tenant
+from gpu_exporter.sampling.tenancy import owner_of
 from gpu_exporter.sources import Source, SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.simulation import Simulation
@@ -192,8 +192,8 @@ def test_reported_work_does_not_depend_on_how_often_it_is_read() -> None:
 
 def test_processes_hold_what_memory_used_tells() -> None:
     fleet = FakeFleet(gpus=8, model="h200", seed=1, clock=Clock(START))
-    for index, reading in enumerate(readings(fleet.open())):
-        held = sum(process.memory_used for process in fleet.processes(index))
+    for reading in readings(fleet.open()):
+        held = sum(process.memory_used or 0.0 for process in reading.processes or ())
         assert quantities(reading)["memory_used"] == held
 
 
@@ -352,10 +352,10 @@ def test_rows_with_a_label_are_not_plain_values() -> None:
 def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
     fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(START), owners=kind)
     source = fleet.open()
-    owners = [process.owner for device in source.devices for process in source.read(device).processes or ()]
+    owners = [process.identity for device in source.devices for process in source.read(device).processes or ()]
     assert len(owners) == 7, "one of the eight is free"
     assert all(owner and getattr(owner, told) for owner in owners)
-    assert {tenant(owner).kind for owner in owners if owner} == {kind}
+    assert {owner_of(owner).kind for owner in owners if owner} == {kind}
 
 
 def test_processes_can_be_left_out() -> None:

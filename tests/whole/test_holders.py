@@ -17,7 +17,7 @@ from tools.lab.nvml_stub import Process, Stub
 from tools.lab.wait import wait_for
 
 from gpu_exporter.config import ProcessesConfig
-from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
+from gpu_exporter.model import Build, Device, Identity, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
 from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
@@ -187,7 +187,7 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
         for number in rounds:
             pids = range(50 * number, 50 * (number + 1))
             processes = tuple(
-                Listed(pid, "compute", 1e9 + pid, 0.5, owner=Owner("python3", f"user{pid}")) for pid in pids
+                Listed(pid, "compute", 1e9 + pid, 0.5, identity=Identity("python3", f"user{pid}")) for pid in pids
             )
             readings = pipeline.complete([Reading(device, processes=processes)], now=60.0 * number)
             snapshot = Snapshot(build, "nvml", readings=readings, ok=True)

@@ -34,7 +34,7 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     users: set[str] = set()
     while clock.now <= start + 6 * HOUR:
         readings = pipeline.complete([source.read(device) for device in source.devices], now=clock.now)
-        users |= {process.owner.user for process in readings[1].processes or () if process.owner}
+        users |= {process.identity.user for process in readings[1].processes or () if process.identity}
         snapshot = Snapshot(Build("0", "3"), "fake", readings=readings, ok=True)
         for line in page.body(snapshot, openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]

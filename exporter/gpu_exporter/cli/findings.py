@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.app import read_once
@@ -13,11 +12,9 @@ from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.config import Config
 from gpu_exporter.model import Finding, Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
+from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE
 from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.sources import source_kind
-
-# The initial PID namespace has this inode on every kernel (include/linux/proc_ns.h, PROC_PID_INIT_INO).
-_HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
 
 
 def findings(config: Config, root: Path = Path("/")) -> Iterator[Finding]:
@@ -103,7 +100,7 @@ def _namespace(root: Path) -> Iterator[Finding]:
         namespace = str((root / "proc/self/ns/pid").readlink())
     except OSError:
         return
-    if namespace == _HOST_PID_NAMESPACE:
+    if namespace == BOOT_PID_NAMESPACE:
         yield Finding("ok", "PID namespace", "the host's")
     else:
         yield Finding(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gpu_exporter.catalog import CATALOG, GPU_UP
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Owner, Reading, Snapshot
+from gpu_exporter.model import Identity, Reading, Snapshot
 
 # The names that tell several rows apart are lists in the JSON, whatever rows a GPU happens to have.
 _LISTED: Final = frozenset(metric.name for metric in CATALOG if metric.labels or metric.dynamic)
@@ -60,7 +60,7 @@ def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, A
     told = []
     for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
         for process in reading.processes or ():
-            facts = {"pid": process.pid, **asdict(process.owner or Owner())}
+            facts = {"pid": process.pid, **asdict(process.identity or Identity())}
             entry = {"gpu": reading.device.index, "uuid": reading.device.uuid, "mig_uuid": process.mig_uuid}
             entry |= {"type": process.type, **{name: facts[name] for name in labels}}
             if process.memory_used is not None:

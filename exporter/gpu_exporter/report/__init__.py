@@ -15,11 +15,10 @@ from gpu_exporter.config.parsers import RefusedError, duration, moment, percenta
 from gpu_exporter.report import render
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
-from gpu_exporter.report.waste import BY, report
+from gpu_exporter.report.waste import report
 
-__all__ = ["BY", "FORMS", "Options", "ReportError", "access", "run"]
+__all__ = ["Options", "ReportError", "access", "run"]
 
-FORMS: Final = ("table", "json", "csv")
 _SHORTEST: Final = 600.0
 _LONGEST: Final = 400 * 86400.0
 # Not the hop's own, and no login: that would stand in every list of processes.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Holding
+from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Hold
 
 CLASSES: Final = ("idle", "low", "normal", "high")
 BY: Final = ("user", "pod", "namespace", "slurm", "gpu")
@@ -48,7 +48,7 @@ class Row:
             return None
         return CLASSES[(self.score >= 0.1) + (self.score >= 0.2) + (self.score >= 0.7)]
 
-    def add(self, usage: GpuUsage | Holding) -> None:
+    def add(self, usage: GpuUsage | Hold) -> None:
         """Add one GPU's time."""
         hours = {state: seconds / _HOUR for state, seconds in usage.states.items()}
         used, idle, unknown = (hours.get(state, 0.0) for state in ("active", "idle_held", "unknown"))
@@ -91,27 +91,27 @@ class Report:
         return self.total.idle_held_hours / self.total.held_hours if self.total.held_hours > 0 else 0.0
 
 
-def _user(holding: Holding) -> dict[str, str] | None:
-    return None if holding.owner_kind == "pod" else {"user": holding.owner or NOBODY}
+def _user(hold: Hold) -> dict[str, str] | None:
+    return None if hold.owner.kind == "pod" else {"user": hold.owner.name or NOBODY}
 
 
-def _pod(holding: Holding) -> dict[str, str] | None:
-    if holding.owner_kind != "pod":
+def _pod(hold: Hold) -> dict[str, str] | None:
+    if hold.owner.kind != "pod":
         return None
-    return {"namespace": holding.namespace, "pod": holding.owner or NOBODY}
+    return {"namespace": hold.owner.namespace, "pod": hold.owner.name or NOBODY}
 
 
-def _namespace(holding: Holding) -> dict[str, str] | None:
-    return {"namespace": holding.namespace or NOBODY} if holding.owner_kind == "pod" else None
+def _namespace(hold: Hold) -> dict[str, str] | None:
+    return {"namespace": hold.owner.namespace or NOBODY} if hold.owner.kind == "pod" else None
 
 
-def _slurm(holding: Holding) -> dict[str, str] | None:
-    if holding.owner_kind != "slurm":
+def _slurm(hold: Hold) -> dict[str, str] | None:
+    if hold.owner.kind != "slurm":
         return None
-    return {"user": holding.owner or NOBODY, "job": holding.namespace}
+    return {"user": hold.owner.name or NOBODY, "job": hold.owner.namespace}
 
 
-_KEYS: Final[Mapping[str, tuple[Callable[[Holding], dict[str, str] | None], str]]] = {
+_KEYS: Final[Mapping[str, tuple[Callable[[Hold], dict[str, str] | None], str]]] = {
     "user": (_user, "(pods)"),
     "pod": (_pod, "(not in pods)"),
     "namespace": (_namespace, "(not in pods)"),
@@ -133,8 +133,8 @@ def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) ->
         rows, rest, total = [_gpu(usage) for usage in history.gpus.values()], None, fleet
     else:
         keys, name = _KEYS[by]
-        total = _sum(history.holdings.values())
-        rows, rest = _group(history.holdings.values(), keys, {COLUMNS[by][1]: name})
+        total = _sum(history.holds.values())
+        rows, rest = _group(history.holds.values(), keys, {COLUMNS[by][1]: name})
     rows.sort(key=lambda row: (-row.idle_held_hours, row.score if row.score is not None else 1.0, -row.held_hours))
     classes = Counter(row.grade for row in rows)
     return Report(
@@ -149,7 +149,7 @@ def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) ->
         mean={name: sum(values) / len(values) if values else None for name, values in _figures(rows)},
         high={name: max(values, default=None) for name, values in _figures(rows)},
         classes={name: classes[name] for name in CLASSES},
-        warnings=[*warnings, *_doubts(history, fleet, _sum(history.holdings.values()))],
+        warnings=[*warnings, *_doubts(history, fleet, _sum(history.holds.values()))],
     )
 
 
@@ -161,22 +161,22 @@ def _gpu(usage: GpuUsage) -> Row:
 
 
 def _group(
-    holdings: Iterable[Holding], keys: Callable[[Holding], dict[str, str] | None], rest_keys: dict[str, str]
+    holds: Iterable[Hold], keys: Callable[[Hold], dict[str, str] | None], rest_keys: dict[str, str]
 ) -> tuple[list[Row], Row | None]:
     """Rows of what has keys, and one of the rest. Names in two clusters are two holders."""
     rows: dict[tuple[str, ...], Row] = {}
     rest = Row({"cluster": "", **rest_keys})
-    for holding in holdings:
-        found = keys(holding)
+    for hold in holds:
+        found = keys(hold)
         if found is None:
-            rest.add(holding)
+            rest.add(hold)
         else:
-            named = {"cluster": holding.gpu.cluster, **found}
-            rows.setdefault(tuple(named.values()), Row(named)).add(holding)
+            named = {"cluster": hold.gpu.cluster, **found}
+            rows.setdefault(tuple(named.values()), Row(named)).add(hold)
     return [row for row in rows.values() if row.held_hours > 0], rest if rest.held_hours > 0 else None
 
 
-def _sum(usages: Iterable[GpuUsage | Holding]) -> Row:
+def _sum(usages: Iterable[GpuUsage | Hold]) -> Row:
     row = Row({})
     for usage in usages:
         row.add(usage)

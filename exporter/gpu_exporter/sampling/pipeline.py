@@ -27,9 +27,8 @@ class Pipeline:
         accounting: AccountingConfig | None = None,
     ) -> None:
         processes = processes or ProcessesConfig()
-        accounting = accounting or AccountingConfig()
         self._resolver = resolver or Resolver()
-        self._ledger = Ledger(gap=gap, active_ratio=accounting.active_ratio, held_bytes=accounting.held_bytes)
+        self._ledger = Ledger(gap=gap, accounting=accounting)
         self._table = ProcessTable(most=processes.max, labels=processes.labels)
 
     @property
@@ -44,8 +43,8 @@ class Pipeline:
     def complete(self, readings: Sequence[Reading], now: float) -> tuple[Reading, ...]:
         """The readings with everything that a snapshot tells of them; ``now`` is monotonic seconds."""
         return tuple(
-            self._table.complete(self._ledger.complete(reading, now=now))
-            for reading in self._resolver.complete(readings)
+            self._table.add_rows(self._ledger.account(reading, now=now))
+            for reading in self._resolver.name_owners(readings)
         )
 
     def count_xids(self, events: Iterable[Xid]) -> None:

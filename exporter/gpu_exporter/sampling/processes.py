@@ -15,7 +15,7 @@ from gpu_exporter.catalog import (
     PROCESSES_DROPPED,
 )
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Owner, Process, Reading
+from gpu_exporter.model import Identity, Process, Reading
 from gpu_exporter.sampling.tenancy import merged
 
 _Rows: TypeAlias = tuple[dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]
@@ -32,7 +32,7 @@ class ProcessTable:
         self._kept = tuple(label in labels for label in PROCESS_LABELS)
         self._before: dict[str, tuple[tuple[Process, ...], _Rows]] = {}
 
-    def complete(self, reading: Reading) -> Reading:
+    def add_rows(self, reading: Reading) -> Reading:
         """The reading with its processes' rows; as it is where it is not known what runs on the device."""
         if reading.processes is None or reading.failure is not None:
             self._before.pop(reading.device.key, None)
@@ -59,15 +59,15 @@ class ProcessTable:
         return {**counts, PROCESSES_DROPPED: dropped}, labelled
 
     def _labels(self, process: Process) -> tuple[str, ...]:
-        owner = process.owner or Owner()
+        identity = process.identity or Identity()
         values = (
             str(process.pid),
-            owner.process,
-            owner.user,
-            owner.container,
-            owner.pod,
-            owner.namespace,
-            owner.slurm_job,
+            identity.process,
+            identity.user,
+            identity.container,
+            identity.pod,
+            identity.namespace,
+            identity.slurm_job,
         )
         kept = (value if keep else "" for value, keep in zip(values, self._kept, strict=True))
         return (*kept, process.mig_uuid)

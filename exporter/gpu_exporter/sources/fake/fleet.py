@@ -107,11 +107,6 @@ class FakeFleet:
         slow = self._active[index].get("slow")
         return slow.delay if slow is not None else 0.0
 
-    def processes(self, index: int) -> tuple[SimulatedProcess, ...]:
-        """Who holds memory of this GPU as of its latest reading; nothing of a GPU that does not answer."""
-        with self._lock:
-            return () if self._failure(index) else self._simulations[index].processes()
-
     def reading(self, index: int, now: float) -> Reading:
         """What the driver answers for one GPU at Unix time ``now``."""
         device = self.devices[index]
@@ -139,7 +134,7 @@ class FakeFleet:
                 type=process.type,
                 memory_used=float(process.memory_used),
                 utilization=busy or None,
-                owner=process.owner(self._owners or ""),
+                identity=process.identity(self._owners or ""),
             )
 
     def take_xids(self) -> tuple[Xid, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 
 Kind: TypeAlias = Literal["training", "inference", "idle", "held"]
 KINDS: Final[tuple[Kind, ...]] = ("training", "inference", "idle", "held")
@@ -94,16 +94,16 @@ class SimulatedProcess:
     namespace: str = ""
     slurm_job: str = ""
 
-    def owner(self, kind: str) -> Owner:
+    def identity(self, kind: str) -> Identity:
         """Who that is on a machine whose work is done as ``kind``: user, pod or slurm."""
         if not self.job or kind == "user":
-            return Owner(self.name, self.user, pod=self.pod, namespace=self.namespace, slurm_job=self.slurm_job)
+            return Identity(self.name, self.user, pod=self.pod, namespace=self.namespace, slurm_job=self.slurm_job)
         if kind == "slurm":
-            return Owner(self.name, self.user, slurm_job=str(100_000 + self.job % 900_000))
+            return Identity(self.name, self.user, slurm_job=str(100_000 + self.job % 900_000))
         container = f"{key(self.job, 'container'):016x}"[:12]
         namespace = "serving" if self.name in _PROGRAMS["inference"][:2] else "research"
         pod = f"{self.user}-{self.name.rstrip('3')}-{self.job % 36**4:x}"
-        return Owner(self.name, "root", container, pod, namespace)
+        return Identity(self.name, "root", container, pod, namespace)
 
 
 @dataclass(frozen=True, slots=True)
