@@ -119,4 +119,4 @@ def test_a_clean_exit_beneath_open_handshakes(site: Site) -> None:
         started = time.monotonic()
         exporter.signal(signal.SIGTERM)
         assert exporter.process.wait(10) == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5, "it waited for the deadline of the handshakes"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_exporter.app import sampler
+from gpu_exporter.app import build_sampler
 from gpu_exporter.config import SOURCES, Config, ConfigError, load
 from gpu_exporter.sources import REGISTRY, SourceKind, open_source, source_kind
 
@@ -38,7 +38,7 @@ def test_a_source_says_whether_it_is_simulated(name: str, *, simulated: bool) ->
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_snapshot_knows_before_anything_was_opened(name: str) -> None:
-    snapshot = sampler(of(name)).latest()
+    snapshot = build_sampler(of(name)).latest()
     assert (snapshot.source, snapshot.simulated) == (name, source_kind(of(name)).simulated)
     assert snapshot.driver is None
 

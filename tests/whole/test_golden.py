@@ -13,7 +13,7 @@ from tools.lab.nvml_stub import MODELS, Process, Stub, Usage
 
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources import Source
 from gpu_exporter.sources.fake import FakeFleet
@@ -41,7 +41,7 @@ def exposition(source: Source, *, openmetrics: bool = False) -> str:
         duration=0.25,
         gpus_expected=8,
     )
-    return Renderer(process=NoProcess()).page(snapshot).body(openmetrics=openmetrics, gzip=False).decode()
+    return Page(process=NoProcess()).body(snapshot, openmetrics=openmetrics, gzip=False).decode()
 
 
 def compare(name: str, text: str) -> None:

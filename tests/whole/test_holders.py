@@ -19,7 +19,7 @@ from tools.lab.wait import wait_for
 from gpu_exporter.config import ProcessesConfig
 from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
 from podresources.api import Api, load
 from podresources.kubelet import Kubelet, socket_folder
@@ -180,7 +180,7 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
     """5 000 processes come and go, 50 at a time, each of another user; what they leave behind does not add up."""
     device = Device(0, "GPU-0", "H100")
     pipeline = Pipeline(gap=15, processes=ProcessesConfig(max=16))
-    renderer, build = Renderer(), Build("1", "3")
+    page, build = Page(), Build("1", "3")
 
     def flood(rounds: range) -> int:
         """Bytes that Python holds afterwards."""
@@ -190,8 +190,8 @@ def test_a_flood_of_short_lived_processes_is_bounded() -> None:
                 Listed(pid, "compute", 1e9 + pid, 0.5, owner=Owner("python3", f"user{pid}")) for pid in pids
             )
             readings = pipeline.complete([Reading(device, processes=processes)], now=60.0 * number)
-            page = renderer.page(Snapshot(build, "nvml", readings=readings, ok=True))
-            text = page.body(openmetrics=False, gzip=False).decode()
+            snapshot = Snapshot(build, "nvml", readings=readings, ok=True)
+            text = page.body(snapshot, openmetrics=False, gzip=False).decode()
             assert text.count("\ngpu_process_memory_used_bytes{") == 16
             assert text.count("\ngpu_owner_memory_used_bytes{") == 50
             assert text.count("\ngpu_owner_seconds_total{") <= 2 * 256

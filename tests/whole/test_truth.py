@@ -14,7 +14,7 @@ from tools.lab.programs import program
 from tools.lab.prometheus import Prometheus
 
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources.fake import FakeFleet
 
@@ -29,14 +29,14 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     clock = Clock(start)
     scenario = ROOT / "tests/scenarios/six-hours.yml"
     fleet = FakeFleet(gpus=gpus, model="h100", seed=1, scenario=scenario, clock=clock)
-    source, pipeline, renderer = fleet.open(), Pipeline(gap=3 * TICK), Renderer()
+    source, pipeline, page = fleet.open(), Pipeline(gap=3 * TICK), Page()
     families: dict[str, list[str]] = {}
     users: set[str] = set()
     while clock.now <= start + 6 * HOUR:
         readings = pipeline.complete([source.read(device) for device in source.devices], now=clock.now)
         users |= {process.owner.user for process in readings[1].processes or () if process.owner}
-        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=readings, ok=True))
-        for line in page.body(openmetrics=True, gzip=False).decode().splitlines():
+        snapshot = Snapshot(Build("0", "3"), "fake", readings=readings, ok=True)
+        for line in page.body(snapshot, openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]
             if not name.startswith(WANTED) or line.startswith("# HELP"):
                 continue

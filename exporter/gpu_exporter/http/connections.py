@@ -14,22 +14,22 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _LEAVING: Final = 16  # workers of evicted connections that may still be on their way out
-_GRACE: Final = 0.5  # seconds for answers under way when the server closes
+GRACE: Final = 0.5  # seconds for answers under way when the server closes
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One client. ``since`` is when it began what it does now; ``busy`` while a whole request is being answered.
+    """One client. ``accepted`` is when it came, ``since`` when it began what it does now.
 
-    ``accepted`` and ``since`` are monotonic times.
+    Both are monotonic times, ``accepted`` of the server's clock.
     """
 
     sock: socket.socket
     peer: str
     accepted: float
-    since: float
+    since: float = 0.0
     thread: threading.Thread | None = None
-    busy: bool = False
+    busy: bool = False  # a whole request is being answered
     cut: bool = False
 
 
@@ -48,6 +48,7 @@ class Connections:
             self._evict(room=1)
             if not self._changed.wait_for(lambda: len(self.open) < self._limit + _LEAVING, 0.2):
                 raise ConnectionAbortedError
+            connection.since = time.monotonic()
             self.open[connection] = None
 
     def leave(self, connection: Connection) -> None:
@@ -94,10 +95,10 @@ class Connections:
             for connection in connections:
                 if not connection.busy:
                     _cut(connection)
-            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), _GRACE)
+            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), GRACE)
             for connection in self.open:
                 _cut(connection)
-        deadline = time.monotonic() + _GRACE / 2
+        deadline = time.monotonic() + GRACE / 2
         for connection in connections:
             if connection.thread is not None:
                 connection.thread.join(max(0.0, deadline - time.monotonic()))

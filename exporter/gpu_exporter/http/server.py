@@ -1,6 +1,6 @@
-"""The HTTP server: the standard library's threading server, hardened, under a WSGI application (PEP 3333).
+"""The HTTP server: the standard library's accept loop, hardened, and a thread a connection, under a WSGI application.
 
-What the standard one lacks: deadlines that trickled bytes cannot stretch, a bound on connections and threads, a TLS
+What the standard servers lack: deadlines that trickled bytes cannot stretch, a bound on connections and threads, a TLS
 handshake away from the accept loop, and one write a response. How clients misbehave is never logged above debug.
 """
 
@@ -12,20 +12,19 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from http.server import ThreadingHTTPServer
 from socketserver import TCPServer
 from traceback import extract_tb
 from typing import Any, Final, TypeAlias
 
 from gpu_exporter.http.connections import Connection, Connections
-from gpu_exporter.http.handler import LINGER, PLAIN, Handler
+from gpu_exporter.http.handler import LINGER, Handler
+from gpu_exporter.http.wsgi import Answer, App, Environ, Headers, status_answer
 
 log = logging.getLogger(__name__)
 
-App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TURN: Final = 2.0  # seconds between looks at whether to stop; closing does not wait for them
@@ -40,7 +39,7 @@ _NOT_TLS: Final = (
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Server(ThreadingHTTPServer):
+class Server(TCPServer):
     """Listens from the moment it is made, serves from ``start`` to ``close``. Raises OSError where it cannot listen.
 
     An empty ``host`` is every address, IPv6 and IPv4. ``allow`` may be replaced at any time; empty lets everybody in.
@@ -69,15 +68,17 @@ class Server(ThreadingHTTPServer):
         idle_deadline: float = 30.0,
         write_deadline: float = 10.0,
         heartbeat: Callable[[], None] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.application = application
+        self.monotonic = monotonic
         self.header_deadline = header_deadline
         self.idle_deadline = idle_deadline
         self.write_deadline = write_deadline
         self.connections = Connections(connections)
         self._allow = tuple(allow)
         self._wrap = wrap
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._heartbeat = heartbeat
         self._listen(host, port)
         self._thread = threading.Thread(target=partial(self.serve_forever, _TURN), name="http", daemon=True)
@@ -130,7 +131,7 @@ class Server(ThreadingHTTPServer):
         for self.address_family, address in choices:
             self._both_families = not host and self.address_family == socket.AF_INET6
             try:
-                super().__init__(address, Handler)
+                super().__init__(address, Handler)  # type: ignore[arg-type] # it only stores it
             except OSError as error:
                 # What a kernel answers that was started or configured without IPv6.
                 if not self._both_families or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
@@ -174,8 +175,7 @@ class Server(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread of its own, at the cost of the oldest unfinished one where the house is full."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        now = time.monotonic()
-        connection = Connection(request, client_address[0], accepted=now, since=now)
+        connection = Connection(request, client_address[0], accepted=self.monotonic())
         connection.thread = threading.Thread(target=self._work, args=(connection,), name="http-worker", daemon=True)
         self.connections.admit(connection)
         try:
@@ -201,7 +201,7 @@ class Server(ThreadingHTTPServer):
     def _work(self, connection: Connection) -> None:
         try:
             self._secure(connection)
-            Handler(connection, connection.peer, self)  # type: ignore[arg-type] # the base class only stores it
+            Handler(connection, self).run()
             _say_goodbye(connection.sock)
         except OSError as error:  # resets, deadlines, evictions
             log.debug("connection ended", extra={"peer": connection.peer, "why": str(error) or type(error).__name__})
@@ -216,7 +216,7 @@ class Server(ThreadingHTTPServer):
         connection.sock = self._wrap(connection.sock)
         if connection.cut:  # while the old socket object was no longer the one to cut
             raise ConnectionAbortedError
-        connection.sock.settimeout(max(0.001, connection.accepted + self.header_deadline - time.monotonic()))
+        connection.sock.settimeout(max(0.001, connection.accepted + self.header_deadline - self.monotonic()))
         if handshake := getattr(connection.sock, "do_handshake", None):
             try:
                 handshake()
@@ -225,13 +225,13 @@ class Server(ThreadingHTTPServer):
                     _tell_plainly(connection.sock)
                 raise
 
-    def call(self, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Status, headers and body from the application; 500 without details where it fails."""
+    def call(self, environ: Environ) -> Answer:
+        """The application's answer; 500 without details where it fails."""
         status = ""
-        headers: list[tuple[str, str]] = []
+        headers: Headers = []
         chunks: list[bytes] = []
 
-        def start_response(line: str, fields: list[tuple[str, str]], _exc_info: Any = None) -> Callable[[bytes], None]:
+        def start_response(line: str, fields: Headers, _exc_info: Any = None) -> Callable[[bytes], None]:
             nonlocal status, headers
             status, headers = line, fields
             return chunks.append
@@ -249,13 +249,13 @@ class Server(ThreadingHTTPServer):
         except Exception as error:  # whatever the application does, the client gets an answer and the thread lives
             key = f"{type(error).__name__} at {extract_tb(error.__traceback__)[-1].lineno}"
             log.log(
-                logging.DEBUG if key in self._told else logging.ERROR,
+                logging.DEBUG if key in self._logged else logging.ERROR,
                 "the answer failed: this is a bug in gpu-exporter",
                 extra={"path": environ["PATH_INFO"]},
                 exc_info=True,
             )
-            self._told.add(key)  # a scraper would otherwise fill the log with the same traceback
-            return "500 Internal Server Error", [PLAIN], b"500 Internal Server Error\n"
+            self._logged.add(key)  # a scraper would otherwise fill the log with the same traceback
+            return status_answer("500 Internal Server Error")
         return status, headers, body
 
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from gpu_exporter.catalog import CLOCK_EVENTS, XID_ERRORS, by_name
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Reading, Reason, Snapshot
+from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.sampling.tenancy import holder_names
 
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
@@ -19,13 +20,6 @@ _POWER: Final = by_name("gpu_power_watts")
 _POWER_LIMIT: Final = by_name("gpu_power_limit_watts")
 # An idle GPU is not throttled.
 _REASONS: Final = {row: reason.replace("_", " ") for reason, row in CLOCK_EVENTS.items() if reason != "gpu_idle"}
-_FAILURES: Final[dict[Reason, str]] = {
-    "lost": "lost: the driver cannot reach it",
-    "timeout": "the driver does not answer for it",
-    "reset_required": "it needs a reset",
-    "permission": "no permission to read it",
-    "unknown": "the driver reports an unknown error",
-}
 _HOLDERS: Final = 3  # names in a cell
 _DOWN: Final = 8  # GPUs that are named above the table
 _ABSENT: Final = '<span class="na">n/a</span>'
@@ -150,7 +144,7 @@ def _model(reading: Reading) -> str:
 def _state(reading: Reading) -> str:
     state = '<span class="up">up</span>'
     if reading.failure is not None:
-        state = f'<span class="down">down</span><small>{escape(_FAILURES[reading.failure.reason])}</small>'
+        state = f'<span class="down">down</span><small>{escape(WORDS[reading.failure.reason].meaning)}</small>'
     xids = sorted((len(text), text) for (row, (text, *_)) in reading.labelled if row is XID_ERRORS)
     return f"{state}<small>XID {escape(', '.join(text for _, text in xids))}</small>" if xids else state
 

@@ -6,23 +6,21 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from gpu_exporter.config import ConfigError, Watch
 from gpu_exporter.http.access import file, tls
 from gpu_exporter.http.access.file import AccessConfig
 from gpu_exporter.http.access.rate import Allowance
+from gpu_exporter.http.wsgi import App, Environ, Headers, StartResponse, status_answer
 
 if TYPE_CHECKING:
     from gpu_exporter.http.access.basic import Passwords
 
 log = logging.getLogger(__name__)
-
-App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +69,26 @@ class Gate:
     def protect(self, application: App) -> App:
         """The application behind the rate limit, the headers and the passwords."""
 
-        def protected(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def protected(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             state = self._current()
             headers = state.config.headers
             replaced = {name.lower() for name in headers}
 
-            def start(status: str, fields: list[tuple[str, str]], *rest: Any) -> Any:
+            def start(status: str, fields: Headers, *rest: Any) -> Any:
                 kept = [(name, value) for name, value in fields if name.lower() not in replaced]
                 return start_response(status, [*kept, *headers.items()], *rest)
 
             refusal = self._refusal(state, environ)
             if refusal is None:
                 return application(environ, start)
-            start(refusal, [_PLAIN, *([("WWW-Authenticate", "Basic")] if refusal.startswith("401") else [])])
-            return [f"{refusal}\n".encode()]
+            asking = [("WWW-Authenticate", "Basic")] if refusal.startswith("401") else []
+            status, fields, body = status_answer(refusal, *asking)
+            start(status, fields)
+            return [body]
 
         return protected
 
-    def _refusal(self, state: _State, environ: dict[str, Any]) -> str | None:
+    def _refusal(self, state: _State, environ: Environ) -> str | None:
         if state.allowance is not None and not state.allowance.take():
             return "429 Too Many Requests"
         if not state.config.users or self._checks is None:
