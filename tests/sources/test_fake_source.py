@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.lab import ROOT
 from tools.lab.clock import Clock
 
 from fake_story import quantities
@@ -36,7 +37,10 @@ def readings(source: Source) -> list[Reading]:
 
 def test_what_can_be_configured_is_what_boards_offer() -> None:
     offered = tuple(model.name for model in MODELS.values() if model.offered)
-    assert offered == CONFIGURED, f"exporter/gpu_exporter/config/__init__.py: write MODELS: Final = {offered}"
+    path = "exporter/gpu_exporter/config/settings.py"
+    lines = (ROOT / path).read_text("utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.startswith("MODELS: Final"))
+    assert offered == CONFIGURED, f"{path}:{number}: write MODELS: Final = {offered}"
 
 
 def test_catalogue_and_simulation_name_the_same_quantities() -> None:

@@ -20,6 +20,7 @@ from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.workloads import Demand, Kind, SimulatedProcess, Workload, allocated, noise
 
 _STEP: Final = 6.0
+_LEAST_SPAN: Final = 1e-9  # a shorter one is left to the next: in it nothing changes by what a float can tell
 _MOST_STEPS: Final = 64
 _WARM_UP: Final = 240.0
 _EPOCH: Final = 1735689600.0  # 2025-01-01T00:00:00Z: from here the simulated machines were rebooted every three weeks
@@ -136,7 +137,7 @@ class Simulation:
     def advance(self, now: float) -> None:
         """Integrate up to Unix time ``now``; a clock that went back changes nothing."""
         span = now - self._now
-        if span <= 0.0:
+        if span < _LEAST_SPAN:
             return
         steps = min(_MOST_STEPS, math.ceil(span / _STEP))
         for step in range(1, steps):
