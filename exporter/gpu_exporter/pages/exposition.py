@@ -61,6 +61,7 @@ class Page:
 
     def _body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         if self._rendered[0] is not snapshot:
+            self._samples, self._rendered = [], (None, {})  # never two pages in memory at once
             self._samples = self._renderer.samples(snapshot)
             self._collected = _Collected(list(self._process.collect()))
             self._rendered = (snapshot, {})
