@@ -21,7 +21,7 @@ from gpu_exporter.catalog import GPU_UP, PROCESS_LABELS, XID_ERRORS
 from gpu_exporter.http.server import Server
 from gpu_exporter.model import Device, Driver, Failure, Owner, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.application import Application
-from gpu_exporter.pages.documents import document, gpu_document, processes_document
+from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from snapshots import FULL, NASTY, reading, row, snapshot
 
 
@@ -305,7 +305,9 @@ def test_json_has_no_infinities_and_keeps_hostile_text_as_text() -> None:
         row("gpu_power_limit_watts"): -math.inf,
         row("gpu_energy_joules_total"): 1e300,
     }
-    told = json.loads(json.dumps(document(snapshot(Reading(device, values, labelled={(XID_ERRORS, (NASTY,)): 1.0})))))
+    told = json.loads(
+        json.dumps(gpus_document(snapshot(Reading(device, values, labelled={(XID_ERRORS, (NASTY,)): 1.0}))))
+    )
     gpu = told["gpus"][0]
     assert (gpu["uuid"], gpu["model"], gpu["serial"]) == (NASTY, NASTY, NASTY)
     assert gpu["metrics"] == {

@@ -27,7 +27,7 @@ _HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; ``advice`` says what to do where it is not ok."""
+    """The result of one check; ``advice`` says what to do if it is not ok."""
 
     state: State
     what: str
@@ -162,7 +162,7 @@ def _kubelet(config: Config) -> Iterator[Finding]:
 
 
 def _modes(snapshot: Snapshot) -> Iterator[Finding]:
-    def where(name: str, wrong: Callable[[float], bool]) -> str:
+    def gpus_where(name: str, wrong: Callable[[float], bool]) -> str:
         return ", ".join(
             str(reading.device.index)
             for reading in snapshot.readings
@@ -170,14 +170,14 @@ def _modes(snapshot: Snapshot) -> Iterator[Finding]:
             if metric.name == name and wrong(value)
         )
 
-    if off := where("gpu_persistence_mode_enabled", lambda value: value == 0):
+    if off := gpus_where("gpu_persistence_mode_enabled", lambda value: value == 0):
         yield Finding(
             "warn",
             "persistence mode",
             f"off on GPU {off}",
             "nvidia-smi -pm 1, or enable nvidia-persistenced: without it each start of a job waits for the driver",
         )
-    if mig := where("gpu_mig_mode_enabled", lambda value: value == 1):
+    if mig := gpus_where("gpu_mig_mode_enabled", lambda value: value == 1):
         yield Finding("warn", "MIG", f"on for GPU {mig}", "utilization does not exist in MIG mode; it is left out")
 
 
