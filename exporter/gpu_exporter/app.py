@@ -26,7 +26,7 @@ _OPENING: Final = 75.0  # seconds
 
 
 class StartError(Exception):
-    """The exporter cannot start; one line for whoever started it."""
+    """The exporter cannot start; the message is one line for the user."""
 
 
 def build_sampler(config: Config) -> Sampler:
@@ -48,7 +48,7 @@ def build_sampler(config: Config) -> Sampler:
 
 
 def read_once(config: Config) -> tuple[Snapshot, str | None]:
-    """The first snapshot; and why it is not good, where it is not. Raises ConfigError."""
+    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError."""
     sampler = build_sampler(config)
     sampler.start()
     try:
@@ -59,7 +59,7 @@ def read_once(config: Config) -> tuple[Snapshot, str | None]:
 
 
 class Site:
-    """What the pages ask: the sampler's newest snapshot, its bytes, and how it stands."""
+    """What the pages ask for: the sampler's newest snapshot, its bytes, and the sampler's health."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler

@@ -138,14 +138,14 @@ def test_an_answer_under_way_is_finished_before_closing() -> None:
         start_response("200 OK", [])
         return [b"done"]
 
-    with serving(app) as server, dial(server, GET) as client:
+    with serving(app) as server, dial(server, 2 * GET) as client:
         begun.wait(patience())
         closer = threading.Thread(target=server.close)
         closer.start()
         wait_for(lambda: server.connections.closing)
         finish.set()
         assert answer(client) == (200, b"done")
-        assert everything(client) == b""
+        assert everything(client) == b"", "the second request came too late"
         closer.join()
 
 

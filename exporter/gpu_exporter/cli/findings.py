@@ -77,21 +77,21 @@ def _kubelet(config: Config) -> Iterator[Finding]:
 
 
 def _modes(snapshot: Snapshot) -> Iterator[Finding]:
-    def where(name: str, wrong: Callable[[float], bool]) -> str:
+    def gpus_where(name: str, wrong: Callable[[float], bool]) -> str:
         return ", ".join(
             str(reading.device.index)
             for reading in snapshot.readings
             if (value := reading.values.get(by_name(name))) is not None and wrong(value)
         )
 
-    if off := where("gpu_persistence_mode_enabled", lambda value: value == 0):
+    if off := gpus_where("gpu_persistence_mode_enabled", lambda value: value == 0):
         yield Finding(
             "warn",
             "persistence mode",
             f"off on GPU {off}",
             "nvidia-smi -pm 1, or enable nvidia-persistenced: without it each start of a job waits for the driver",
         )
-    if mig := where("gpu_mig_mode_enabled", lambda value: value == 1):
+    if mig := gpus_where("gpu_mig_mode_enabled", lambda value: value == 1):
         yield Finding("warn", "MIG", f"on for GPU {mig}", "utilization does not exist in MIG mode; it is left out")
 
 

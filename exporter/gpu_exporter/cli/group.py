@@ -1,4 +1,4 @@
-"""The commands, and how refusals of any of them are told."""
+"""The commands, and how a refusal by any of them is reported."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ def sample(form: str, config_file: Path | None, **given: Any) -> int:
 
         click.echo(Page().body(snapshot, openmetrics=False, gzip=False), nl=False)
     elif form == "json":
-        from gpu_exporter.pages.documents import document  # noqa: PLC0415 - only this form needs it
+        from gpu_exporter.pages.documents import gpus_document  # noqa: PLC0415 - only this form needs it
 
-        click.echo(json.dumps(document(snapshot), indent=2))
+        click.echo(json.dumps(gpus_document(snapshot), indent=2))
     else:
         click.echo(_table(snapshot))
     return int(snapshot.gpus_up < snapshot.gpus_found)

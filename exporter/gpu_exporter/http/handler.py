@@ -47,7 +47,7 @@ class Handler:
         self._stream = Stream(self._receive)
 
     def run(self) -> None:
-        """Serve request after request until one side has enough. Raises OSError where the connection breaks."""
+        """Serve requests until either side ends it. Raises OSError where the connection breaks."""
         server = self._server
         going_on = self._serve_request(self._connection.accepted + server.header_deadline)
         while going_on:
@@ -55,7 +55,7 @@ class Handler:
             going_on = self._serve_request(server.monotonic() + server.header_deadline)
 
     def _serve_request(self, deadline: float) -> bool:
-        """Read a request by the deadline and answer it; whether another may follow."""
+        """Read a request by the deadline and answer it; return whether another may follow."""
         server, connection = self._server, self._connection
         request = None
         try:
@@ -75,7 +75,7 @@ class Handler:
         server.connections.begin(connection)
         try:
             answer = server.call(environ)
-            self._send(request, answer, keep_alive=keep_alive, seconds=self._patience(request))
+            self._send(request, answer, keep_alive=keep_alive, seconds=self._write_seconds(request))
         finally:
             may_stay = server.connections.end(connection)
         if length is None:
@@ -91,8 +91,8 @@ class Handler:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def _patience(self, request: Request) -> float:
-        """Prometheus tells when it gives up; to write for longer serves nobody."""
+    def _write_seconds(self, request: Request) -> float:
+        """Seconds for the answer: Prometheus says when it gives up, and writing for longer helps nobody."""
         try:
             scrape_timeout = float((request.values("x-prometheus-scrape-timeout-seconds") or ["nan"])[0])
         except ValueError:
@@ -128,7 +128,7 @@ class Handler:
             rest = rest[self._connection.sock.send(rest) :]
 
     def _linger(self) -> None:
-        """Read on for a moment: closing on unread bytes resets the connection, and the client may lose the answer."""
+        """Keep reading briefly: closing on unread bytes resets the connection, and the client may lose the answer."""
         deadline = self._server.monotonic() + LINGER
         with suppress(OSError):
             socket.socket.shutdown(self._connection.sock, socket.SHUT_WR)

@@ -27,7 +27,7 @@ _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) (HTTP/([0-9])\.[0-9])\r?")
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb":[^\r\n\0]*\r?\n)*\r?\n")
-_ORIGIN: Final = re.compile(r"(?i:https?)://[^/?]+")  # what a client writes that takes us for a proxy
+_ORIGIN: Final = re.compile(r"(?i:https?)://[^/?]+")  # written by a client that takes us for a proxy
 _LENGTH_DIGITS: Final = 9
 
 
@@ -59,7 +59,7 @@ class Stream:
         buffer = self._buffer
         searched = 0
         while True:
-            if buffer.startswith((b"\r", b"\n")):  # RFC 9112 asks for patience with empty lines before a request
+            if buffer.startswith((b"\r", b"\n")):  # RFC 9112 asks servers to skip empty lines before a request
                 del buffer[: len(buffer) - len(buffer.lstrip(b"\r\n"))]
             end = _END_OF_HEAD.search(buffer, searched)
             line = buffer.find(b"\n", 0, LINE_LIMIT + 1)
@@ -127,7 +127,7 @@ class Request:
         return None if expected else int(text)
 
     def environ(self, body: bytes, *, server: tuple[str, int], scheme: str, peer: str) -> Environ:
-        """PEP 3333's dictionary. Raises RefusedError where the target is none of ours."""
+        """PEP 3333's dictionary. Raises RefusedError for a target that no server of ours has."""
         target = _ORIGIN.sub("", self.target)
         if target.startswith("//"):  # a client that joined two parts of a URL with one slash too many
             target = "/" + target.lstrip("/")
@@ -174,7 +174,7 @@ def parse(head: bytes) -> Request:
         raise RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     pairs = (field.partition(":") for field in lines)
     fields = tuple((name.lower(), value.strip(" \t\r")) for name, _, value in pairs)
-    # Nothing here looks at Host, so that none is forgiven; two may have sent the request elsewhere before us.
+    # Nothing here looks at Host, so a missing one is forgiven; a proxy before us may have read the other of two.
     if sum(name == "host" for name, _ in fields) > 1:
         raise RefusedError(HTTPStatus.BAD_REQUEST)
     method, target, version = (part.decode("ascii") for part in found.group(1, 2, 3))

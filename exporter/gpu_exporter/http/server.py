@@ -42,7 +42,7 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class Server(TCPServer):
     """Listens from the moment it is made, serves from ``start`` to ``close``. Raises OSError where it cannot listen.
 
-    An empty ``host`` is every address, IPv6 and IPv4. ``allow`` may be replaced at any time; empty lets everybody in.
+    An empty ``host`` is every address, IPv6 and IPv4. ``allow`` may be replaced at any time; empty admits everyone.
     ``wrap`` is called with each accepted socket in that connection's own thread and gives the socket to use; it must
     not talk to the client: a ``do_handshake`` of the result is called within the header deadline.
     Deadlines are seconds: ``header_deadline`` for a whole request header, counted from accepting or from the first byte
@@ -149,12 +149,12 @@ class Server(TCPServer):
         self.socket.setblocking(False)
 
     def service_actions(self) -> None:
-        """Show life; called by the parent's loop."""
+        """Call the heartbeat; the parent's loop calls this."""
         if self._heartbeat is not None:
             self._heartbeat()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; where descriptors have run out, give up the oldest connection rather than spin."""
+        """Accept; when descriptors have run out, give up the oldest connection rather than spin."""
         try:
             return super().get_request()
         except OSError as error:
@@ -163,7 +163,7 @@ class Server(TCPServer):
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Turn away who is not allowed, before anything is read."""
+        """Turn away clients that are not allowed, before anything is read."""
         if self._allowed(client_address[0]):
             return True
         if self._wrap is None:
@@ -173,7 +173,7 @@ class Server(TCPServer):
         return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread of its own, at the cost of the oldest unfinished one where the house is full."""
+        """Give the connection a thread of its own; when there is no room, the oldest unfinished one makes way."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(request, client_address[0], accepted=self.monotonic())
         connection.thread = threading.Thread(target=self._work, args=(connection,), name="http-worker", daemon=True)
@@ -185,7 +185,7 @@ class Server(TCPServer):
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what a connection could not be accepted for; the parent prints."""
+        """Log a connection that could not be accepted; the parent would print."""
         log.debug("connection refused", extra={"peer": client_address[0]})
 
     def _allowed(self, peer: str) -> bool:
@@ -202,7 +202,7 @@ class Server(TCPServer):
         try:
             self._secure(connection)
             Handler(connection, self).run()
-            _say_goodbye(connection.sock)
+            _end_tls(connection.sock)
         except OSError as error:  # resets, deadlines, evictions
             log.debug("connection ended", extra={"peer": connection.peer, "why": str(error) or type(error).__name__})
         except Exception:  # a thread that dies otherwise prints to standard error
@@ -222,7 +222,7 @@ class Server(TCPServer):
                 handshake()
             except OSError as error:
                 if getattr(error, "reason", None) == "HTTP_REQUEST":
-                    _tell_plainly(connection.sock)
+                    _answer_without_tls(connection.sock)
                 raise
 
     def call(self, environ: Environ) -> Answer:
@@ -259,8 +259,8 @@ class Server(TCPServer):
         return status, headers, body
 
 
-def _tell_plainly(sock: socket.socket) -> None:
-    """Answer who spoke HTTP to a TLS port, beneath the TLS that never came to be."""
+def _answer_without_tls(sock: socket.socket) -> None:
+    """Answer a client that spoke HTTP to a TLS port, on the socket beneath the TLS that never began."""
     deadline = time.monotonic() + LINGER
     with suppress(OSError):
         socket.socket.send(sock, _NOT_TLS, socket.MSG_DONTWAIT)
@@ -271,8 +271,8 @@ def _tell_plainly(sock: socket.socket) -> None:
                 break
 
 
-def _say_goodbye(sock: socket.socket) -> None:
-    """TLS's end of the stream, without waiting for the client's."""
+def _end_tls(sock: socket.socket) -> None:
+    """Send TLS's end of the stream, without waiting for the client's."""
     if unwrap := getattr(sock, "unwrap", None):
         with suppress(OSError, ValueError):
             sock.settimeout(0)

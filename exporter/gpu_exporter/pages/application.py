@@ -13,7 +13,7 @@ from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, status_answer
 from gpu_exporter.model import Snapshot
 from gpu_exporter.pages import openapi, status_page
-from gpu_exporter.pages.documents import document, gpu_document, processes_document
+from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
 from gpu_exporter.pages.negotiation import wants_gzip, wants_openmetrics
 
@@ -40,10 +40,10 @@ class Provider(Protocol):
         """The newest snapshot; without readings where they are stale."""
 
     def live(self) -> str | None:
-        """None, or why a restart would help."""
+        """None, or the reason a restart would help."""
 
     def ready(self) -> str | None:
-        """None, or why there is no fresh sample."""
+        """None, or the reason there is no fresh sample."""
 
 
 class Application:
@@ -61,8 +61,8 @@ class Application:
         self._telemetry_path = telemetry_path
         self._routes: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "/": self._page,
-            "/livez": lambda _: _health(self._trouble(provider.live())),
-            "/readyz": lambda _: _health(self._trouble(provider.ready())),
+            "/livez": lambda _: _health(self._public(provider.live())),
+            "/readyz": lambda _: _health(self._public(provider.ready())),
             "/api/v1/gpus": self._gpus,
             "/api/v1/processes": self._processes,
             "/api/v1/openapi.json": lambda _: ("200 OK", [_JSON, _NOSNIFF], self._openapi),
@@ -94,20 +94,20 @@ class Application:
     def _page(self, _environ: Mapping[str, Any]) -> Answer:
         text = status_page.render(
             self._provider.snapshot(),
-            live=self._trouble(self._provider.live()),
-            ready=self._trouble(self._provider.ready()),
+            live=self._public(self._provider.live()),
+            ready=self._public(self._provider.ready()),
             now=time.time(),
             telemetry_path=self._telemetry_path,
         )
         return "200 OK", [_HTML, _FRESH, _NOSNIFF, _CSP, ("Referrer-Policy", "no-referrer")], text.encode()
 
     @staticmethod
-    def _trouble(why: str | None) -> str | None:
-        """A source's words as far as they may leave: paths and handles are for the log."""
+    def _public(why: str | None) -> str | None:
+        """A source's own words, less what is only for the log: paths and handles."""
         return None if why is None else _PRIVATE.sub("...", why)
 
     def _gpus(self, _environ: Mapping[str, Any]) -> Answer:
-        return _json(document(self._provider.snapshot()))
+        return _json(gpus_document(self._provider.snapshot()))
 
     def _processes(self, _environ: Mapping[str, Any]) -> Answer:
         return _json(processes_document(self._provider.snapshot(), self._labels))

@@ -15,20 +15,20 @@ from gpu_exporter.model import Identity, Reading, Snapshot
 _LISTED: Final = frozenset(metric.name for metric in CATALOG if metric.labels or metric.dynamic)
 
 
-def document(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as /api/v1/gpus tells it."""
-    told: dict[str, Any] = {
+def gpus_document(snapshot: Snapshot) -> dict[str, Any]:
+    """The whole snapshot: its source, the driver, and every GPU."""
+    body: dict[str, Any] = {
         "source": snapshot.source,
         "simulated": snapshot.simulated,
         "sample_success": snapshot.ok,
     }
     if snapshot.timestamp is not None:
-        told["sample_timestamp_seconds"] = snapshot.timestamp
+        body["sample_timestamp_seconds"] = snapshot.timestamp
     if snapshot.driver is not None:
-        told["driver"] = {name: value for name, value in asdict(snapshot.driver).items() if value}
+        body["driver"] = {name: value for name, value in asdict(snapshot.driver).items() if value}
     readings = sorted(snapshot.readings, key=lambda reading: reading.device.index)
-    told["gpus"] = [gpu_document(reading) for reading in readings]
-    return told
+    body["gpus"] = [gpu_document(reading) for reading in readings]
+    return body
 
 
 def gpu_document(reading: Reading) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def gpu_document(reading: Reading) -> dict[str, Any]:
 
 def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, Any]:
     """Every process on every GPU; what is not known, and the labels that the site does not want, are absent."""
-    told = []
+    entries = []
     for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
         for process in reading.processes or ():
             facts = {"pid": process.pid, **asdict(process.identity or Identity())}
@@ -67,8 +67,8 @@ def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, A
                 entry["memory_used_bytes"] = int(process.memory_used)
             if process.utilization is not None:
                 entry["utilization_ratio"] = process.utilization
-            told.append({name: value for name, value in entry.items() if value != ""})
-    return {"source": snapshot.source, "simulated": snapshot.simulated, "processes": told}
+            entries.append({name: value for name, value in entry.items() if value != ""})
+    return {"source": snapshot.source, "simulated": snapshot.simulated, "processes": entries}
 
 
 def _labelled(reading: Reading) -> list[tuple[tuple[Metric, tuple[str, ...]], float]]:

@@ -38,7 +38,7 @@ class Page:
     """The bytes of /metrics for the newest snapshot asked for, each form rendered when it is first wanted.
 
     It lives as long as the daemon and is the one place that keeps what was rendered. Any thread may call. ``process``
-    tells the ``process_*`` families, by default of this process.
+    collects the ``process_*`` families, by default those of this process.
     """
 
     def __init__(self, renderer: Renderer | None = None, *, process: Collector | None = None) -> None:
@@ -61,6 +61,7 @@ class Page:
 
     def _body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         if self._rendered[0] is not snapshot:
+            self._samples, self._rendered = [], (None, {})  # never two pages in memory at once
             self._samples = self._renderer.samples(snapshot)
             self._collected = _Collected(list(self._process.collect()))
             self._rendered = (snapshot, {})
@@ -232,7 +233,7 @@ def _head(name: str, labels: Mapping[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """A label value as both formats want it. Half of a surrogate pair, which UTF-8 cannot tell, becomes U+FFFD."""
+    """A label value as both formats want it. Half a surrogate pair, which UTF-8 cannot encode, becomes U+FFFD."""
     if not value.isascii():
         value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

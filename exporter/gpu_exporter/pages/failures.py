@@ -10,7 +10,7 @@ from gpu_exporter.model import Reason
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """``meaning`` stands beside the GPU; ``advice`` is for whoever has a shell there, with the index as ``{gpu}``."""
+    """``meaning`` stands beside the GPU; ``advice`` is for someone with a shell on the host; ``{gpu}`` is the index."""
 
     meaning: str
     advice: str

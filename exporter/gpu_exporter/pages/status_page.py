@@ -103,7 +103,7 @@ def render(snapshot: Snapshot, *, live: str | None, ready: str | None, now: floa
 
 
 def _named_down(snapshot: Snapshot) -> str:
-    """Which GPUs are down, for whoever would have to scroll to them."""
+    """Which GPUs are down, so that nobody has to scroll to find them."""
     indices = sorted(reading.device.index for reading in snapshot.readings if reading.failure is not None)
     more = ", ..." if len(indices) > _DOWN else ""
     return f" (GPU {', '.join(map(str, indices[:_DOWN]))}{more})" if indices else ""

@@ -1,4 +1,4 @@
-"""Who may talk to the exporter: TLS, client certificates, passwords, rate; all from the web configuration file."""
+"""Who may talk to the exporter: TLS, client certificates, passwords and a rate limit, from a web configuration file."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ class Gate:
         if not state.config.users or self._checks is None:
             return None
         header = environ.get("HTTP_AUTHORIZATION", "")
-        right = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
-        if right is None:
+        correct = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
+        if correct is None:
             return "429 Too Many Requests"
-        return None if right else "401 Unauthorized"
+        return None if correct else "401 Unauthorized"
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def _current(self) -> _State:
-        """The state in force, after a look at whether the files changed; whoever comes meanwhile gets the old one."""
+        """The state in force, after checking whether the files changed; callers meanwhile get the old one."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._watch.changed():
@@ -136,7 +136,7 @@ class Gate:
                     raise ConfigError(f"{self._path}: {key}: is gone; to do without it needs a restart")
             if config.tls is not None and old.config.tls is None:
                 raise ConfigError(f"{self._path}: tls_server_config: is new; to serve TLS needs a restart")
-        context = None if config.tls is None else tls.context(config.tls, file=self._path)
+        context = None if config.tls is None else tls.make_context(config.tls, file=self._path)
         if config.users and self._checks is None:
             from gpu_exporter.http.access.basic import Passwords  # noqa: PLC0415 - bcrypt is an extra
 
@@ -148,7 +148,7 @@ def check(path: Path) -> None:
     """Raise ConfigError unless the file and the certificates that it names can be used."""
     config = file.load(path)
     if config.tls is not None:
-        tls.context(config.tls, file=path)
+        tls.make_context(config.tls, file=path)
 
 
 def _allowance(config: AccessConfig, old: _State | None) -> Allowance | None:

@@ -1,4 +1,4 @@
-"""How many requests there may be."""
+"""The rate limit on requests."""
 
 from __future__ import annotations
 
