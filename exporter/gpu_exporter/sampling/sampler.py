@@ -11,12 +11,13 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.config import CollectionConfig
-from gpu_exporter.model import Build, Device, Failure, Reading, Snapshot
+from gpu_exporter.model import Build, Reading, Snapshot
 from gpu_exporter.sampling.health import HealthLog
 from gpu_exporter.sampling.lifecycle import Lifecycle
 from gpu_exporter.sampling.pipeline import Pipeline
-from gpu_exporter.sampling.poller import Outcome, Poller
+from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
+from gpu_exporter.sampling.round import read_all
 from gpu_exporter.sampling.schedule import Schedule
 from gpu_exporter.sources import Source, SourceError
 
@@ -210,7 +211,7 @@ class Sampler:
             return
         self._pipeline.add_late(self._roster.late_readings())
         try:
-            readings = self._read(source)
+            readings = read_all(source, roster=self._roster, poller=self._poller, timeout=self._collection.timeout)
         except SourceError as error:
             self._health.source_closed()
             self._lifecycle.failed(str(error))
@@ -225,31 +226,6 @@ class Sampler:
         self._health.note(complete, now)
         up = any(reading.failure is None for reading in complete)
         self._publish(complete, started=started, ok=up or not complete)
-
-    def _read(self, source: Source) -> list[Reading]:
-        """One reading a known device: read, overrun, parked, or gone. Raises SourceError."""
-        asked = self._roster.enlist(source.devices)
-        outcomes = self._poller.run(
-            [partial(source.read, device) for device, _ in asked],
-            timeout=self._collection.timeout,
-            late=lambda position, outcome: self._returned(asked[position][1], outcome),
-        )
-        answers = [(named, outcome) for (_, named), outcome in zip(asked, outcomes, strict=True)]
-        # Overruns first: taking another's outcome may raise, and they must not be read a second time then.
-        overran = [self._overran(named) for named, outcome in answers if outcome is None]
-        read = [self._roster.recognise(named, outcome.get()) for named, outcome in answers if outcome is not None]
-        readings = {reading.device.key: reading for reading in (*overran, *read)}
-        readings |= {reading.device.key: reading for reading in self._roster.unread(readings)}
-        return sorted(readings.values(), key=lambda reading: (reading.device.index, reading.device.uuid))
-
-    def _overran(self, device: Device) -> Reading:
-        self._roster.park(device)
-        why = f"its driver call took longer than {self._collection.timeout:g} s"
-        return Reading(device, failure=Failure("timeout", why))
-
-    def _returned(self, device: Device, outcome: Outcome[Reading]) -> None:
-        """A late call came back (told on its own thread): the device is read again from the next tick on."""
-        self._roster.returned(device, outcome.result)
 
     def _before_close(self, source: Source) -> None:
         self._pipeline.interrupt()
