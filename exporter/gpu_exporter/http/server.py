@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from socketserver import TCPServer
-from traceback import extract_tb
 from typing import Any, Final, TypeAlias
 
 from gpu_exporter.http.connections import Connection, Connections
 from gpu_exporter.http.handler import LINGER, Handler
-from gpu_exporter.http.wsgi import Answer, App, Environ, Headers, status_answer
+from gpu_exporter.http.wsgi import Answer, App, Environ, Guarded
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Server(TCPServer):
         heartbeat: Callable[[], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.application = application
+        self._application = Guarded(application)
         self.monotonic = monotonic
         self.header_deadline = header_deadline
         self.idle_deadline = idle_deadline
@@ -78,7 +77,6 @@ class Server(TCPServer):
         self.connections = Connections(connections)
         self._allow = tuple(allow)
         self._wrap = wrap
-        self._logged: set[str] = set()
         self._heartbeat = heartbeat
         self._listen(host, port)
         self._thread = threading.Thread(target=partial(self.serve_forever, _TURN), name="http", daemon=True)
@@ -227,36 +225,7 @@ class Server(TCPServer):
 
     def call(self, environ: Environ) -> Answer:
         """The application's answer; 500 without details where it fails."""
-        status = ""
-        headers: Headers = []
-        chunks: list[bytes] = []
-
-        def start_response(line: str, fields: Headers, _exc_info: Any = None) -> Callable[[bytes], None]:
-            nonlocal status, headers
-            status, headers = line, fields
-            return chunks.append
-
-        try:
-            result = self.application(environ, start_response)
-            try:
-                chunks.extend(result)
-            finally:
-                if close := getattr(result, "close", None):
-                    close()
-            body = b"".join(chunks)
-            if not status or any("\r" in part or "\n" in part for field in (("", status), *headers) for part in field):
-                raise ValueError(f"unusable status or headers: {status!r} {headers!r}")  # noqa: TRY301 - one way out
-        except Exception as error:  # whatever the application does, the client gets an answer and the thread lives
-            key = f"{type(error).__name__} at {extract_tb(error.__traceback__)[-1].lineno}"
-            log.log(
-                logging.DEBUG if key in self._logged else logging.ERROR,
-                "the answer failed: this is a bug in gpu-exporter",
-                extra={"path": environ["PATH_INFO"]},
-                exc_info=True,
-            )
-            self._logged.add(key)  # a scraper would otherwise fill the log with the same traceback
-            return status_answer("500 Internal Server Error")
-        return status, headers, body
+        return self._application.answer(environ)
 
 
 def _answer_without_tls(sock: socket.socket) -> None:
