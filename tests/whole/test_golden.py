@@ -11,7 +11,7 @@ from prometheus_client import Metric as ClientMetric
 from prometheus_client.registry import Collector
 from tools.lab.nvml_stub import Process, Stub, Usage
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer

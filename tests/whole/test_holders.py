@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tools.lab.nvml_stub import Process, Stub
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.model import Build, Device, Identity, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
 from gpu_exporter.owners.resolver import Resolver

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
 from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.pages.exposition import Renderer

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gpu_exporter.catalog.owner_kinds import NAMESPACES_EXPLAINED, PROCESS_LABELS
 from gpu_exporter.catalog.row import (
     KIB,
     MHZ,
@@ -381,7 +382,6 @@ _MODES: Final = [
           smi=Smi("compute_mode", words=(("Default", 0.0), ("Prohibited", 2.0), ("Exclusive_Process", 3.0)))),
 ]
 
-PROCESS_LABELS: Final = ("pid", "process", "user", "container", "pod", "namespace", "slurm_job")
 PROCESSES: Final = {
     kind: gauge("gpu_processes", "processes", "Processes on the GPU, by what they asked of it; some are in both.",
                 Processes(f"nvmlDeviceGet{kind.capitalize()}RunningProcesses_v3"), labels=(("type", kind),))
@@ -411,8 +411,8 @@ STATE_SECONDS: Final = {
 OWNER_SECONDS: Final = {
     state: counter(
         "gpu_owner_seconds_total", "accounting",
-        "Observed time that the owner held the GPU, by what the GPU did; on a shared GPU split by memory held. The "
-        "namespace of owner_kind slurm is the job. An owner that holds nothing for an hour is left out.",
+        "Observed time that the owner held the GPU, by what the GPU did; on a shared GPU split by memory held. "
+        f"{NAMESPACES_EXPLAINED}An owner that holds nothing for an hour is left out.",
         labels=(("state", state),), dynamic=("owner_kind", "owner", "namespace"))
     for state in ("active", "idle_held", "unknown")
 }

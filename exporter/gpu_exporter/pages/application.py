@@ -13,7 +13,8 @@ from importlib import resources
 from typing import Any, Final, Protocol, TypeAlias
 
 from gpu_exporter import __version__
-from gpu_exporter.catalog import CATALOG, GPU_UP, PROCESS_LABELS
+from gpu_exporter.catalog import CATALOG, GPU_UP
+from gpu_exporter.catalog.owner_kinds import KIND_LABELS, PROCESS_LABELS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Identity, Reading, Snapshot
 from gpu_exporter.pages import status_page
@@ -134,6 +135,13 @@ class Application:
         text = resources.files("gpu_exporter.pages").joinpath("openapi.json").read_text("utf-8")
         description = json.loads(text)
         description["info"]["version"] = __version__
+        process = description["components"]["schemas"]["Process"]["properties"]
+        names = [*process]
+        after = names.index("container") + 1
+        names[after:after] = KIND_LABELS
+        description["components"]["schemas"]["Process"]["properties"] = {
+            name: process.get(name, {"type": "string"}) for name in names
+        }
         description["paths"] = {
             self._telemetry_path if path == "/metrics" else path: operations
             for path, operations in description["paths"].items()
@@ -189,9 +197,9 @@ def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, A
     told = []
     for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
         for process in reading.processes or ():
-            facts = {"pid": process.pid, **asdict(process.identity or Identity())}
+            facts = {"pid": process.pid, **(process.identity or Identity()).all_labels()}
             entry = {"gpu": reading.device.index, "uuid": reading.device.uuid, "mig_uuid": process.mig_uuid}
-            entry |= {"type": process.type, **{name: facts[name] for name in labels}}
+            entry |= {"type": process.type, **{name: facts.get(name, "") for name in labels}}
             if process.memory_used is not None:
                 entry["memory_used_bytes"] = int(process.memory_used)
             if process.utilization is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import yaml
 
+from gpu_exporter.catalog.owner_kinds import KIND_LABELS
 from gpu_exporter.config import ConfigError
 from gpu_exporter.config.parsers import duration
 from gpu_exporter.sources.fake.models import GpuModel
@@ -101,7 +102,7 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
     }
 )
 _COMMON: Final = ("at", "gpu", "fault", "for")
-_PROCESS_FIELDS: Final = ("pid", "name", "user", "pod", "namespace", "slurm_job", "memory", "type", "stop")
+_PROCESS_FIELDS: Final = ("pid", "name", "user", *KIND_LABELS, "memory", "type", "stop")
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def _process(value: Any, fleet: Fleet) -> SimulatedProcess:
         user=_in("user", _word, value.get("user", "alice")),
         memory_used=_in("memory", _memory, value.get("memory", "1GiB"), fleet),
         type=_in("type", _one_of, value.get("type", "compute"), ("compute", "graphics")),
-        **{name: _in(name, _word, str(value[name])) for name in ("pod", "namespace", "slurm_job") if name in value},
+        labels={label: _in(label, _word, str(value[label])) for label in KIND_LABELS if label in value},
     )
 
 
