@@ -80,21 +80,24 @@ class Identity:
     """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
     ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
-    a process) or its name (of an allocation).
+    a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
+    is known (catalog/owner_kinds.py).
     """
 
     process: str = ""
     user: str = ""
     container: str = ""
-    pod: str = ""
-    namespace: str = ""
-    slurm_job: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def all_labels(self) -> dict[str, str]:
+        """What is told as labels of processes, by name."""
+        return {"process": self.process, "user": self.user, "container": self.container, **self.labels}
 
 
 class Owner(NamedTuple):
     """Whom time is charged to, as the labels owner_kind, owner and namespace tell. Empty strings are what is not known.
 
-    ``kind`` is pod, slurm or user; ``namespace`` is the pod's, of slurm the job's number, of a user empty.
+    ``kind`` is one of catalog/owner_kinds.py, whose row tells what name and namespace are.
     """
 
     kind: str

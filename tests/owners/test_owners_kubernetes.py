@@ -75,7 +75,7 @@ def watch(path: Path, clock: Clock) -> Iterator[Callable[..., KubernetesAllocati
 
 
 def owner(pod: str, container: str = "main", namespace: str = "lab") -> Identity:
-    return Identity(pod=pod, namespace=namespace, container=container)
+    return Identity(labels={"pod": pod, "namespace": namespace}, container=container)
 
 
 # --- what the kubelet tells -------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_the_pod_and_the_whole_identifier_are_there_for_a_join(tree: Tree) -> No
 def test_a_slurm_job_and_its_step(tree: Tree) -> None:
     tree.process(7, cgroup="0::/system.slice/slurmstepd.scope/job_4711/step_2/user/task_0\n")
     owners = tree.owners()
-    assert owners.identity(7) == Identity(process="python3.11", user="alice", slurm_job="4711")
+    assert owners.identity(7) == Identity(process="python3.11", user="alice", labels={"slurm_job": "4711"})
 
 
 def test_a_rootless_container_is_its_users(tree: Tree) -> None:

@@ -18,7 +18,7 @@ from gpu_exporter.owners.resolver import Resolver
 
 DEVICE = Device(0, "GPU-0", "H100")
 UIDS = ("0b2c4d6e-1111-4222-8333-444455556666", "0b2c4d6e-7777-4888-8999-aaaabbbbcccc")
-PODS = tuple(Identity(pod=f"train-{number}", namespace="ml", container="main") for number in range(2))
+PODS = tuple(Identity(labels={"pod": f"train-{number}", "namespace": "ml"}, container="main") for number in range(2))
 
 
 class Proc:
@@ -94,7 +94,7 @@ def test_an_allocation_is_found_by_uuid_and_by_index(key: str) -> None:
 
 def test_a_device_named_twice_is_held_once() -> None:
     given = Given(GPU_0=PODS[:1], **{"0": PODS[:1]})
-    other = Given(GPU_0=[Identity(pod="train-0", namespace="ml", container="sidecar")])
+    other = Given(GPU_0=[Identity(labels={"pod": "train-0", "namespace": "ml"}, container="sidecar")])
     assert Resolver(allocations=[given, other]).name_owners([Reading(DEVICE)])[0].allocations == PODS[:1]
 
 
@@ -107,7 +107,7 @@ def test_allocations_of_mig_devices_belong_to_their_gpu() -> None:
 def test_a_process_in_the_only_pod_of_its_device_is_that_pods() -> None:
     proc = Proc({1: (Identity("python3", "root", "c0ffee"), UIDS[0])})
     complete = Resolver(processes=proc, allocations=[Given(GPU_0=PODS[:1])]).name_owners([reading(1)])
-    assert identities(complete) == [Identity("python3", "root", "c0ffee", "train-0", "ml")]
+    assert identities(complete) == [Identity("python3", "root", "c0ffee", {"pod": "train-0", "namespace": "ml"})]
 
 
 def test_of_pods_that_share_a_device_the_log_folders_tell(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_of_pods_that_share_a_device_the_log_folders_tell(tmp_path: Path) -> Non
     (tmp_path / "something-else").mkdir()
     told = Resolver(processes=proc, allocations=[shared], pods=PodNames(folders=[tmp_path]))
     assert identities(told.name_owners([reading(1, 2, 3)])) == [
-        Identity("a", pod="train-0", namespace="ml"),
-        Identity("b", pod="train-1", namespace="ml"),
+        Identity("a", labels={"pod": "train-0", "namespace": "ml"}),
+        Identity("b", labels={"pod": "train-1", "namespace": "ml"}),
         Identity("c", "carol"),
     ]
 
@@ -131,7 +131,7 @@ def test_a_process_on_a_mig_device_is_of_the_pod_that_was_given_it() -> None:
     on_mig = Reading(DEVICE, processes=(Process(1, "compute", 1.0, mig_uuid="MIG-2"),), mig_uuids=("MIG-1", "MIG-2"))
     given = Given(MIG_1=PODS[:1], MIG_2=PODS[1:])
     complete = Resolver(processes=proc, allocations=[given]).name_owners([on_mig])
-    assert identities(complete) == [Identity("a", pod="train-1", namespace="ml")]
+    assert identities(complete) == [Identity("a", labels={"pod": "train-1", "namespace": "ml"})]
 
 
 def test_unknown_pods_are_looked_for_every_ten_seconds(tmp_path: Path) -> None:
@@ -146,11 +146,15 @@ def test_unknown_pods_are_looked_for_every_ten_seconds(tmp_path: Path) -> None:
 
 def test_a_job_without_cgroups_is_known_by_its_user() -> None:
     proc = Proc(
-        {1: (Identity("a", "alice"), ""), 2: (Identity("b", "bob"), ""), 3: (Identity("c", "alice", slurm_job="9"), "")}
+        {
+            1: (Identity("a", "alice"), ""),
+            2: (Identity("b", "bob"), ""),
+            3: (Identity("c", "alice", labels={"slurm_job": "9"}), ""),
+        }
     )
-    job = Identity(user="alice", slurm_job="4711")
+    job = Identity(user="alice", labels={"slurm_job": "4711"})
     complete = Resolver(processes=proc, allocations=[Given(GPU_0=[job])]).name_owners([reading(1, 2, 3)])
-    assert [who.slurm_job for who in identities(complete) if who] == ["4711", "", "9"]
+    assert [who.labels for who in identities(complete) if who] == [{"slurm_job": "4711"}, {}, {"slurm_job": "9"}]
 
 
 def test_closing_closes_everything() -> None:
@@ -164,7 +168,9 @@ def test_the_settings_make_a_resolver(tmp_path: Path) -> None:
     (tmp_path / "0").write_text("4711 alice physics\n")
     made = open_resolver(load(None, {"owners.slurm_directory": ("--owners.slurm-directory", str(tmp_path))}))
     try:
-        assert made.name_owners([Reading(DEVICE)])[0].allocations == (Identity(user="alice", slurm_job="4711"),)
+        assert made.name_owners([Reading(DEVICE)])[0].allocations == (
+            Identity(user="alice", labels={"slurm_job": "4711"}),
+        )
     finally:
         made.close()
 
@@ -173,7 +179,7 @@ def test_a_missing_extra_is_an_error_of_the_configuration(monkeypatch: pytest.Mo
     def refuse(**_: object) -> None:
         raise kubernetes.MissingExtraError("asking the kubelet needs h2")
 
-    monkeypatch.setattr("gpu_exporter.owners.factory.KubernetesAllocations", refuse)
+    monkeypatch.setattr("gpu_exporter.owners.kubernetes.KubernetesAllocations", refuse)
     config = load(None, {"owners.kubernetes": ("--owners.kubernetes", "true")})
     with pytest.raises(ConfigError, match=r"owners\.kubernetes: asking the kubelet needs h2"):
         open_resolver(config)

@@ -18,7 +18,8 @@ from jsonschema import Draft202012Validator
 from tools.lab.wait import patience
 
 from gpu_exporter import __version__
-from gpu_exporter.catalog import GPU_UP, PROCESS_LABELS, XID_ERRORS
+from gpu_exporter.catalog import GPU_UP, XID_ERRORS
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.server import Server
 from gpu_exporter.model import Device, Driver, Failure, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.application import Application
@@ -319,7 +320,7 @@ def test_json_has_no_infinities_and_keeps_hostile_text_as_text() -> None:
 
 
 def test_processes_are_listed_with_the_labels_that_are_wanted() -> None:
-    owner = Identity("python3", "alice", "c0ffee", "train-0", "ml", "4711")
+    owner = Identity("python3", "alice", "c0ffee", {"pod": "train-0", "namespace": "ml", "slurm_job": "4711"})
     processes = (Process(7, "compute", 5.0, 0.25, "MIG-1", owner), Process(8, "graphics"))
     now = snapshot(replace(FULL, processes=processes))
     assert processes_document(now, PROCESS_LABELS)["processes"] == [

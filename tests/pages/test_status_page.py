@@ -122,8 +122,8 @@ def test_the_page_says_who_holds_a_gpu_most_memory_first() -> None:
     def of(memory: float | None, who: Identity | None) -> Process:
         return Process(next(pids), "compute", memory, identity=who)
 
-    alice, job = Identity(process="python", user="alice"), Identity(user="bob", slurm_job="17")
-    pod = Identity(user="root", pod="train-0", namespace="ml", container="0123456789abcdef")
+    alice, job = Identity(process="python", user="alice"), Identity(user="bob", labels={"slurm_job": "17"})
+    pod = Identity(user="root", labels={"pod": "train-0", "namespace": "ml"}, container="0123456789abcdef")
     assert held_by(of(1.0, alice), of(2.0, pod), of(1.5, alice)) == "aliceml/train-0"
     assert held_by(of(None, job)) == "bob, job 17"
     assert held_by(of(5.0, None), of(1.0, Identity(container="0123456789ab"))) == "unknown0123456789ab"

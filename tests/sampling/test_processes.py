@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_exporter.catalog import (
-    PROCESS_LABELS,
-    PROCESS_MEMORY,
-    PROCESS_UTILIZATION,
-    PROCESSES,
-    PROCESSES_DROPPED,
-)
+from gpu_exporter.catalog import PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, PROCESSES_DROPPED
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.model import Device, Failure, Identity, Process, Reading
 from gpu_exporter.sampling.processes import ProcessTable
 
 DEVICE = Device(0, "GPU-0", "H100")
-ALICE = Identity("python3", "alice", "c0ffee", "train-0", "ml", "4711")
+ALICE = Identity("python3", "alice", "c0ffee", {"pod": "train-0", "namespace": "ml", "slurm_job": "4711"})
 
 
 def series(*processes: Process, most: int = 64, labels: tuple[str, ...] = PROCESS_LABELS) -> Reading:

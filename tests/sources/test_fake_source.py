@@ -358,7 +358,7 @@ def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
     source = fleet.open()
     owners = [process.identity for device in source.devices for process in source.read(device).processes or ()]
     assert len(owners) == 7, "one of the eight is free"
-    assert all(owner and getattr(owner, told) for owner in owners)
+    assert all(owner and owner.all_labels()[told] for owner in owners)
     assert {owner_of(owner).kind for owner in owners if owner} == {kind}
 
 

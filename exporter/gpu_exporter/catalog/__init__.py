@@ -30,7 +30,6 @@ from gpu_exporter.catalog.clocks import CLOCK_EVENTS
 from gpu_exporter.catalog.health import GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.identity import DRIVER_INFO, GPU_INFO
 from gpu_exporter.catalog.processes import (
-    PROCESS_LABELS,
     PROCESS_MEMORY,
     PROCESS_UTILIZATION,
     PROCESSES,
@@ -49,7 +48,6 @@ __all__ = [
     "OWNER_SECONDS",
     "PROCESSES",
     "PROCESSES_DROPPED",
-    "PROCESS_LABELS",
     "PROCESS_MEMORY",
     "PROCESS_UTILIZATION",
     "READ_ERRORS",

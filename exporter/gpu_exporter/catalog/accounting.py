@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.owner_kinds import NAMESPACES_EXPLAINED
 from gpu_exporter.catalog.row import Metric, row
 
 gauge: Final = partial(row, "gauge", "accounting")
@@ -22,8 +23,8 @@ STATE_SECONDS: Final = {
 OWNER_SECONDS: Final = {
     state: counter(
         "gpu_owner_seconds_total",
-        "Observed time that the owner held the GPU, by what the GPU did; on a shared GPU split by memory held. The "
-        "namespace of owner_kind slurm is the job. An owner that holds nothing for an hour is left out.",
+        "Observed time that the owner held the GPU, by what the GPU did; on a shared GPU split by memory held. "
+        f"{NAMESPACES_EXPLAINED}An owner that holds nothing for an hour is left out.",
         labels={"state": state},
         dynamic=("owner_kind", "owner", "namespace"),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.catalog.row import Metric, Processes, row
 
 gauge: Final = partial(row, "gauge", "processes")
 
 # In MIG mode a process has the label mig_uuid as well. A label whose value is not known is left out.
-PROCESS_LABELS: Final = ("pid", "process", "user", "container", "pod", "namespace", "slurm_job")
 PROCESSES: Final = {
     kind: gauge(
         "gpu_processes",

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.catalog.owner_kinds import BY_KIND, PROCESS_LABELS
 from gpu_exporter.config import parsers
 
 # Every source and what it is: the choices of ``source``. ``sources.REGISTRY`` says where each one stands.
@@ -22,7 +22,6 @@ SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
-OWNERS: Final = ("user", "pod", "slurm")
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _FORMATS: Final = ("logfmt", "json")
 T = TypeVar("T")
@@ -91,7 +90,7 @@ class FakeConfig:
     model: str = _setting("h100", parsers.one_of(*MODELS), f"What to simulate: {', '.join(MODELS)}.", shown="h100")
     seed: int = _setting(1, parsers.integer_between(0, 2**31), "The same seed gives the same fleet.", shown="1")
     owners: str = _setting(
-        "user", parsers.one_of(*OWNERS), f"As whom simulated work is done: {', '.join(OWNERS)}.", shown="user"
+        "user", parsers.one_of(*BY_KIND), f"As whom simulated work is done: {', '.join(BY_KIND)}.", shown="user"
     )
     scenario: Path | None = _setting(None, parsers.file_path, "YAML file of timed faults; read again when it changes.")
 

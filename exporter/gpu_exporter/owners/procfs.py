@@ -111,7 +111,7 @@ class ProcfsIdentities:
             process=self._program(pid),
             user=self._names.name(uid) if uid is not None else "",
             container=cgroup.container[:_SHORT],
-            slurm_job=cgroup.slurm_job,
+            labels={"slurm_job": cgroup.slurm_job} if cgroup.slurm_job else {},
         )
         try:
             # What was read above is one process's only if the same one is still there.

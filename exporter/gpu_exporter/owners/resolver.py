@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+from gpu_exporter.catalog.owner_kinds import OWNER_KINDS
 from gpu_exporter.model import Identity, Process, Reading
 from gpu_exporter.owners import Allocations, ProcessIdentities
 from gpu_exporter.owners.pod_logs import PodNames
@@ -94,14 +95,14 @@ class Resolver:
         seen = self._seen[process.pid]
         if seen is None:
             return None
-        return self._in_pod(*seen, allocations) if seen[1] else _in_job(seen[0], allocations)
+        return self._in_pod(*seen, allocations) if seen[1] else _in_allocation(seen[0], allocations)
 
     def _in_pod(self, identity: Identity, uid: str, allocations: Sequence[Identity]) -> Identity:
         """The kubelet tells pods without their uids: where several share the device, only their folders tell which."""
         if self._pods is not None and (named := self._pods.name(uid)) is not None:
-            return replace(identity, namespace=named[0], pod=named[1])
-        pods = [other for other in allocations if other.pod]
-        return replace(identity, namespace=pods[0].namespace, pod=pods[0].pod) if len(pods) == 1 else identity
+            return _labelled(identity, {"namespace": named[0], "pod": named[1]})
+        pods = [other for other in allocations if "pod" in other.labels]
+        return _labelled(identity, pods[0].labels) if len(pods) == 1 else identity
 
     def _tell_blind(self, listed: Sequence[Process]) -> None:
         if self._blind_told or self._processes is None or self._processes.visible:
@@ -115,16 +116,22 @@ class Resolver:
 
 
 def _once(identities: Iterable[Identity]) -> tuple[Identity, ...]:
-    """Each pod and each job once: a pod's containers are one holder, and a device may be named in two ways."""
-    found: dict[tuple[str, str, str], Identity] = {}
+    """Each owner once: a pod's containers are one holder, and a device may be named in two ways."""
+    found: dict[frozenset[tuple[str, str]], Identity] = {}
     for identity in identities:
-        found.setdefault((identity.namespace, identity.pod, identity.slurm_job), identity)
+        found.setdefault(frozenset(identity.labels.items()), identity)
     return tuple(found.values())
 
 
-def _in_job(identity: Identity, allocations: Sequence[Identity]) -> Identity:
+def _in_allocation(identity: Identity, allocations: Sequence[Identity]) -> Identity:
     """A site whose job steps have no cgroup: the one job on the device is the process's where the user is the same."""
-    jobs = [other for other in allocations if other.slurm_job]
-    if identity.slurm_job or len(jobs) != 1 or jobs[0].user != identity.user:
-        return identity
-    return replace(identity, slurm_job=jobs[0].slurm_job)
+    for kind in OWNER_KINDS if allocations else ():
+        if kind.name == "user" and kind.labels and kind.labels[0] not in identity.labels:
+            given = [other for other in allocations if kind.labels[0] in other.labels]
+            if len(given) == 1 and given[0].user == identity.user:
+                return _labelled(identity, given[0].labels)
+    return identity
+
+
+def _labelled(identity: Identity, labels: Mapping[str, str]) -> Identity:
+    return replace(identity, labels={**identity.labels, **labels})

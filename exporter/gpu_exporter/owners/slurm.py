@@ -18,7 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from gpu_exporter.config import OwnersConfig
 from gpu_exporter.model import Identity
+from gpu_exporter.owners import Allocations
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,11 @@ def parse(text: str) -> tuple[Job, ...]:
     return tuple(jobs.values())
 
 
+def open_allocations(config: OwnersConfig, user_name: Callable[[int], str]) -> Allocations:
+    """What the settings ask for."""
+    return SlurmFiles(directory=config.slurm_directory, user_name=user_name)
+
+
 class SlurmFiles:
     """Reads the files in ``directory`` at most once a second, as it is asked. Belongs to one thread.
 
@@ -91,7 +98,8 @@ class SlurmFiles:
 
     def _identity(self, job: Job) -> Identity:
         is_uid = job.user.isascii() and job.user.isdigit() and len(job.user) <= 10
-        return Identity(user=self._user_name(int(job.user)) if is_uid else job.user, slurm_job=job.job)
+        user = self._user_name(int(job.user)) if is_uid else job.user
+        return Identity(user=user, labels={"slurm_job": job.job})
 
     def _scan(self) -> dict[str, tuple[Job, ...]]:
         jobs: dict[str, tuple[Job, ...]] = {}

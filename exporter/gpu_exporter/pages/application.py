@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Protocol
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, status_answer
 from gpu_exporter.model import Snapshot
 from gpu_exporter.pages import openapi, status_page

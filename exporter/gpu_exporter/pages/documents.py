@@ -60,9 +60,9 @@ def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, A
     entries = []
     for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
         for process in reading.processes or ():
-            facts = {"pid": process.pid, **asdict(process.identity or Identity())}
+            facts = {"pid": process.pid, **(process.identity or Identity()).all_labels()}
             entry = {"gpu": reading.device.index, "uuid": reading.device.uuid, "mig_uuid": process.mig_uuid}
-            entry |= {"type": process.type, **{name: facts[name] for name in labels}}
+            entry |= {"type": process.type, **{name: facts.get(name, "") for name in labels}}
             if process.memory_used is not None:
                 entry["memory_used_bytes"] = int(process.memory_used)
             if process.utilization is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from gpu_exporter.catalog.owner_kinds import OWNER_KINDS, OwnerKind, Rows
 from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Hold
 
 CLASSES: Final = ("idle", "low", "normal", "high")
-BY: Final = ("user", "pod", "namespace", "slurm", "gpu")
 FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "score", "energy_kwh")
 NOBODY: Final = "(unknown)"
 _HOUR: Final = 3600.0
@@ -91,39 +91,34 @@ class Report:
         return self.total.idle_held_hours / self.total.held_hours if self.total.held_hours > 0 else 0.0
 
 
-def _user(hold: Hold) -> dict[str, str] | None:
-    return None if hold.owner.kind == "pod" else {"user": hold.owner.name or NOBODY}
-
-
-def _pod(hold: Hold) -> dict[str, str] | None:
-    if hold.owner.kind != "pod":
-        return None
-    return {"namespace": hold.owner.namespace, "pod": hold.owner.name or NOBODY}
-
-
-def _namespace(hold: Hold) -> dict[str, str] | None:
-    return {"namespace": hold.owner.namespace or NOBODY} if hold.owner.kind == "pod" else None
-
-
-def _slurm(hold: Hold) -> dict[str, str] | None:
-    if hold.owner.kind != "slurm":
-        return None
-    return {"user": hold.owner.name or NOBODY, "job": hold.owner.namespace}
-
-
-_KEYS: Final[Mapping[str, tuple[Callable[[Hold], dict[str, str] | None], str]]] = {
-    "user": (_user, "(pods)"),
-    "pod": (_pod, "(not in pods)"),
-    "namespace": (_namespace, "(not in pods)"),
-    "slurm": (_slurm, "(not in Slurm jobs)"),
+_ROWS: Final[Mapping[str, tuple[OwnerKind, Rows]]] = {
+    rows.by: (kind, rows) for kind in OWNER_KINDS for rows in kind.rows
 }
+WORDS: Final[Mapping[str, str]] = {**{by: rows.word for by, (_, rows) in _ROWS.items()}, "gpu": "GPU"}
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {  # what tells the rows apart
-    "user": ("cluster", "user"),
-    "pod": ("cluster", "namespace", "pod"),
-    "namespace": ("cluster", "namespace"),
-    "slurm": ("cluster", "user", "job"),
+    **{by: ("cluster", *(title for title, _ in rows.columns)) for by, (_, rows) in _ROWS.items()},
     "gpu": ("cluster", "host", "gpu", "model", "uuid"),
 }
+
+
+def _in_rows(rows: Rows) -> Mapping[str, OwnerKind]:
+    """The kinds whose owners are in such rows."""
+    needed = {label for _, label in rows.columns}
+    return {row.kind: row for row in OWNER_KINDS if needed <= {row.name, row.namespace}}
+
+
+def _keys(hold: Hold, kind: OwnerKind, rows: Rows) -> dict[str, str]:
+    """What tells the row of a hold apart. An owner without a name is NOBODY, and a row without any word as well."""
+    told = {kind.namespace: hold.owner.namespace, kind.name: hold.owner.name or NOBODY}
+    alone = len(rows.columns) == 1
+    return {title: told[label] or (NOBODY if alone else "") for title, label in rows.columns}
+
+
+def _rest_name(kind: OwnerKind, inside: Mapping[str, OwnerKind]) -> str:
+    """What is no row."""
+    if kind.labels:
+        return f"(not in {kind.plural})"
+    return f"({', '.join(row.plural for row in OWNER_KINDS if row.kind not in inside)})"
 
 
 def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) -> Report:
@@ -132,9 +127,8 @@ def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) ->
     if by == "gpu":
         rows, rest, total = [_gpu(usage) for usage in history.gpus.values()], None, fleet
     else:
-        keys, name = _KEYS[by]
         total = _sum(history.holds.values())
-        rows, rest = _group(history.holds.values(), keys, {COLUMNS[by][1]: name})
+        rows, rest = _group(history.holds.values(), by)
     rows.sort(key=lambda row: (-row.idle_held_hours, row.score if row.score is not None else 1.0, -row.held_hours))
     classes = Counter(row.grade for row in rows)
     return Report(
@@ -160,18 +154,18 @@ def _gpu(usage: GpuUsage) -> Row:
     return row
 
 
-def _group(
-    holds: Iterable[Hold], keys: Callable[[Hold], dict[str, str] | None], rest_keys: dict[str, str]
-) -> tuple[list[Row], Row | None]:
-    """Rows of what has keys, and one of the rest. Names in two clusters are two holders."""
+def _group(holds: Iterable[Hold], by: str) -> tuple[list[Row], Row | None]:
+    """Rows of the owners that such rows are made of, and one of the rest. Names in two clusters are two holders."""
+    kind, wanted = _ROWS[by]
+    inside = _in_rows(wanted)
     rows: dict[tuple[str, ...], Row] = {}
-    rest = Row({"cluster": "", **rest_keys})
+    rest = Row({"cluster": "", COLUMNS[by][1]: _rest_name(kind, inside)})
     for hold in holds:
-        found = keys(hold)
+        found = inside.get(hold.owner.kind)
         if found is None:
             rest.add(hold)
         else:
-            named = {"cluster": hold.gpu.cluster, **found}
+            named = {"cluster": hold.gpu.cluster, **_keys(hold, found, wanted)}
             rows.setdefault(tuple(named.values()), Row(named)).add(hold)
     return [row for row in rows.values() if row.held_hours > 0], rest if rest.held_hours > 0 else None
 

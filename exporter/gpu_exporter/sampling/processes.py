@@ -7,13 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from gpu_exporter.catalog import (
-    PROCESS_LABELS,
-    PROCESS_MEMORY,
-    PROCESS_UTILIZATION,
-    PROCESSES,
-    PROCESSES_DROPPED,
-)
+from gpu_exporter.catalog import PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, PROCESSES_DROPPED
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Identity, Process, Reading
 from gpu_exporter.sampling.tenancy import merged
@@ -29,7 +24,7 @@ class ProcessTable:
 
     def __init__(self, *, most: int, labels: Sequence[str]) -> None:
         self._most = most
-        self._kept = tuple(label in labels for label in PROCESS_LABELS)
+        self._kept = tuple(label if label in labels else None for label in PROCESS_LABELS)
         self._before: dict[str, tuple[tuple[Process, ...], _Rows]] = {}
 
     def add_rows(self, reading: Reading) -> Reading:
@@ -59,18 +54,8 @@ class ProcessTable:
         return {**counts, PROCESSES_DROPPED: dropped}, labelled
 
     def _labels(self, process: Process) -> tuple[str, ...]:
-        identity = process.identity or Identity()
-        values = (
-            str(process.pid),
-            identity.process,
-            identity.user,
-            identity.container,
-            identity.pod,
-            identity.namespace,
-            identity.slurm_job,
-        )
-        kept = (value if keep else "" for value, keep in zip(values, self._kept, strict=True))
-        return (*kept, process.mig_uuid)
+        told = {"pid": str(process.pid), **(process.identity or Identity()).all_labels()}
+        return (*(told.get(label, "") if label else "" for label in self._kept), process.mig_uuid)
 
     @staticmethod
     def _put(

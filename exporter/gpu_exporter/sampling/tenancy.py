@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from gpu_exporter.catalog import OWNER_MEMORY, OWNER_SECONDS
+from gpu_exporter.catalog.owner_kinds import BY_KIND, OWNER_KINDS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Identity, Owner, Process, Reading, State
 
@@ -24,11 +25,10 @@ class Hold(NamedTuple):
 
 def owner_of(identity: Identity) -> Owner:
     """The one whom a process's time is charged to: the most precise unit that a site bills."""
-    if identity.pod:
-        return Owner("pod", identity.pod, identity.namespace)
-    if identity.slurm_job:
-        return Owner("slurm", identity.user, identity.slurm_job)
-    return Owner("user", identity.user, "")
+    labels, kind = identity.all_labels(), OWNER_KINDS[0]
+    if identity.labels:
+        kind = next((row for row in OWNER_KINDS[1:] if labels.get(row.labels[0])), kind)
+    return Owner(kind.kind, labels.get(kind.name, ""), labels.get(kind.namespace, ""))
 
 
 def merged(processes: Iterable[Process]) -> list[Process]:
@@ -78,10 +78,9 @@ def holder_names(reading: Reading) -> list[str] | None:
 
 
 def _name(identity: Identity) -> str:
-    if identity.pod:
-        return f"{identity.namespace}/{identity.pod}"
-    job = f"job {identity.slurm_job}" if identity.slurm_job else ""
-    return ", ".join(filter(None, (identity.user or identity.container, job)))
+    owner = owner_of(identity)
+    name, kind = owner.name or identity.container, BY_KIND[owner.kind]
+    return (kind.called if name else kind.nameless).format(name=name, namespace=owner.namespace)
 
 
 @dataclass(slots=True)

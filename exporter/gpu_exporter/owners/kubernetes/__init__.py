@@ -17,7 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from gpu_exporter.config import ConfigError, OwnersConfig
 from gpu_exporter.model import Identity
+from gpu_exporter.owners import Allocations
 from gpu_exporter.owners.kubernetes.messages import Allocation, PodResourcesError, allocations
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,16 @@ _NAMED: Final = re.compile(rf"(?<![0-9a-z])(gpu|mig)-({_HEX})(?![0-9a-z])", re.I
 
 class MissingExtraError(Exception):
     """A library that this feature needs is not installed; the message tells how to install it."""
+
+
+def open_allocations(config: OwnersConfig, _user_name: Callable[[int], str]) -> Allocations | None:
+    """What the settings ask for. Raises ConfigError where the library for it is missing."""
+    if not config.kubernetes:
+        return None
+    try:
+        return KubernetesAllocations(socket=config.kubernetes_socket, resources=config.kubernetes_resources)
+    except MissingExtraError as error:
+        raise ConfigError(f"owners.kubernetes: {error}") from None
 
 
 def device_key(identifier: str) -> str | None:
@@ -186,7 +198,8 @@ class KubernetesAllocations:
             if not keys and (not given.dynamic or given.resource == _DRA_DRIVER):
                 self._tell_unknown(given)
             for key in sorted(keys):
-                yield key, Identity(pod=given.pod, namespace=given.namespace, container=given.container)
+                labels = {"pod": given.pod, "namespace": given.namespace}
+                yield key, Identity(container=given.container, labels=labels)
 
     def _tell_unknown(self, given: Allocation) -> None:
         """Log the first device that no GPU can be found for; a node has one device plugin, so others are alike."""

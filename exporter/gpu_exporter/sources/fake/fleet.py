@@ -40,7 +40,7 @@ _FAILURES: Final[dict[str, tuple[Reason, str]]] = {
 class FakeFleet:
     """Simulated GPUs of one machine, and what happens to them.
 
-    ``owners`` tells as whom the work is done (user, pod, slurm); None lists no processes. ``clock`` tells Unix time.
+    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time.
     ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads pass their time. Raises
     ConfigError where the scenario cannot be used.
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from gpu_exporter.catalog.owner_kinds import KIND_LABELS
 from gpu_exporter.config import ConfigError, Section, Watch, read_yaml
 from gpu_exporter.config.parsers import (
     RefusedError,
@@ -103,7 +104,7 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
 _KEYS: Final = dict.fromkeys(
     ("at", "gpu", "fault", "for", *(name for fault in FAULTS.values() for name in fault.fields))
 )
-_PROCESS_KEYS: Final = ("pid", "name", "user", "pod", "namespace", "slurm_job", "memory", "type", "stop")
+_PROCESS_KEYS: Final = ("pid", "name", "user", *KIND_LABELS, "memory", "type", "stop")
 _TYPES: Final[tuple[ProcessType, ...]] = ("compute", "graphics")
 
 
@@ -222,9 +223,7 @@ def _process(entry: Section, usable_bytes: int) -> dict[str, Any]:
         user=entry.value("user", name, "alice"),
         memory_used=entry.value("memory", partial(_memory, most=usable_bytes), 1024**3),
         type=entry.value("type", one_of(*_TYPES), "compute"),
-        pod=entry.value("pod", _word, ""),
-        namespace=entry.value("namespace", _word, ""),
-        slurm_job=entry.value("slurm_job", _word, ""),
+        labels={label: text for label in KIND_LABELS if (text := entry.value(label, _word, ""))},
     )
     return {"process": process, "stop": entry.value("stop", boolean, default=False)}
 
