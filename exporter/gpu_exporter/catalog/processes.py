@@ -10,7 +10,6 @@ from gpu_exporter.catalog.row import Metric, Processes, row
 
 gauge: Final = partial(row, "gauge", "processes")
 
-# In MIG mode a process has the label mig_uuid as well. A label whose value is not known is left out.
 PROCESSES: Final = {
     kind: gauge(
         "gpu_processes",
@@ -30,6 +29,7 @@ PROCESSES_DROPPED: Final = gauge(
     unitless=True,
     nvml=Processes("nvmlDeviceGetComputeRunningProcesses_v3"),
 )
+# In MIG mode a process has the label mig_uuid as well. A label whose value is not known is left out.
 PROCESS_MEMORY: Final = gauge(
     "gpu_process_memory_used_bytes",
     "Device memory that the process has allocated; absent where the driver does not tell (Windows, WSL).",
