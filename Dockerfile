@@ -14,12 +14,19 @@ RUN apt-get update \
 FROM python AS build
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-pip
 WORKDIR /src
+COPY requirements/build.txt requirements/image.txt requirements/
+# The environment gets no pip: what is not there needs no patches. pip compiles what it installs, because nobody could
+# write the bytecode later. What the wheel is built with stays behind in an environment of its own.
+RUN python3 -m venv --without-pip /opt/gpu-exporter \
+    && python3 -m venv --without-pip /opt/build \
+    && python3 -m pip --python /opt/gpu-exporter/bin/python3 install --no-cache-dir --require-hashes \
+        --requirement requirements/image.txt \
+    && python3 -m pip --python /opt/build/bin/python3 install --no-cache-dir --require-hashes \
+        --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
-# The environment gets no pip: what is not there needs no patches. pip compiles what it installs, because nobody could
-# write the bytecode later.
-RUN python3 -m venv --without-pip /opt/gpu-exporter \
-    && python3 -m pip --python /opt/gpu-exporter/bin/python3 install --no-cache-dir '/src[kubernetes,auth]' \
+RUN /opt/build/bin/python3 -m hatchling build --target wheel --directory /tmp/wheel \
+    && python3 -m pip --python /opt/gpu-exporter/bin/python3 install --no-cache-dir --no-deps /tmp/wheel/*.whl \
     && /opt/gpu-exporter/bin/python3 -I -c 'import bcrypt, h2'
 COPY deploy/container/healthcheck.py /opt/gpu-exporter/healthcheck.py
 

@@ -1,11 +1,21 @@
+# make setup  the environment in .venv, and programs for the tests in .build; says first what it installs elsewhere
 # make test   everything CI runs: lint, types, unit, golden, stub and end-to-end tests
+# make lint types   ruff and import-linter; mypy --strict
+# make unit   the package by itself: no Prometheus, no Helm, no image
+# make rules  deploy/prometheus and deploy/alertmanager: rules, their cases, runbooks, routes, mails
+# make chart  helm/gpu-exporter
+# make e2e    the whole way with real programs: demo, reports, dashboards, compose stack, image, boot
+# make coverage   what of the package make unit runs, line by line in .build/coverage
 # make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
 # make previews   the dashboards' pictures in docs/images (downloads 460 MB of Grafana's own components)
+# make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
+# make package-chart   dist/gpu-exporter-VERSION.tgz: the chart, with copies where the checkout has links
 # make image-test   build and run the image, boot the systemd unit
 # make soak   the long runs: flat memory, fault storms
+# make clean  forget all of this
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -13,27 +23,61 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
+# More words for pytest: make unit TESTS='-k sampler'
+TESTS ?=
+PYTEST = $(BIN)/pytest -n $(JOBS)
 
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-.venv/demo.stamp: pyproject.toml tools/setup
+.venv/demo.stamp: pyproject.toml tools/setup requirements/build.txt requirements/demo.txt
 	PYTHON=$(PYTHON) tools/setup .venv demo
 	@touch $@
 
-.venv/dev.stamp: pyproject.toml tools/setup tests/dashboards/types/package-lock.json
+.venv/dev.stamp: pyproject.toml tools/setup tools/shipped deploy/versions.env requirements/build.txt \
+		requirements/dev.txt tests/dashboards/types/package-lock.json
 	PYTHON=$(PYTHON) tools/setup .venv dev
 	@touch .venv/demo.stamp $@
 
-.venv/bench.stamp: .venv/dev.stamp
+.venv/bench.stamp: .venv/dev.stamp requirements/bench.txt
 	PYTHON=$(PYTHON) tools/setup .venv dev,bench
 	@touch $@
+
+.venv/previews.stamp: .venv/dev.stamp requirements/previews.txt
+	PYTHON=$(PYTHON) tools/setup .venv dev,previews
+	@touch $@
+
+.PHONY: setup
+setup: .venv/dev.stamp
 
 .PHONY: test
 test: .venv/dev.stamp
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(PYTEST) -m "not slow" $(TESTS)
+
+# The short loops. e2e is a marker of the modules that start real programs; the rest goes by folder.
+UNIT = -m "not e2e and not slow" $(addprefix --ignore=tests/,rules mail helm)
+
+.PHONY: unit
+unit: .venv/dev.stamp
+	$(PYTEST) $(UNIT) $(TESTS)
+
+.PHONY: rules
+rules: .venv/dev.stamp
+	$(PYTEST) -m "not slow" tests/rules tests/mail $(TESTS)
+
+.PHONY: chart
+chart: .venv/dev.stamp
+	$(PYTEST) -m "not slow" tests/helm $(TESTS)
+
+.PHONY: e2e
+e2e: .venv/dev.stamp
+	$(PYTEST) -m "e2e and not slow" $(TESTS)
+
+.PHONY: coverage
+coverage: .venv/dev.stamp
+	$(PYTEST) $(UNIT) --cov --cov-report=term:skip-covered --cov-report=html:.build/coverage $(TESTS)
 
 .PHONY: lint
 lint: .venv/dev.stamp
@@ -53,6 +97,14 @@ demo: .venv/demo.stamp
 pyz: .venv/demo.stamp
 	$(BIN)/python tools/pyz.py
 
+.PHONY: package-chart
+package-chart:
+	$(PYTHON) tools/release.py chart
+
+.PHONY: lock
+lock:
+	PYTHON=$(PYTHON) tools/lock $(PACKAGE)
+
 .PHONY: image-test
 image-test: .venv/dev.stamp
 	$(BIN)/pytest tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
@@ -69,12 +121,12 @@ soak: .venv/dev.stamp
 docs: .venv/demo.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
+	$(BIN)/python tools/versions.py
 	$(BIN)/python tools/chart.py
 	cd deploy/grafana && $(abspath $(BIN))/python -m build
 
 .PHONY: previews
-previews: .venv/dev.stamp
-	$(BIN)/pip install --quiet --editable ".[previews]"
+previews: .venv/previews.stamp
 	$(BIN)/python -m tools.previews
 
 .PHONY: goldens
@@ -84,4 +136,4 @@ goldens: .venv/dev.stamp
 
 .PHONY: clean
 clean:
-	rm -rf .venv .build .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .build dist .coverage .mypy_cache .ruff_cache .hypothesis

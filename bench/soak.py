@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Xid
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources.nvml import NvmlSource
 
@@ -58,14 +58,14 @@ def main() -> None:
         collection=CollectionConfig(interval=_INTERVAL),
         build=Build(version="bench", python_version=""),
     )
-    renderer = Renderer()
+    page = Page()
     sampler.start()
     while not source.done.is_set():
         source.render.wait()
         source.render.clear()
-        page = renderer.page(sampler.latest())
+        snapshot = sampler.latest()
         for openmetrics in (False, True):
-            page.body(openmetrics=openmetrics, gzip=True)
+            page.body(snapshot, openmetrics=openmetrics, gzip=True)
     sampler.close()
     print(json.dumps(source.memory))
 

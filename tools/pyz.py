@@ -10,19 +10,17 @@ The same sources give the same bytes.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipapp
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "exporter/gpu_exporter"
 OLDEST = "3.10"
-EXTRAS = ("kubernetes",)
+LOCKED = ROOT / "requirements/pyz.txt"
 # Old Pythons have to understand this file to say that they are too old.
 MAIN = """\
 import sys
@@ -60,25 +58,14 @@ def main() -> int:
 
 
 def fetched(folder: Path) -> bool:
-    """Install what is required into the folder, as for the oldest Python that we run on; pip says what went wrong."""
+    """Install what is locked into the folder, as for the oldest Python that we run on; pip says what went wrong."""
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"),
         # The choice of a wheel, not of a machine: what is compiled in it is thrown away.
         *("--only-binary=:all:", f"--python-version={OLDEST}", "--platform=manylinux2014_x86_64"),
-        *("--target", str(folder), *required()),
+        *("--target", str(folder), "--require-hashes", f"--requirement={LOCKED}"),
     ]
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603
-
-
-def required() -> list[str]:
-    """The requirements of pyproject.toml, with those of the extras that are pure Python."""
-    wanted = []
-    for line in metadata.requires("gpu-exporter") or ():
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
-        if extra is None or extra[1] in EXTRAS:
-            wanted.append(requirement.strip())
-    return wanted
 
 
 def trim(folder: Path) -> None:

@@ -1,54 +1,73 @@
-"""The parts put together: a sampler over the configured source, and what the pages ask of it."""
+"""The parts put together: from a configuration to a sampler, what the pages ask of it, and what lets clients in."""
 
 from __future__ import annotations
 
+import logging
 import platform
-import threading
+from collections.abc import Callable
 from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.config import Config
+from gpu_exporter.http.access import Gate
+from gpu_exporter.http.server import Server
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import resolver
-from gpu_exporter.pages.exposition import Page, Renderer
-from gpu_exporter.sampling.sampler import Sampler
-from gpu_exporter.sources import opener
+from gpu_exporter.owners.factory import open_resolver
+from gpu_exporter.pages.application import Application
+from gpu_exporter.pages.exposition import Page
+from gpu_exporter.sampling.pipeline import Pipeline
+from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
+from gpu_exporter.sources import open_source, source_kind
+
+log = logging.getLogger(__name__)
 
 # Opening takes 1 to 2 s a GPU without persistence mode; see the sampler.
-OPENING: Final = 75.0  # seconds
+_OPENING: Final = 75.0  # seconds
 
 
-def sampler(config: Config) -> Sampler:
+class StartError(Exception):
+    """The exporter cannot start; the message is one line for the user."""
+
+
+def build_sampler(config: Config) -> Sampler:
     """A sampler over the configured source, not yet started. Raises ConfigError."""
-    name, open_source = opener(config)
+    kind = source_kind(config)
     return Sampler(
-        open_source=open_source,
-        source_name=name,
+        open_source=open_source(config),
+        source_name=kind.name,
+        simulated=kind.simulated,
         collection=config.collection,
         build=Build(version=__version__, python_version=platform.python_version()),
-        resolver=resolver(config),
-        processes=config.processes,
-        accounting=config.accounting,
+        pipeline=Pipeline(
+            gap=STALE_AFTER * config.collection.interval,
+            resolver=open_resolver(config),
+            processes=config.processes,
+            accounting=config.accounting,
+        ),
     )
 
 
-class Site:
-    """What the web application asks for: the sampler's newest snapshot, rendered once."""
+def read_once(config: Config) -> tuple[Snapshot, str | None]:
+    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError."""
+    sampler = build_sampler(config)
+    sampler.start()
+    try:
+        sampler.wait_first(_OPENING + 2 * config.collection.timeout)
+        return sampler.latest(), sampler.ready()
+    finally:
+        sampler.close()
 
-    def __init__(self, source: Sampler) -> None:
-        self._sampler = source
-        self._renderer = Renderer()
-        self._lock = threading.Lock()
-        self._page: tuple[Snapshot, Page] | None = None
+
+class Site:
+    """What the pages ask for: the sampler's newest snapshot, its bytes, and the sampler's health."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._page = Page()
 
     def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
         """The newest snapshot's bytes."""
-        snapshot = self._sampler.latest()
-        with self._lock:
-            if self._page is None or self._page[0] is not snapshot:
-                self._page = (snapshot, self._renderer.page(snapshot))
-            page = self._page[1]
-        return page.body(openmetrics=openmetrics, gzip=gzip)
+        return self._page.body(self._sampler.latest(), openmetrics=openmetrics, gzip=gzip)
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""
@@ -61,3 +80,82 @@ class Site:
     def ready(self) -> str | None:
         """See Sampler.ready."""
         return self._sampler.ready()
+
+
+class Exporter:
+    """All that runs, from ``start`` to ``close``. Raises StartError or ConfigError before anything listens.
+
+    ``heartbeat`` shows life: the loop that answers scrapes calls it, not the sampler, because killing a process inside
+    a driver call can freeze the GPU.
+    """
+
+    def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
+        self._config = config
+        self._sampler = build_sampler(config)
+        application = Application(
+            provider=Site(self._sampler),
+            telemetry_path=config.web.telemetry_path,
+            process_labels=config.processes.labels,
+        )
+        gate = None if config.web.config_file is None else Gate(config.web.config_file)
+        address = config.web.listen_address
+        try:
+            self._server = Server(
+                gate.protect(application) if gate else application,
+                host=address.host,
+                port=address.port,
+                allow=config.web.allow,
+                wrap=gate.wrap if gate and gate.secure else None,
+                heartbeat=heartbeat,
+            )
+        except OSError as error:
+            raise StartError(f"web.listen_address: '{address}': {error.strerror or error}; write a free one") from None
+        self._gate = gate
+        self.address: Final = f"{address.host}:{self._server.port}"
+
+    @property
+    def stuck(self) -> bool:
+        """Whether driver calls hang that will never be waited for."""
+        return bool(self._sampler.latest().stuck)
+
+    def start(self) -> None:
+        """Begin to sample and to serve. Raises StartError where a GPU is required and none can be read."""
+        self._sampler.start()
+        if self._config.require_gpu:
+            self._require_gpu()
+        self._server.start()
+        snapshot = self._sampler.latest()
+        if snapshot.simulated:
+            log.warning("the data is simulated: no real GPU is read", extra={"source": snapshot.source})
+        path, scheme = self._config.web.telemetry_path, self._server.scheme
+        log.info("listening", extra={"address": self.address, "path": path, "scheme": scheme})
+        if self._gate and self._gate.passwords and not self._gate.secure:
+            log.warning("passwords travel in the clear: the web configuration has no tls_server_config")
+
+    def apply(self, config: Config) -> None:
+        """Put what needs no restart into force. Raises ConfigError, and changes nothing, where certificates are bad."""
+        if self._gate:
+            self._gate.reload()
+        self._config = config
+        self._sampler.reconfigure(config.collection, ok=True)
+        self._server.allow = config.web.allow
+
+    def keep(self) -> None:
+        """Go on as before, and tell that the configuration could not be read."""
+        self._sampler.reconfigure(self._config.collection, ok=False)
+
+    def toggle_pause(self) -> None:
+        """Close the driver for a while, or open it again."""
+        self._sampler.toggle_pause()
+
+    def close(self) -> None:
+        """Stop within two seconds; a driver call that hangs is left behind."""
+        self._server.close()
+        self._sampler.close()
+
+    def _require_gpu(self) -> None:
+        self._sampler.wait_first(_OPENING)
+        if not self._sampler.latest().gpus_up:
+            why = self._sampler.ready() or "the driver lists no GPU"
+            self.close()
+            raise StartError(f"require_gpu: no GPU can be read: {why}")

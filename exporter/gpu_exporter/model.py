@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from gpu_exporter.catalog.row import Metric
 
 Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
+# What a GPU did with its time; an owner's time has those of them in which somebody can hold it.
+State: TypeAlias = Literal["active", "idle_held", "idle_free", "unknown", "down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,11 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a device could not be read."""
+    """Why a device could not be read; ``standing`` while it is an earlier call that has not returned, counted then."""
 
     reason: Reason
     message: str
+    standing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Process:
     """One process on one GPU, as the driver tells it.
 
     ``memory_used`` is in bytes and ``utilization`` a share of the multiprocessors' time; None is what the driver does
-    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any. ``owner`` is None until it is known.
+    not tell. ``mig_uuid`` names the MIG device that the process runs on, if any. ``identity`` is None until it is
+    looked for.
     """
 
     pid: int
@@ -68,23 +72,37 @@ class Process:
     memory_used: float | None = None
     utilization: float | None = None
     mig_uuid: str = ""
-    owner: Owner | None = None
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Who holds a GPU, or a part of it. Empty strings are what is not known.
+class Identity:
+    """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
     ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
-    a process) or its name (of an allocation).
+    a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
+    is known (catalog/owner_kinds.py).
     """
 
     process: str = ""
     user: str = ""
     container: str = ""
-    pod: str = ""
-    namespace: str = ""
-    slurm_job: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def all_labels(self) -> dict[str, str]:
+        """What is told as labels of processes, by name."""
+        return {"process": self.process, "user": self.user, "container": self.container, **self.labels}
+
+
+class Owner(NamedTuple):
+    """Whom time is charged to, as the labels owner_kind, owner and namespace tell. Empty strings are what is not known.
+
+    ``kind`` is one of catalog/owner_kinds.py, whose row tells what name and namespace are.
+    """
+
+    kind: str
+    name: str
+    namespace: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +123,7 @@ class Reading:
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
     mig_uuids: tuple[str, ...] = ()
-    allocations: tuple[Owner, ...] = ()
+    allocations: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,7 @@ class Xid:
 class Snapshot:
     """Everything that one exposition tells; never changed after it was published.
 
+    ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
     """
@@ -138,6 +157,7 @@ class Snapshot:
     paused: bool = False
     gpus_expected: int | None = None
     config_ok: bool = True
+    simulated: bool = False
 
     @property
     def gpus_found(self) -> int:
@@ -148,3 +168,13 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that ``doctor`` looked at; ``advice`` says what to do where it is not ok."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    detail: str
+    advice: str = ""

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections import Counter
 from dataclasses import fields
 from itertools import groupby
+from pathlib import Path
 
 import pynvml
 import pytest
 
+from gpu_exporter import catalog
 from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
@@ -20,47 +24,28 @@ from gpu_exporter.catalog import (
     STATE_SECONDS,
     XID_ERRORS,
     XID_LAST,
+    by_name,
 )
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
+PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
+MODULES: dict[str, tuple[Metric, ...]] = {
+    name: rows
+    for _, name, _ in pkgutil.iter_modules(catalog.__path__)
+    if (rows := getattr(importlib.import_module(f"gpu_exporter.catalog.{name}"), "ROWS", None))
+}
 EVERY = pytest.mark.parametrize("metric", CATALOG, ids=repr)
-BASE_UNITS = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio", "info")
 # What node_exporter and promtool's lint would call a unit that is not a base unit, or an abbreviation.
 OTHER_UNITS = re.compile(
     r"_(percent|percentage|ms|us|ns|milliseconds|microseconds|nanoseconds|minutes|hours|mhz|megahertz|mw|milliwatts|"
     r"mj|millijoules|kb|mb|kib|mib|kilobytes|megabytes|bits|fahrenheit|kelvin|c|w|hz|secs?)(_|$)"
 )
-# Numbers without a unit: states, counts and switches.
-UNITLESS = {
-    "gpu_up",
-    "gpu_processes",
-    "gpu_processes_dropped",
-    "gpu_recovery_action",
-    "gpu_performance_state",
-    "gpu_clock_event_active",
-    "gpu_ecc_enabled",
-    "gpu_ecc_sram_threshold_exceeded",
-    "gpu_remapped_rows",
-    "gpu_row_remap_pending",
-    "gpu_row_remap_failure",
-    "gpu_retired_pages",
-    "gpu_retired_pages_pending",
-    "gpu_pcie_link_generation",
-    "gpu_pcie_link_generation_max",
-    "gpu_pcie_link_width",
-    "gpu_pcie_link_width_max",
-    "gpu_nvlink_links",
-    "gpu_fabric_state",
-    "gpu_mig_mode_enabled",
-    "gpu_persistence_mode_enabled",
-    "gpu_compute_mode",
-    "gpu_exporter_last_sample_success",
-    "gpu_exporter_stuck_reads",
-    "gpu_exporter_paused",
-    "gpu_exporter_gpus",
-    "gpu_exporter_config_reload_success",
-}
+
+
+def file_of(metric: Metric) -> str:
+    """Where the row stands, for messages."""
+    return next(f"exporter/gpu_exporter/catalog/{name}.py" for name, rows in MODULES.items() if metric in rows)
 
 
 def label_names(metric: Metric) -> set[str]:
@@ -81,6 +66,58 @@ def test_the_rows_of_a_name_stand_together_and_agree() -> None:
             same = (row.kind, row.help, row.group, row.dynamic, row.info, row.own is None)
             assert same == (first.kind, first.help, first.group, first.dynamic, first.info, first.own is None)
             assert label_names(row) == label_names(first)
+
+
+def test_every_name_is_written_out_once_for_grep() -> None:
+    """Whoever meets a name in Grafana finds its row by looking for it in quotes."""
+    text = "".join(path.read_text("utf-8") for path in sorted((PACKAGE / "catalog").glob("*.py")))
+    written = Counter(re.findall(r'(?:gauge|counter|info)\(\s*"(gpu(?:_[a-z0-9]+)+)",', text))
+    assert written == dict.fromkeys((metric.name for metric in CATALOG), 1), (
+        "exporter/gpu_exporter/catalog: write each name in full and once; "
+        'rows that differ by a label come from one gauge("gpu_…", …) for … in …'
+    )
+
+
+def test_a_row_is_found_by_its_name_and_labels() -> None:
+    assert [by_name(metric.name, **dict(metric.labels)) for metric in CATALOG] == list(CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "message"),
+    [
+        ("gpu_powr_watts", {}, "gpu_powr_watts: the catalogue has no metric of that name; see docs/METRICS.md"),
+        ("gpu_up", {"gpu": "0"}, "gpu_up{gpu='0'}: the catalogue has that name with no labels only"),
+        (
+            "gpu_processes",
+            {},
+            "gpu_processes: the catalogue has that name with {type='compute'} or {type='graphics'} only",
+        ),
+    ],
+)
+def test_what_is_not_in_the_catalogue_is_told(name: str, labels: dict[str, str], message: str) -> None:
+    with pytest.raises(LookupError) as refused:
+        by_name(name, **labels)
+    assert str(refused.value) == message
+
+
+def test_rows_are_looked_up_in_one_way_only() -> None:
+    """A name that is compared, or kept in a dictionary of one's own, is not refused where the catalogue lacks it."""
+    own = re.compile(r"(?:metric|row|gauge|counter|m)\.name(?: [!=]=|\.startswith|: )")
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent.name != "catalog"
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if own.search(line)
+    ]
+    assert found == [], 'write gpu_exporter.catalog.by_name("gpu_…") instead'
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_group_is_in_the_catalogue(name: str) -> None:
+    missing = [row.name for row in MODULES[name] if row not in CATALOG]
+    assert missing == [], f"exporter/gpu_exporter/catalog/__init__.py: add {name} to the groups of CATALOG"
+    assert len({row.group for row in MODULES[name]}) == 1
 
 
 def test_the_groups_stand_together() -> None:
@@ -116,13 +153,18 @@ def test_the_suffix_tells_the_kind(metric: Metric) -> None:
 
 @EVERY
 def test_units_are_base_units(metric: Metric) -> None:
-    assert not OTHER_UNITS.search(metric.name)
-    bare = metric.name.removesuffix("_total")
-    assert bare.endswith(BASE_UNITS) or metric.kind == "counter" or metric.name in UNITLESS
+    assert not OTHER_UNITS.search(metric.name), f"{file_of(metric)}: {metric.name}: scale it to {', '.join(BASE_UNITS)}"
 
 
-def test_the_list_of_unitless_names_is_current() -> None:
-    assert {metric.name for metric in CATALOG} >= UNITLESS
+@EVERY
+def test_a_gauge_ends_with_its_unit_or_says_that_it_has_none(metric: Metric) -> None:
+    if metric.kind == "gauge":
+        assert (metric.unit is None) == metric.unitless, (
+            f"{file_of(metric)}: {metric.name}: end the name with one of {', '.join(BASE_UNITS)}; "
+            "or, where it is a state, a count or a switch, add to the row: unitless=True,"
+        )
+    else:
+        assert not metric.unitless, f"{file_of(metric)}: {metric.name}: counters and infos need no unitless=True"
 
 
 @EVERY
@@ -153,7 +195,9 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             names = [column.name]
         else:
             assert isinstance(column, (Fans, Links))
-            names = ["nvmlDeviceGetNumFans", "nvmlDeviceGetFanSpeed_v2", "NVML_FI_DEV_NVLINK_GET_STATE"]
+            names = ["nvmlDeviceGetNumFans", "nvmlDeviceGetFanSpeed_v2"]
+            if isinstance(column, Links):
+                names = [column.state, "nvmlDeviceGetNvLinkState", metric.links or "links= of the row"]
         assert [name for name in names if not hasattr(pynvml, name)] == []
 
 
@@ -163,7 +207,7 @@ def test_no_nvidia_smi_field_is_read_twice() -> None:
 
 
 def test_no_simulated_quantity_is_used_twice() -> None:
-    names = Counter(metric.fake for metric in CATALOG if metric.fake)
+    names = Counter(metric.fake for metric in CATALOG if isinstance(metric.fake, str))
     assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -180,8 +224,14 @@ def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> 
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
     assert has_source == (metric.own is None and metric not in kept)
+    # Processes come from the simulated work.
     listed = any(isinstance(column, Processes) for column in metric.nvml)
-    assert bool(metric.fake) == (has_source and not listed), "processes come from the simulated work"
+    told = [column for column in (metric.fake, metric.fake_absent) if column]
+    assert len(told) == (has_source and not listed), (
+        f"{file_of(metric)}: {metric!r}: say what simulated GPUs have with one of fake=Constant(1.0), "
+        'fake=Board("…") (a fact of the board, in sources/fake/models.py), fake="…" (worked out at every reading, in '
+        'sources/fake/simulation.py); or why they lack it: fake_absent="no simulated board has …"'
+    )
 
 
 def test_own_rows_name_attributes_of_the_snapshot() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from tools.lab.exporter import command, environment, parse, pick, run
 from tools.lab.nvml_stub import Stub
 
 from gpu_exporter import __version__
-from gpu_exporter.config import settings
+from gpu_exporter.cli import cli
+from gpu_exporter.config import SOURCES, settings
 
 SERVE = ("--source=fake", "--web.listen-address=127.0.0.1:0")
 
@@ -33,7 +36,7 @@ def refused(*arguments: str, extra: dict[str, str] | None = None) -> str:
     [
         (["--bogus"], "No such option '--bogus'. gpu-exporter serve --help lists what there is."),
         (["bogus"], "'bogus' is not a command; write one of serve, sample, doctor, metrics, check-config"),
-        (["--source=dcgm"], "--source: 'dcgm' is not known; write one of auto, nvml, fake"),
+        (["--source=dcgm"], f"--source: 'dcgm' is not known; write one of auto, {', '.join(SOURCES)}"),
         (
             ["--fake.model=h101"],
             "--fake.model: 'h101' is not known; write one of h100, h200, a100, l40s, rtx4090",
@@ -72,6 +75,24 @@ def test_a_port_in_use_is_one_line() -> None:
         port = taken.getsockname()[1]
         line = refused("--source=fake", f"--web.listen-address=127.0.0.1:{port}")
     assert line == f"web.listen_address: '127.0.0.1:{port}': Address already in use; write a free one"
+
+
+def test_a_command_stands_in_the_module_of_its_name() -> None:
+    for name, command_of_that_name in cli.commands.items():
+        module = importlib.import_module(f"gpu_exporter.cli.{name.replace('-', '_')}")
+        assert getattr(module, name.replace("-", "_")) is command_of_that_name
+
+
+def test_the_commands_import_what_they_need_when_they_run() -> None:
+    code = (
+        "import sys, gpu_exporter.cli\n"
+        "print(*sorted(name for name in sys.modules if name.startswith(('gpu_exporter.', 'prometheus_client', 'ssl'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    packages = {name.split(".")[1] for name in done.stdout.split() if name.startswith("gpu_exporter.")}
+    assert packages <= {"catalog", "cli", "config", "model", "sampling"}
+    assert not {"gpu_exporter.sampling.sampler", "gpu_exporter.cli.findings"} & set(done.stdout.split())
+    assert "prometheus_client" not in done.stdout
 
 
 def test_every_setting_is_a_flag_with_its_help() -> None:

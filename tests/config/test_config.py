@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gpu_exporter.config import Config, ConfigError, changed, load, read_yaml, settings
+from gpu_exporter.config import MODELS, SOURCES, Config, ConfigError, changed, load, read_yaml, settings
 from gpu_exporter.config.parsers import Address, duration
 
 BAD = Path(__file__).parent / "bad"
@@ -86,10 +86,10 @@ MESSAGES = {
     "unknown-key": "collector: unknown key; write one of source, require_gpu, collection, web, processes, "
     "owners, accounting, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",
-    "unknown-model": "fake.model: 'H100' is not known; write one of h100, h200, a100, l40s, rtx4090",
+    "unknown-model": f"fake.model: 'H100' is not known; write one of {', '.join(MODELS)}",
     "unknown-number-key": "5: unknown key; write one of source, require_gpu, collection, web, processes, "
     "owners, accounting, fake, log",
-    "unknown-source": "source: 'dcgm' is not known; write one of auto, nvml, fake",
+    "unknown-source": f"source: 'dcgm' is not known; write one of auto, {', '.join(SOURCES)}",
     "unprintable-path": "fake.scenario: 'a\\x00b' is not a file; write a path",
     "url-path-relative": "web.telemetry_path: 'metrics' is not a URL path; write one such as /metrics",
     "url-path-taken": "web.telemetry_path: '/livez' is taken by another page; write one such as /metrics",

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from tools.lab import ROOT
-from tools.lab.programs import program
+from tools.lab.programs import Release
 
 from dashboards import GRAFANA, View, load, panels
 from gpu_exporter.catalog import CATALOG
-from rules import RECORDS, metrics
+from rules import RECORDS, metrics, promtool
 
 IMAGES = ROOT / "docs/images"
 ALL = load()
@@ -260,7 +260,7 @@ def test_every_metric_exists(dashboard: dict[str, Any]) -> None:
         assert bare <= known, (title, "a name without a selector", bare - known)
 
 
-def test_promtool_reads_every_expression(tmp_path: Path) -> None:
+def test_promtool_reads_every_expression(tmp_path: Path, release: Release) -> None:
     rules = [
         {"record": "x:y:z", "expr": _filled(dashboard, expression), "labels": {"panel": f"{uid} {title} {number}"}}
         for uid, dashboard in ALL.items()
@@ -268,7 +268,7 @@ def test_promtool_reads_every_expression(tmp_path: Path) -> None:
     ]
     file = tmp_path / "expressions.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboards", "rules": rules}]}))
-    done = subprocess.run([program("promtool"), "check", "rules", file], capture_output=True, text=True, check=False)
+    done = promtool("check", "rules", file, release=release)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(rules)} rules found" in done.stdout
 

@@ -19,7 +19,7 @@ from tools.lab import ROOT
 from tools.lab.exporter import Exporter
 from tools.lab.mailbox import Mailbox, part
 from tools.lab.ports import free_port
-from tools.lab.programs import Program, program
+from tools.lab.programs import Program, Release, program
 from tools.lab.wait import wait_for
 from tools.lab.web import answers, ask
 
@@ -27,6 +27,7 @@ from gpu_exporter import __version__
 from gpu_exporter.config import settings
 from gpu_exporter.config.parsers import duration
 
+pytestmark = pytest.mark.e2e
 FOLDER = ROOT / "deploy"
 FILE = FOLDER / "compose.yaml"
 SCHEMA = json.loads((ROOT / "tests/deploy/compose-spec.json").read_text())
@@ -297,7 +298,7 @@ class Host:
 
 
 @contextmanager
-def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
+def demo(folder: Path, release: Release) -> Iterator[tuple[Mailbox, int]]:
     """The profile demo: its mailbox, and Prometheus' port."""
     with ExitStack() as stack:
         host = Host(folder, stack)
@@ -307,7 +308,7 @@ def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
         host.known_as("alertmanager:9093", manager)
         host.known_as("localhost:9090", prometheus)
         host.mount("demo-alertmanager")
-        host.start("demo-alertmanager", program("alertmanager"), manager)
+        host.start("demo-alertmanager", program("alertmanager", release), manager)
         for name in ("gpu-a", "gpu-b", "gpu-c"):
             host.mount(name)
             given = {key: host.translate(name, value) for key, value in SERVICES[name]["environment"].items()}
@@ -315,12 +316,12 @@ def demo(folder: Path) -> Iterator[tuple[Mailbox, int]]:
             exporter = stack.enter_context(Exporter(host.root(name), extra=given))
             host.known_as(f"{name}:9435", exporter.port)
         host.mount("demo-prometheus")
-        host.start("demo-prometheus", program("prometheus"), prometheus)
+        host.start("demo-prometheus", program("prometheus", release), prometheus)
         yield box, prometheus
 
 
-def test_the_demo_ends_in_a_mail(tmp_path: Path) -> None:
-    with demo(tmp_path) as (box, prometheus):
+def test_the_demo_ends_in_a_mail(tmp_path: Path, release: Release) -> None:
+    with demo(tmp_path, release) as (box, prometheus):
         mail = box.wait("gpu-oncall@example.com", "gpu-b: GPU 3 XID 79")
         assert mail["To"] == "gpu-oncall@example.com"
         assert "GPU 3 (NVIDIA H100 80GB HBM3) of gpu-b" in part(mail, "plain")
@@ -348,16 +349,16 @@ def test_the_demo_changes_nothing_but_the_mail_server(tmp_path: Path) -> None:
     assert gone == ["smtp_smarthost", "smtp_auth_username", "smtp_auth_password_file", "smtp_require_tls"]
 
 
-def test_the_center_starts_with_the_deployed_files(tmp_path: Path) -> None:
+def test_the_center_starts_with_the_deployed_files(tmp_path: Path, release: Release) -> None:
     with ExitStack() as stack:
         host = Host(tmp_path, stack)
         manager, prometheus = free_port(), free_port()
         host.known_as("alertmanager:9093", manager)
         host.known_as("localhost:9090", prometheus)
         host.mount("alertmanager")
-        host.start("alertmanager", program("alertmanager"), manager)
+        host.start("alertmanager", program("alertmanager", release), manager)
         host.mount("prometheus")
-        host.start("prometheus", program("prometheus"), prometheus)
+        host.start("prometheus", program("prometheus", release), prometheus)
         groups = json.loads(ask(prometheus, "/api/v1/rules").text)["data"]["groups"]
         assert "GPUXidCritical" in {rule["name"] for group in groups for rule in group["rules"]}
         wait_for(lambda: f"127.0.0.1:{manager}" in ask(prometheus, "/api/v1/alertmanagers").text)

@@ -31,6 +31,7 @@ from tools.lab.wait import patience, wait_for
 from debian import RELEASE, archive, impossible
 from gpu_exporter import __version__
 
+pytestmark = pytest.mark.e2e
 LIMIT = 80_000_000  # bytes, compressed, base included
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Docker's own view of a container: its root read-only, /proc, and what is mounted.

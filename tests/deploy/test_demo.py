@@ -19,6 +19,7 @@ from tools.lab.exporter import environment
 from tools.lab.programs import Program, program
 from tools.lab.wait import patience, wait_for
 
+pytestmark = pytest.mark.e2e
 # The incident that people see needs 45 s until the mail; this GPU falls off the bus at once.
 SHORT = """\
 events:

@@ -18,6 +18,7 @@ from tools.lab.wait import patience, wait_for
 
 from debian import archive, impossible
 
+pytestmark = pytest.mark.e2e
 CGROUPS = Path("/sys/fs/cgroup")
 # Version 2 has one hierarchy, version 1 one a controller, and both may be there at once.
 PLACES = [CGROUPS, *(CGROUPS / name for name in ("memory", "devices", "pids", "systemd", "unified"))]

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from tools.lab import ROOT
 from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
 from tools.lab.prometheus import Prometheus
 from tools.lab.wait import wait_for
 
@@ -57,7 +58,7 @@ def _job(rendered: Rendered, targets: dict[str, int]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Prometheus]:
     """Two nodes: on node-user simulated users hold the GPUs, on node-pod simulated pods."""
     folder = tmp_path_factory.mktemp("drill")
     drill = values_of(DRILL)
@@ -73,7 +74,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             "rule_files": [str(folder / "rules.yml")],
             "scrape_configs": [_job(first, {node: exporter.port for node, exporter in started.items()})],
         }
-        yield stack.enter_context(Prometheus(folder, yaml.safe_dump(configuration)))
+        yield stack.enter_context(Prometheus(folder, yaml.safe_dump(configuration), release))
 
 
 def test_the_test_alert_fires(prometheus: Prometheus) -> None:

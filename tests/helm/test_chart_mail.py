@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tools.lab.alertmanager import Alertmanager, amtool
 from tools.lab.mailbox import Mailbox, part
+from tools.lab.programs import Release
 
 from helm.rendering import CHART, Rendered, named, render, values_of
 from mail import CONFIGURATION, PASSWORD
@@ -109,7 +110,7 @@ def _local(tree: dict[str, Any], mailbox: Mailbox) -> dict[str, Any]:
     return tree
 
 
-def test_the_mails_of_both_are_the_same(tmp_path: Path) -> None:
+def test_the_mails_of_both_are_the_same(tmp_path: Path, release: Release) -> None:
     """Two real Alertmanagers: one with the stack's files, one with nothing but the AlertmanagerConfig."""
     stack = render({"stack": {"enabled": True}, "mail": MAIL})
     folders = [tmp_path / "stack", tmp_path / "operator"]
@@ -120,7 +121,7 @@ def test_the_mails_of_both_are_the_same(tmp_path: Path) -> None:
         _made(folders[1])
         boxes = [both.enter_context(Mailbox(password=PASSWORD)) for _ in trees]
         for folder, tree, box in zip(folders, trees, boxes, strict=True):
-            manager = both.enter_context(Alertmanager(folder, _local(tree, box)))
+            manager = both.enter_context(Alertmanager(folder, _local(tree, box), release))
             manager.tell(
                 [
                     {"alertname": "GPULost", "severity": "critical", "instance": "node-7", "gpu": "3", "model": "H100"},
@@ -160,15 +161,15 @@ def _timeless(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["stack", "stack-full", "everything-else"])
-def test_amtool_takes_the_stacks_configuration(name: str, tmp_path: Path) -> None:
-    done = amtool("check-config", str(_write(named(name), tmp_path)))
+def test_amtool_takes_the_stacks_configuration(name: str, tmp_path: Path, release: Release) -> None:
+    done = amtool("check-config", str(_write(named(name), tmp_path)), release=release)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 templates" in done.stdout, "amtool counts patterns"
     assert len(list(tmp_path.glob("templates/*.tmpl"))) == 2
 
 
 @pytest.mark.parametrize("name", ["alertmanager-config", "alertmanager-config-files", "everything-else"])
-def test_amtool_takes_the_alertmanagerconfig(name: str, tmp_path: Path) -> None:
+def test_amtool_takes_the_alertmanagerconfig(name: str, tmp_path: Path, release: Release) -> None:
     tree = _as_operator(named(name).one("AlertmanagerConfig")["spec"])
     for receiver in tree["receivers"]:
         for mail in receiver["email_configs"]:
@@ -176,7 +177,7 @@ def test_amtool_takes_the_alertmanagerconfig(name: str, tmp_path: Path) -> None:
                 assert mail["auth_password"] == {"name": "smtp", "key": "password"}
                 mail["auth_password"] = PASSWORD
     (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(tree))
-    done = amtool("check-config", str(tmp_path / "alertmanager.yml"))
+    done = amtool("check-config", str(tmp_path / "alertmanager.yml"), release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from tools.lab import ROOT
+from tools.lab.programs import Release
 
 from helm.rendering import Rendered, named, render
 from rules import ALERTS, RULES, load, promtool
@@ -40,14 +41,14 @@ def test_by_default_what_not_everybody_wants_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["rules", "everything-else"])
-def test_promtool_takes_them(name: str, tmp_path: Path) -> None:
+def test_promtool_takes_them(name: str, tmp_path: Path, release: Release) -> None:
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": _groups(named(name))}))
-    done = promtool("check", "rules", "--lint=all", "--lint-fatal", file)
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", file, release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_they_pass_their_own_cases(tmp_path: Path) -> None:
+def test_they_pass_their_own_cases(tmp_path: Path, release: Release) -> None:
     """promtool's cases of deploy/, over the rules that the chart renders."""
     rendered = render({"prometheusRule": {"enabled": True}, "rules": {"disabledGroups": []}})
     (tmp_path / "rules").mkdir()
@@ -58,7 +59,7 @@ def test_they_pass_their_own_cases(tmp_path: Path) -> None:
     cases = tmp_path / "tests/alerts-exporter.yml"
     cases.parent.mkdir()
     cases.write_text((ROOT / "deploy/prometheus/tests/alerts-exporter.yml").read_text())
-    done = promtool("test", "rules", cases)
+    done = promtool("test", "rules", cases, release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -16,6 +16,7 @@ import yaml
 from tools.lab import ROOT
 from tools.lab.exporter import environment
 
+from gpu_exporter.config import MODELS
 from helm.cluster import OPERATOR, Cluster
 from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
 
@@ -40,8 +41,8 @@ def test_what_is_generated_is_current() -> None:
 
 def test_every_value_is_used_by_some_template() -> None:
     templates = "".join(path.read_text() for path in sorted((CHART / "templates").rglob("*.*")))
-    unused = {key for key in DEFAULTS if key.split(".")[-1] not in templates}
-    assert unused == set()
+    unused = [f".Values.{key}" for key in DEFAULTS if key.split(".")[-1] not in templates]
+    assert unused == [], "helm/gpu-exporter/templates: no template has these; values.yaml tells of them"
 
 
 def test_every_value_is_set_by_some_case() -> None:
@@ -49,7 +50,8 @@ def test_every_value_is_set_by_some_case() -> None:
     written = {_shared(key) for path in CASES for key in _leaves(values_of(path), ())}
     known = {_shared(tuple(key.split("."))) for key in DEFAULTS}
     ever = {key for key in known if any(key[: len(found)] == found[: len(key)] for found in written)}
-    assert {".".join(key) for key in known - ever} == set()
+    never = sorted(".".join(key) for key in known - ever)
+    assert never == [], "helm/gpu-exporter/ci/everything-else-values.yaml, or a case of its own: set these"
 
 
 def _shared(key: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,6 +64,15 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[st
             yield from _leaves(value, (*path, key))
         else:
             yield (*path, key)
+
+
+def test_the_models_of_the_chart_are_those_of_the_exporter() -> None:
+    lines = (CHART / "values.yaml").read_text("utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.startswith("  model: "))
+    expected = f"  # (one of {'|'.join(MODELS)}) What to simulate."
+    assert lines[number - 2] == expected, (
+        f"helm/gpu-exporter/values.yaml:{number - 1}: write\n{expected}\nand: make docs"
+    )
 
 
 # --- refused by the schema --------------------------------------------------------------------------------------------
@@ -134,6 +145,7 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "every GPU would be scraped twice"),
         ({"serviceMonitor": {"enabled": True}, "service": {"enabled": False}}, "needs service.enabled: true"),
         ({"scrape": {"basicAuth": {"username": KEY}, "authorization": {"type": "Bearer"}}}, "exclude each other"),
+        ({"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}, "is told, but service.type is ClusterIP; use Load"),
         ({"service": {"nodePort": 30000}}, "service.nodePort is told, but service.type is ClusterIP"),
         ({"dashboards": {"enabled": False, "operator": {"enabled": True}}}, "the operator reads the ConfigMaps"),
         ({"dashboards": {"namespace": "else"}, "stack": {"enabled": True}}, "must be in the release's namespace"),

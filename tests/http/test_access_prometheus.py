@@ -15,6 +15,7 @@ from tools.lab.wait import wait_for
 
 from certificates import Site, basic, fetch, hashed, presented
 
+pytestmark = pytest.mark.e2e
 CONFIGURATION = """\
 global:
   scrape_interval: 1s
@@ -118,4 +119,4 @@ def test_a_clean_exit_beneath_open_handshakes(site: Site) -> None:
         started = time.monotonic()
         exporter.signal(signal.SIGTERM)
         assert exporter.process.wait(10) == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5, "it waited for the deadline of the handshakes"

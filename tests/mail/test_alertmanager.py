@@ -14,6 +14,7 @@ import pytest
 import yaml
 from tools.lab import ROOT
 from tools.lab.alertmanager import Alertmanager, amtool
+from tools.lab.programs import Release
 from tools.lab.wait import wait_for
 
 from mail import CONFIGURATION, Told, configuration, render, told
@@ -25,18 +26,18 @@ HELD = {**GPU, "owner_kind": "user", "owner": "alice"}
 RECEIVER = {"critical": "oncall", "warning": "team", "info": "digest"}
 
 
-def test_amtool_accepts_the_configuration() -> None:
-    done = amtool("check-config", str(CONFIGURATION))
+def test_amtool_accepts_the_configuration(release: Release) -> None:
+    done = amtool("check-config", str(CONFIGURATION), release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
-def assert_routed(labels: Mapping[str, str], *receivers: str) -> None:
+def assert_routed(labels: Mapping[str, str], *receivers: str, release: Release) -> None:
     pairs = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
     wanted = f"--verify.receivers={','.join(receivers)}"
-    done = amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", wanted, *pairs)
+    done = amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", wanted, *pairs, release=release)
     assert done.returncode == 0, f"{labels}: {done.stdout}{done.stderr}"
 
 
@@ -65,8 +66,8 @@ def assert_routed(labels: Mapping[str, str], *receivers: str) -> None:
     ],
     ids=lambda value: value.get("alertname", "nothing") if isinstance(value, dict) else ",".join(value),
 )
-def test_routes(labels: dict[str, str], receivers: tuple[str, ...]) -> None:
-    assert_routed(labels, *receivers)
+def test_routes(labels: dict[str, str], receivers: tuple[str, ...], release: Release) -> None:
+    assert_routed(labels, *receivers, release=release)
 
 
 def deployed_alerts() -> list[dict[str, Any]]:
@@ -74,14 +75,14 @@ def deployed_alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 
-def test_every_deployed_alert_has_a_route_of_its_severity() -> None:
+def test_every_deployed_alert_has_a_route_of_its_severity(release: Release) -> None:
     alerts = deployed_alerts()
     assert alerts, "no alert in deploy/prometheus/rules"
     severities = {alert["alert"]: alert["labels"]["severity"] for alert in alerts if alert["alert"] != "Watchdog"}
     assert set(severities.values()) <= set(RECEIVER)
     for name, severity in severities.items():
         owner = ["owner"] * name.startswith("GPUIdleHeld")  # no other alert writes to holders, whatever its labels
-        assert_routed({"alertname": name, "severity": severity, **HELD}, *owner, RECEIVER[severity])
+        assert_routed({"alertname": name, "severity": severity, **HELD}, *owner, RECEIVER[severity], release=release)
 
 
 def test_names_in_the_configuration_are_those_of_the_rules() -> None:
@@ -109,11 +110,11 @@ def test_repeats_are_multiples_that_alertmanager_remembers() -> None:
 
 
 @pytest.fixture(scope="module")
-def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
+def alertmanager(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Alertmanager]:
     folder = tmp_path_factory.mktemp("alertmanager")
     tree = configuration(folder, smtp_port=1)
     tree["receivers"] = [{"name": receiver["name"]} for receiver in tree["receivers"]]  # nothing is to be sent
-    with Alertmanager(folder, tree) as running:
+    with Alertmanager(folder, tree, release) as running:
         yield running
 
 
@@ -266,20 +267,20 @@ def other(name: str, **labels: str) -> Told:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_subjects(tmp_path: Path, alerts: list[Told], subject: str) -> None:
-    assert render(tmp_path, "gpu.email.subject", *alerts) == subject
+def test_subjects(tmp_path: Path, release: Release, alerts: list[Told], subject: str) -> None:
+    assert render(tmp_path, "gpu.email.subject", *alerts, release=release) == subject
 
 
 HOSTILE = '<script>alert("1")</script> & "quoted" \\ {{ .Labels }} +'
 
 
 @pytest.mark.parametrize("name", ["email", "owner", "digest"])
-def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, name: str) -> None:
+def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, release: Release, name: str) -> None:
     names = ("alertname", "alias", "cluster", "model", "owner", "namespace", "severity", "uuid")
     labels = dict.fromkeys(names, HOSTILE)
     annotations = {"summary": HOSTILE, "description": HOSTILE, "runbook_url": "javascript:alert(1)"}
     alerts = [told({**GPU, **labels}, annotations), told({**GPU, **labels}, annotations, ended=True)]
-    page = render(tmp_path, f"gpu.{name}.html", *alerts, kind="html")
+    page = render(tmp_path, f"gpu.{name}.html", *alerts, kind="html", release=release)
     assert "<script" not in page
     assert "javascript:" not in page
     assert "&lt;script&gt;" in page
@@ -288,7 +289,7 @@ def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, name: str
     assert page.count("<tr") == page.count("</tr>")
 
 
-def test_both_parts_tell_all_that_is_needed(tmp_path: Path) -> None:
+def test_both_parts_tell_all_that_is_needed(tmp_path: Path, release: Release) -> None:
     annotations = {
         "summary": "The GPU is close to slowing down.",
         "description": "GPU 3 of gpu-node-7 is at 86 °C. Check the air flow.",
@@ -296,8 +297,8 @@ def test_both_parts_tell_all_that_is_needed(tmp_path: Path) -> None:
         "dashboard_url": "https://grafana.test/d/gpu?var-gpu=3&var-host=7",
     }
     alerts = [told(hot(3)["labels"], annotations), told(hot(4)["labels"], {"summary": "That one is over."}, ended=True)]
-    text = render(tmp_path, "gpu.email.text", *alerts)
-    page = render(tmp_path, "gpu.email.html", *alerts, kind="html")
+    text = render(tmp_path, "gpu.email.text", *alerts, release=release)
+    page = render(tmp_path, "gpu.email.html", *alerts, kind="html", release=release)
     for wanted in [
         *annotations.values(),
         "gpu-node-7",
@@ -322,11 +323,11 @@ def matchers(link: str) -> set[str]:
     return set(re.findall(r'\w+="(?:[^"\\]|\\.)*"', filled))
 
 
-def test_silence_links_are_filled_in_alike(tmp_path: Path) -> None:
+def test_silence_links_are_filled_in_alike(tmp_path: Path, release: Release) -> None:
     one = told({**hot(3)["labels"], "cluster": 'the "lab" + 1'})
-    page = render(tmp_path, "gpu.email.html", one, kind="html")
+    page = render(tmp_path, "gpu.email.html", one, kind="html", release=release)
     links = [html.unescape(link) for link in re.findall(r'href="(http://alertmanager[^"]*silences[^"]*)"', page)]
-    (plain,) = re.findall(r"Silence: +(\S+)", render(tmp_path, "gpu.email.text", one))
+    (plain,) = re.findall(r"Silence: +(\S+)", render(tmp_path, "gpu.email.text", one, release=release))
     wanted = {'alertname="GPUTemperatureNearSlowdown"', r'cluster="the \"lab\" + 1"', 'gpu="3"',
               'instance="10.0.0.7:9435"', f'uuid="{GPU["uuid"]}"'}  # fmt: skip
     assert matchers(links[0]) == matchers(plain) == wanted
@@ -354,26 +355,31 @@ def test_silence_links_are_filled_in_alike(tmp_path: Path) -> None:
     ],
     ids=lambda value: str(value.get("owner", "nobody")).split("\n")[0] if isinstance(value, dict) else "",
 )
-def test_the_address_of_an_owner(tmp_path: Path, labels: dict[str, str], address: str) -> None:
-    assert render(tmp_path, "gpu.owner.address", told({"alertname": "GPUIdleHeld", **GPU, **labels})).strip() == address
+def test_the_address_of_an_owner(tmp_path: Path, release: Release, labels: dict[str, str], address: str) -> None:
+    assert (
+        render(
+            tmp_path, "gpu.owner.address", told({"alertname": "GPUIdleHeld", **GPU, **labels}), release=release
+        ).strip()
+        == address
+    )
 
 
 @pytest.mark.parametrize("name", ["owner", "digest", "heartbeat"])
-def test_the_other_mails(tmp_path: Path, name: str) -> None:
+def test_the_other_mails(tmp_path: Path, release: Release, name: str) -> None:
     one = told(
         {"alertname": "GPUIdleHeld", "severity": "info", **HELD},
         {"summary": "Held and idle.", "description": "For 62 minutes."},
     )
-    subject = render(tmp_path, f"gpu.{name}.subject", one)
+    subject = render(tmp_path, f"gpu.{name}.subject", one, release=release)
     assert subject == {
         "owner": "1 idle GPU held by alice: please free what you do not need",
         "digest": "GPU digest: 1 thing to look at this week",
         "heartbeat": "[HEARTBEAT] GPU monitoring is alive",
     }[name]  # fmt: skip
-    text = render(tmp_path, f"gpu.{name}.text", one)
+    text = render(tmp_path, f"gpu.{name}.text", one, release=release)
     assert "http://alertmanager.test:9093" in text
     if name != "heartbeat":
-        page = html.unescape(render(tmp_path, f"gpu.{name}.html", one, one, kind="html"))
+        page = html.unescape(render(tmp_path, f"gpu.{name}.html", one, one, kind="html", release=release))
         for shown in (text, page):
             assert "For 62 minutes." in shown
         assert {"owner": "You hold 2 idle GPUs", "digest": "2 things to look at this week"}[name] in page

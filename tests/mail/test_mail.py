@@ -16,7 +16,7 @@ from tools.lab.alertmanager import Alertmanager
 from tools.lab.exporter import Exporter
 from tools.lab.mailbox import Mailbox, part
 from tools.lab.ports import free_port
-from tools.lab.programs import Program
+from tools.lab.programs import Program, Release
 from tools.lab.prometheus import Prometheus
 from tools.lab.wait import wait_for
 
@@ -69,11 +69,11 @@ class Story:
 
 
 @contextmanager
-def telling(folder: Path) -> Iterator[Story]:
+def telling(folder: Path, release: Release) -> Iterator[Story]:
     with ExitStack() as stack:
         mailbox = stack.enter_context(Mailbox(password=PASSWORD))
         alertmanager = stack.enter_context(
-            Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s"))
+            Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s"), release)
         )
         targets = []
         for name, scenario in STORIES.items():
@@ -97,7 +97,7 @@ def telling(folder: Path) -> Iterator[Story]:
         (folder / "rules").mkdir()
         deploy_rules(folder / "rules")
         text = PROMETHEUS.format(rules=folder / "rules", alertmanager=alertmanager.port, targets=json.dumps(targets))
-        prometheus = stack.enter_context(Prometheus(folder, text))
+        prometheus = stack.enter_context(Prometheus(folder, text, release))
         wait_for(lambda: prometheus.number("sum(up)") == len(targets))
         wait_for(lambda: prometheus.get("alertmanagers")["activeAlertmanagers"])
         for name, scenario in {"sick": SICK, "repaired": LOST}.items():
@@ -105,8 +105,8 @@ def telling(folder: Path) -> Iterator[Story]:
         yield Story(folder, mailbox, alertmanager, prometheus)
 
 
-def test_from_the_gpu_to_the_mailbox(tmp_path: Path) -> None:
-    with telling(tmp_path) as story:
+def test_from_the_gpu_to_the_mailbox(tmp_path: Path, release: Release) -> None:
+    with telling(tmp_path, release) as story:
         a_host_with_five_sick_gpus_is_one_mail(story)
         no_warning_while_the_critical_alert_of_the_same_gpu_stands(story)
         the_mail_that_it_is_over(story)
@@ -209,10 +209,10 @@ def nothing_else_was_mailed(story: Story) -> None:
     assert not [mail["Subject"] for mail in story.mailbox.mails if "well (" in part(mail, "plain")]
 
 
-def test_warnings_wait_for_office_hours(tmp_path: Path) -> None:
+def test_warnings_wait_for_office_hours(tmp_path: Path, release: Release) -> None:
     with Mailbox(password=PASSWORD) as mailbox:
         tree = configuration(tmp_path, smtp_port=mailbox.port, never="office-hours")
-        with Alertmanager(tmp_path, tree) as alertmanager:
+        with Alertmanager(tmp_path, tree, release) as alertmanager:
             alertmanager.tell([{"alertname": "GPUFanStopped", "severity": "warning", "instance": "quiet", "gpu": "1"}])
             alertmanager.tell([{"alertname": "DiskFull", "instance": "of another kind"}])
             mailbox.wait(TEAM, "of another kind: disk full")
@@ -229,7 +229,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_example_that_takes_back_idle_gpus(tmp_path: Path) -> None:
+def test_the_example_that_takes_back_idle_gpus(tmp_path: Path, release: Release) -> None:
     (receiver,) = blocks("python")
     (webhook,) = (text for text in blocks("yaml") if "webhook_configs" in text)
     assert len(receiver.splitlines()) <= 25
@@ -260,7 +260,7 @@ def test_the_example_that_takes_back_idle_gpus(tmp_path: Path) -> None:
         tree = configuration(tmp_path, smtp_port=mailbox.port)
         (owner,) = (receiver for receiver in tree["receivers"] if receiver["name"] == "owner")
         owner.update(added)
-        alertmanager = stack.enter_context(Alertmanager(tmp_path, tree))
+        alertmanager = stack.enter_context(Alertmanager(tmp_path, tree, release))
         alertmanager.tell([alert], annotations={"score": "0.031"})
         first = wait_for(lines, reclaim.log)[0]
         since = first.pop("since")

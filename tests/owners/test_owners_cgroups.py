@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_exporter.owners.procfs import Cgroup, parse_cgroup
+from gpu_exporter.owners.cgroups import Cgroup, parse_cgroup
 from proc_tree import HASH, ID, INNER, POD, POD_OF, SLICE
 
 CGROUPS = {
@@ -89,32 +89,32 @@ CGROUPS = {
     # Slurm
     "slurm v1": (
         "4:memory:/slurm/uid_1000/job_123/step_0\n3:cpuset:/slurm/uid_1000/job_123/step_0/task_1\n1:name=systemd:/x",
-        Cgroup(slurm_job="123", slurm_step="0"),
+        Cgroup(slurm_job="123"),
     ),
     "slurm v1 with a node name": (
         "9:devices:/slurm_gpu07/uid_1000/job_123/step_batch/task_0",
-        Cgroup(slurm_job="123", slurm_step="batch"),
+        Cgroup(slurm_job="123"),
     ),
     "slurm v1, the step on a later line": (
         "9:devices:/slurm/uid_1000/job_123\n4:memory:/slurm/uid_1000/job_123/step_extern",
-        Cgroup(slurm_job="123", slurm_step="extern"),
+        Cgroup(slurm_job="123"),
     ),
     "slurm v2": (
         "0::/system.slice/slurmstepd.scope/job_123/step_0/user/task_0",
-        Cgroup(slurm_job="123", slurm_step="0"),
+        Cgroup(slurm_job="123"),
     ),
     "slurm v2 extern": (
         "0::/system.slice/slurmstepd.scope/job_123/step_extern/user/task_special",
-        Cgroup(slurm_job="123", slurm_step="extern"),
+        Cgroup(slurm_job="123"),
     ),
     "slurm v2 several slurmd": (
         "0::/system.slice/gpu07_slurmstepd.scope/job_123/step_interactive/user/task_0",
-        Cgroup(slurm_job="123", slurm_step="interactive"),
+        Cgroup(slurm_job="123"),
     ),
     "slurm v2 itself": ("0::/system.slice/slurmstepd.scope/system", Cgroup()),
     "container in a slurm job": (
         f"0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0/libpod-{ID}.scope",
-        Cgroup(container=ID, slurm_job="7", slurm_step="0"),
+        Cgroup(container=ID, slurm_job="7"),
     ),
     "a job that a user made up": (
         "0::/user.slice/user-666.slice/user@666.service/slurmstepd.scope/job_123/step_0",
@@ -145,7 +145,6 @@ def test_no_cgroup_text_is_too_strange(text: str) -> None:
     assert found.container == "" or (len(found.container) == 64 and set(found.container) <= set("0123456789abcdef"))
     assert found.pod_uid == "" or (len(found.pod_uid) in {32, 36} and "_" not in found.pod_uid)
     assert found.slurm_job == "" or found.slurm_job.isdigit()
-    assert found.slurm_job or not found.slurm_step
 
 
 @pytest.mark.parametrize("piece", ["a-", "/", "pod", "0", "/pod", "-pod", "job_1/", "/user-", "slurmstepd.scope/"])

@@ -15,17 +15,16 @@ from tools.lab.clock import Clock
 from tools.lab.exporter import environment
 from tools.lab.wait import patience, wait_for
 
-from gpu_exporter.model import Owner
+from gpu_exporter.config import OwnersConfig
+from gpu_exporter.model import Identity
 from gpu_exporter.owners.kubernetes import KubernetesAllocations, device_key, named_devices
 from podresources import Api, Kubelet, load, raw_server, record, require, socket_folder
 
 require("h2")
-from gpu_exporter.owners.kubernetes.podresources import (  # noqa: E402 - only where h2 is installed
-    LARGEST,
-    Client,
-    PodResourcesError,
-)
+from gpu_exporter.owners.kubernetes.client import LARGEST, Client  # noqa: E402 - only where h2 is installed
+from gpu_exporter.owners.kubernetes.messages import PodResourcesError  # noqa: E402
 
+RESOURCES = OwnersConfig().kubernetes_resources
 GPU = "GPU-5eed0000-0000-4000-8000-00000000000{}".format
 MIG = "MIG-5eed0000-0000-4000-8000-00000000000{}".format
 OLD_MIG = f"MIG-{GPU(1)}/7/0"
@@ -58,7 +57,14 @@ def watch(path: Path, clock: Clock) -> Iterator[Callable[..., KubernetesAllocati
     made = []
 
     def start(**settings: Any) -> KubernetesAllocations:
-        rest = {"socket": path, "interval": 0.02, "timeout": patience(), "monotonic": clock, **settings}
+        rest = {
+            "socket": path,
+            "resources": RESOURCES,
+            "interval": 0.02,
+            "timeout": patience(),
+            "monotonic": clock,
+            **settings,
+        }
         made.append(KubernetesAllocations(**rest))
         return made[-1]
 
@@ -68,8 +74,8 @@ def watch(path: Path, clock: Clock) -> Iterator[Callable[..., KubernetesAllocati
         assert not allocations._thread.is_alive()
 
 
-def owner(pod: str, container: str = "main", namespace: str = "lab") -> Owner:
-    return Owner(pod=pod, namespace=namespace, container=container)
+def owner(pod: str, container: str = "main", namespace: str = "lab") -> Identity:
+    return Identity(labels={"pod": pod, "namespace": namespace}, container=container)
 
 
 # --- what the kubelet tells -------------------------------------------------------------------------------------------
@@ -81,9 +87,6 @@ def test_tells_pods_and_containers(api: Api, kubelet: Kubelet, watch: Callable[.
         api.pod("train", api.container("sidecar"), api.container("worker", gpu=[GPU(0), GPU(1)])),
         api.pod("infer", api.container("a", gpu=[GPU(2)]), api.container("b", gpu=[GPU(3)]), namespace="serving"),
     )
-    kubelet.allocatable = api.messages["AllocatableResourcesResponse"](
-        devices=[api.devices("nvidia.com/gpu", [GPU(n)]) for n in range(8)] + [api.devices("vendor.com/nic", ["eth7"])]
-    )
     allocations = watch()
     assert allocations.wait_first(patience())
     assert allocations.trouble() is None
@@ -93,7 +96,6 @@ def test_tells_pods_and_containers(api: Api, kubelet: Kubelet, watch: Callable[.
         GPU(2): (owner("infer", "a", "serving"),),
         GPU(3): (owner("infer", "b", "serving"),),
     }
-    assert allocations.allocatable() == frozenset(map(GPU, range(8)))
 
 
 def test_tells_what_changed(api: Api, kubelet: Kubelet, watch: Callable[..., KubernetesAllocations]) -> None:
@@ -194,15 +196,6 @@ def test_reads_a_thousand_pods(api: Api, kubelet: Kubelet, watch: Callable[..., 
     assert allocations.current() == {uuid: (owner(f"p{n}"),) for n, uuid in enumerate(uuids)}
 
 
-def test_lives_without_allocatable(api: Api, kubelet: Kubelet, watch: Callable[..., KubernetesAllocations]) -> None:
-    kubelet.allocatable_works = False
-    kubelet.answer = api.answer(api.pod("train", api.container("main", gpu=[GPU(0)])))
-    allocations = watch()
-    assert allocations.wait_first(patience())
-    assert allocations.current() == {GPU(0): (owner("train"),)}
-    assert (allocations.allocatable(), allocations.trouble()) == (None, None)
-
-
 # --- a kubelet in trouble ---------------------------------------------------------------------------------------------
 
 
@@ -214,7 +207,6 @@ def test_survives_restarts_and_withholds_what_is_stale(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kubelet.answer = api.answer(api.pod("train", api.container("main", gpu=[GPU(0)])))
-    kubelet.allocatable = api.messages["AllocatableResourcesResponse"](devices=[api.devices("nvidia.com/gpu", ["0"])])
     with caplog.at_level(logging.INFO, "gpu_exporter"):
         allocations = watch()
         assert allocations.wait_first(patience())
@@ -223,11 +215,10 @@ def test_survives_restarts_and_withholds_what_is_stale(
             wait_for(allocations.trouble)
             assert allocations.current() == {GPU(0): (owner("train"),)}
             clock.now += 0.021 * 3
-            assert (allocations.current(), allocations.allocatable()) == ({}, None)
+            assert allocations.current() == {}
             kubelet.start()
             wait_for(lambda: allocations.trouble() is None)
             assert allocations.current() == {GPU(0): (owner("train"),)}
-            assert allocations.allocatable() == frozenset("0")
     told = [record.levelname for record in caplog.records]
     assert told == ["INFO", "WARNING", "INFO", "WARNING", "INFO"]
 
@@ -350,11 +341,12 @@ def test_retries_soon_then_less_often(watch: Callable[..., KubernetesAllocations
 def test_says_which_extra_is_missing() -> None:
     script = """
 import sys
+from pathlib import Path
 from gpu_exporter.owners.kubernetes import KubernetesAllocations, MissingExtraError
 assert "h2" not in sys.modules
 sys.modules["h2"] = None
 try:
-    KubernetesAllocations()
+    KubernetesAllocations(socket=Path("kubelet.sock"), resources=())
 except MissingExtraError as error:
     print(error)
 """

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
-from gpu_exporter.owners.procfs import ProcfsOwners, UserNames, host_names
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames, host_names
 from proc_tree import Tree
 
 
@@ -87,17 +88,17 @@ def test_the_name_service_is_asked_in_the_background(tree: Tree, named: Callable
         return f"user{uid}"
 
     tree.process(7, uid=4242)
-    owners = ProcfsOwners(root=tree.root, names=named(passwd=tree.passwd, resolve=resolve))
+    owners = ProcfsIdentities(root=tree.root, names=named(passwd=tree.passwd, resolve=resolve))
 
     def user() -> str:
-        owner = owners.owner(7)
+        owner = owners.identity(7)
         assert owner is not None
         return owner.user
 
     assert user() in {"4242", "user4242"}
     wait_for(lambda: user() == "user4242")
     tree.process(8, uid=1000)
-    owners.owner(8)
+    owners.identity(8)
     assert asked == [(4242, False)], "once, elsewhere, and not for whom /etc/passwd names"
 
 
@@ -117,11 +118,11 @@ def test_a_name_service_that_hangs_holds_nobody_up(
         return f"user{uid}"
 
     names = named(passwd=tree.passwd, resolve=resolve)
-    owners = ProcfsOwners(root=tree.root, names=names)
+    owners = ProcfsIdentities(root=tree.root, names=names)
     pids = range(1000, 1100)
     for pid in pids:
         tree.process(pid, uid=pid + 4000)
-    users = {owner.user for pid in pids if (owner := owners.owner(pid))}
+    users = {owner.user for pid in pids if (owner := owners.identity(pid))}
     assert returned == [], "nobody waited for the resolver"
     assert users == {str(pid + 4000) for pid in pids}
     assert hanging.wait(patience())
@@ -182,7 +183,7 @@ def test_a_name_outlives_a_name_service_that_fails(
 
 
 def test_names_are_bounded(named: Callable[..., UserNames], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_exporter.owners.procfs._MOST_NAMES", 8)
+    monkeypatch.setattr("gpu_exporter.owners.user_names._MOST_NAMES", 8)
     names = named(resolve=str)
     for uid in range(30):
         names.name(uid)

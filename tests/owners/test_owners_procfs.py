@@ -14,9 +14,11 @@ import pytest
 from tools.lab import ROOT
 from tools.lab.wait import wait_for
 
-from gpu_exporter.model import Owner
-from gpu_exporter.owners import ProcessOwners
-from gpu_exporter.owners.procfs import Cgroup, ProcfsOwners, UserNames
+from gpu_exporter.model import Identity
+from gpu_exporter.owners import ProcessIdentities
+from gpu_exporter.owners.cgroups import Cgroup
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames
 from proc_tree import ID, POD, SLICE, Tree
 
 
@@ -27,15 +29,15 @@ def tree(tmp_path: Path) -> Tree:
 
 def test_an_owner_in_full(tree: Tree) -> None:
     tree.process(7, cgroup=f"0::/kubepods.slice/{SLICE}/cri-containerd-{ID}.scope\n")
-    owners: ProcessOwners = tree.owners()
-    assert owners.owner(7) == Owner(process="python3.11", user="alice", container="4f797c539e6c")
+    owners: ProcessIdentities = tree.owners()
+    assert owners.identity(7) == Identity(process="python3.11", user="alice", container="4f797c539e6c")
 
 
 def test_the_pod_and_the_whole_identifier_are_there_for_a_join(tree: Tree) -> None:
     tree.process(7, cgroup=f"0::/kubepods.slice/{SLICE}/cri-containerd-{ID}.scope\n")
     owners = tree.owners()
-    assert owners.pod_uid(7) == "", "nothing is read but by owner()"
-    owners.owner(7)
+    assert owners.pod_uid(7) == "", "nothing is read but by identity()"
+    owners.identity(7)
     assert owners.pod_uid(7) == POD
     assert owners.cgroup(7).container == ID
     assert owners.pod_uid(8) == ""
@@ -44,8 +46,7 @@ def test_the_pod_and_the_whole_identifier_are_there_for_a_join(tree: Tree) -> No
 def test_a_slurm_job_and_its_step(tree: Tree) -> None:
     tree.process(7, cgroup="0::/system.slice/slurmstepd.scope/job_4711/step_2/user/task_0\n")
     owners = tree.owners()
-    assert owners.owner(7) == Owner(process="python3.11", user="alice", slurm_job="4711")
-    assert owners.cgroup(7).slurm_step == "2"
+    assert owners.identity(7) == Identity(process="python3.11", user="alice", labels={"slurm_job": "4711"})
 
 
 def test_a_rootless_container_is_its_users(tree: Tree) -> None:
@@ -54,9 +55,9 @@ def test_a_rootless_container_is_its_users(tree: Tree) -> None:
         uid=100_999,
         cgroup=f"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container",
     )
-    owner = tree.owners().owner(7)
-    assert owner is not None
-    assert owner.user == "alice"
+    identity = tree.owners().identity(7)
+    assert identity is not None
+    assert identity.user == "alice"
 
 
 @pytest.mark.parametrize(
@@ -74,68 +75,68 @@ def test_a_rootless_container_is_its_users(tree: Tree) -> None:
 )
 def test_the_name_of_a_process(tree: Tree, exe: str | bytes | None, comm: str, process: str) -> None:
     tree.process(7, exe=exe, comm=comm)
-    owner = tree.owners().owner(7)
-    assert owner is not None
-    assert owner.process == process
-    owner.process.encode()
+    identity = tree.owners().identity(7)
+    assert identity is not None
+    assert identity.process == process
+    identity.process.encode()
 
 
 def test_an_unknown_user_is_a_number(tree: Tree) -> None:
     tree.process(7, uid=4242)
-    owner = tree.owners().owner(7)
-    assert owner is not None
-    assert owner.user == "4242"
+    identity = tree.owners().identity(7)
+    assert identity is not None
+    assert identity.user == "4242"
 
 
 def test_a_reused_pid_inherits_nothing(tree: Tree) -> None:
     tree.process(7, start=5000, cgroup=f"0::/system.slice/docker-{ID}.scope\n")
     owners = tree.owners()
-    owners.owner(7)
+    owners.identity(7)
     tree.process(7, start=5001, uid=0, cgroup="0::/system.slice/sshd.service\n")
-    assert owners.owner(7) == Owner(process="python3.11", user="root")
+    assert owners.identity(7) == Identity(process="python3.11", user="root")
     assert owners.cgroup(7) == Cgroup()
 
 
 def test_another_program_in_the_same_process_is_noticed(tree: Tree) -> None:
     tree.process(7, comm="bash", exe="/usr/bin/bash")
     owners = tree.owners()
-    assert owners.owner(7) == Owner(process="bash", user="alice")
+    assert owners.identity(7) == Identity(process="bash", user="alice")
     tree.process(7, comm="train", exe="/opt/train")
-    assert owners.owner(7) == Owner(process="train", user="alice")
+    assert owners.identity(7) == Identity(process="train", user="alice")
 
 
 def test_what_is_known_is_not_read_again(tree: Tree) -> None:
     folder = tree.process(7)
     owners = tree.owners()
-    known = owners.owner(7)
+    known = owners.identity(7)
     for name in ("status", "cgroup", "comm", "exe"):
         (folder / name).unlink()
-    assert owners.owner(7) == known
+    assert owners.identity(7) == known
 
 
 def test_arguments_and_environment_are_never_read(tree: Tree) -> None:
     folder = tree.process(7)
     for name in ("cmdline", "environ"):
         os.mkfifo(folder / name)  # whoever opens it hangs
-    assert tree.owners().owner(7) is not None
+    assert tree.owners().identity(7) is not None
 
 
 def test_a_process_that_is_gone(tree: Tree) -> None:
     folder = tree.process(7)
     owners = tree.owners()
-    assert owners.owner(7) is not None
+    assert owners.identity(7) is not None
     (folder / "stat").unlink()
-    assert owners.owner(7) is None
+    assert owners.identity(7) is None
     assert owners.pod_uid(7) == ""
-    assert owners.owner(8) is None
-    assert owners.owner(0) is None
-    assert owners.owner(-1) is None
+    assert owners.identity(8) is None
+    assert owners.identity(0) is None
+    assert owners.identity(-1) is None
 
 
 @pytest.mark.parametrize("stat", [b"", b"7", b"7 (x) S 1", b"\xff" * 2000])
 def test_a_stat_that_is_none(tree: Tree, stat: bytes) -> None:
     (tree.process(7) / "stat").write_bytes(stat)
-    assert tree.owners().owner(7) is None
+    assert tree.owners().identity(7) is None
 
 
 @pytest.mark.parametrize("later", [None, 6000])
@@ -154,7 +155,7 @@ def test_a_process_that_ends_while_it_is_looked_at(
         return program(pid)
 
     monkeypatch.setattr(owners, "_program", end)
-    assert owners.owner(7) is None
+    assert owners.identity(7) is None
     assert owners.cgroup(7) == Cgroup()
 
 
@@ -162,7 +163,7 @@ def test_parts_that_may_not_be_read_are_empty(tree: Tree) -> None:
     folder = tree.process(7, exe=None)
     for name in ("status", "cgroup", "comm"):
         (folder / name).unlink()
-    assert tree.owners().owner(7) == Owner()
+    assert tree.owners().identity(7) == Identity()
 
 
 def test_hidepid_leaves_an_owner_without_parts(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,10 +172,10 @@ def test_hidepid_leaves_an_owner_without_parts(tree: Tree, monkeypatch: pytest.M
 
     tree.process(7)
     owners = tree.owners()
-    assert owners.owner(7) != Owner()
+    assert owners.identity(7) != Identity()
     # Root reads everything, so that no mode of a file would refuse.
     monkeypatch.setattr("gpu_exporter.owners.procfs._read", refuse)
-    assert owners.owner(7) == Owner(), "nothing is known of it, and what was known may be another's"
+    assert owners.identity(7) == Identity(), "nothing is known of it, and what was known may be another's"
     assert owners.cgroup(7) == Cgroup()
 
 
@@ -183,10 +184,10 @@ def test_a_pid_namespace_of_our_own_shows_strangers(tree: Tree) -> None:
     tree.namespace(4026532999)
     owners = tree.owners()
     assert not owners.visible
-    assert owners.owner(7) is None, "the driver's process 7 need not be ours"
+    assert owners.identity(7) is None, "the driver's process 7 need not be ours"
     nested = tree.owners(nested=True)
     assert nested.visible
-    assert nested.owner(7) is not None
+    assert nested.identity(7) is not None
 
 
 def test_the_machines_pid_namespace_is_known(tree: Tree) -> None:
@@ -205,7 +206,7 @@ def test_memory_stays_flat_in_a_flood_of_processes(tree: Tree) -> None:
             for pid in pids:
                 folder, before = f"{tree.root}/{pid}", folder
                 os.rename(before, folder)  # noqa: PTH104 - pathlib interns every name
-                assert owners.owner(pid) is not None
+                assert owners.identity(pid) is not None
             owners.forget_but([])
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
@@ -220,7 +221,7 @@ def test_memory_is_bounded_even_where_nobody_forgets(tree: Tree, monkeypatch: py
     owners = tree.owners()
     for pid in range(1, 30):
         tree.process(pid)
-        owners.owner(pid)
+        owners.identity(pid)
     assert list(owners._seen) == list(range(22, 30))
 
 
@@ -228,7 +229,7 @@ def test_forgetting_keeps_the_others(tree: Tree) -> None:
     owners = tree.owners()
     for pid in (7, 8, 9):
         tree.process(pid)
-        owners.owner(pid)
+        owners.identity(pid)
     owners.forget_but([8, 10])
     assert list(owners._seen) == [8]
 
@@ -237,8 +238,8 @@ def test_forgetting_keeps_the_others(tree: Tree) -> None:
 
 
 @pytest.fixture
-def real() -> ProcfsOwners:
-    return ProcfsOwners(names=UserNames(resolve=None), nested=True)  # tests run in containers, too
+def real() -> ProcfsIdentities:
+    return ProcfsIdentities(names=UserNames(resolve=None), nested=True)  # tests run in containers, too
 
 
 @pytest.fixture
@@ -249,9 +250,9 @@ def sleep() -> Iterator[subprocess.Popen[bytes]]:
         child.kill()
 
 
-def test_a_real_process_is_ours(real: ProcfsOwners, sleep: subprocess.Popen[bytes]) -> None:
-    mine = real.owner(os.getpid())
-    theirs = real.owner(sleep.pid)
+def test_a_real_process_is_ours(real: ProcfsIdentities, sleep: subprocess.Popen[bytes]) -> None:
+    mine = real.identity(os.getpid())
+    theirs = real.identity(sleep.pid)
     assert mine is not None
     assert theirs is not None
     assert theirs.process == Path("/proc", str(sleep.pid), "exe").resolve().name
@@ -260,38 +261,38 @@ def test_a_real_process_is_ours(real: ProcfsOwners, sleep: subprocess.Popen[byte
     assert theirs.container == mine.container
 
 
-def test_a_real_process_ends(real: ProcfsOwners, sleep: subprocess.Popen[bytes]) -> None:
-    assert real.owner(sleep.pid) is not None
+def test_a_real_process_ends(real: ProcfsIdentities, sleep: subprocess.Popen[bytes]) -> None:
+    assert real.identity(sleep.pid) is not None
     sleep.kill()
     sleep.wait()
-    assert real.owner(sleep.pid) is None
+    assert real.identity(sleep.pid) is None
     assert sleep.pid not in real._seen
 
 
-def test_a_real_zombie_has_an_owner_still(real: ProcfsOwners) -> None:
+def test_a_real_zombie_has_an_owner_still(real: ProcfsIdentities) -> None:
     with subprocess.Popen(["/bin/true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        owner = real.owner(child.pid)
-        assert owner is not None
-        assert owner.process == "true", "its executable is gone, its name is not"
+        identity = real.identity(child.pid)
+        assert identity is not None
+        assert identity.process == "true", "its executable is gone, its name is not"
         child.wait()
-    assert real.owner(child.pid) is None
+    assert real.identity(child.pid) is None
 
 
-def test_a_real_process_that_executes_another_program(real: ProcfsOwners) -> None:
+def test_a_real_process_that_executes_another_program(real: ProcfsIdentities) -> None:
     with subprocess.Popen(
         ["/bin/bash", "-c", "echo; read; exec sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdout.readline()
-        before = real.owner(child.pid)
+        before = real.identity(child.pid)
         assert before is not None
         assert before.process == "bash"
         child.stdin.write(b"\n")
         child.stdin.flush()
         wait_for(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")
-        after = real.owner(child.pid)
+        after = real.identity(child.pid)
         child.kill()
     assert after is not None
     assert after.process != "bash"
@@ -300,12 +301,13 @@ def test_a_real_process_that_executes_another_program(real: ProcfsOwners) -> Non
 PYTHON = {"PYTHONPATH": str(ROOT / "exporter")}
 # Imports come first: the checkout need not be readable for nobody.
 AS_NOBODY = """
-from gpu_exporter.owners.procfs import ProcfsOwners, UserNames
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames
 import os, sys
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-print(ProcfsOwners(names=UserNames(resolve=None), nested=True).owner(int(sys.argv[1])).process)
+print(ProcfsIdentities(names=UserNames(resolve=None), nested=True).identity(int(sys.argv[1])).process)
 """
 
 

@@ -9,26 +9,28 @@ from pathlib import Path
 import pytest
 from tools.lab.clock import Clock
 
-from gpu_exporter.config import Config, ConfigError, load
-from gpu_exporter.model import Device, Owner, Process, Reading
-from gpu_exporter.owners import kubernetes, slurm
-from gpu_exporter.owners.resolver import PodNames, Resolver, resolver
+from gpu_exporter.config import ConfigError, load
+from gpu_exporter.model import Device, Identity, Process, Reading
+from gpu_exporter.owners import kubernetes
+from gpu_exporter.owners.factory import open_resolver
+from gpu_exporter.owners.pod_logs import PodNames
+from gpu_exporter.owners.resolver import Resolver
 
 DEVICE = Device(0, "GPU-0", "H100")
 UIDS = ("0b2c4d6e-1111-4222-8333-444455556666", "0b2c4d6e-7777-4888-8999-aaaabbbbcccc")
-PODS = tuple(Owner(pod=f"train-{number}", namespace="ml", container="main") for number in range(2))
+PODS = tuple(Identity(labels={"pod": f"train-{number}", "namespace": "ml"}, container="main") for number in range(2))
 
 
 class Proc:
-    """Processes of a machine: pid -> owner and pod uid."""
+    """Processes of a machine: pid -> identity and pod uid."""
 
-    def __init__(self, owners: Mapping[int, tuple[Owner, str]], *, visible: bool = True) -> None:
+    def __init__(self, owners: Mapping[int, tuple[Identity, str]], *, visible: bool = True) -> None:
         self.owners = owners
         self.visible = visible
         self.kept: Sequence[int] = ()
         self.closed = False
 
-    def owner(self, pid: int) -> Owner | None:
+    def identity(self, pid: int) -> Identity | None:
         return self.owners[pid][0] if pid in self.owners else None
 
     def pod_uid(self, pid: int) -> str:
@@ -44,11 +46,11 @@ class Proc:
 class Given:
     """Allocations as somebody tells them."""
 
-    def __init__(self, **devices: Iterable[Owner]) -> None:
+    def __init__(self, **devices: Iterable[Identity]) -> None:
         self.devices = {key.replace("_", "-"): tuple(owners) for key, owners in devices.items()}
         self.closed = False
 
-    def current(self) -> Mapping[str, Sequence[Owner]]:
+    def current(self) -> Mapping[str, Sequence[Identity]]:
         return self.devices
 
     def close(self) -> None:
@@ -59,77 +61,77 @@ def reading(*pids: int, **rest: tuple[str, ...]) -> Reading:
     return Reading(DEVICE, processes=tuple(Process(pid, "compute", 1.0) for pid in pids), **rest)  # type: ignore[arg-type]
 
 
-def owners(complete: Sequence[Reading]) -> list[Owner | None]:
-    return [process.owner for process in complete[0].processes or ()]
+def identities(complete: Sequence[Reading]) -> list[Identity | None]:
+    return [process.identity for process in complete[0].processes or ()]
 
 
 def test_processes_get_their_owner_and_those_that_ended_go() -> None:
-    alice = Owner("python3", "alice")
+    alice = Identity("python3", "alice")
     proc = Proc({1: (alice, "")})
-    complete = Resolver(processes=proc).complete([reading(1, 2)])
-    assert owners(complete) == [alice]
+    complete = Resolver(processes=proc).name_owners([reading(1, 2)])
+    assert identities(complete) == [alice]
     assert proc.kept == [1]
 
 
 def test_an_owner_that_the_source_knows_stands() -> None:
-    own = Reading(DEVICE, processes=(Process(1, "compute", owner=Owner("a", "b")),))
-    assert Resolver(processes=Proc({})).complete([own])[0].processes == own.processes
+    own = Reading(DEVICE, processes=(Process(1, "compute", identity=Identity("a", "b")),))
+    assert Resolver(processes=Proc({})).name_owners([own])[0].processes == own.processes
 
 
 def test_without_a_view_of_the_machine_processes_stay_without_owner(caplog: pytest.LogCaptureFixture) -> None:
     blind = Resolver(processes=Proc({}, visible=False))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert owners(blind.complete([reading(1)])) == [Owner()]
+            assert identities(blind.name_owners([reading(1)])) == [Identity()]
     assert [record.message for record in caplog.records if "hostPID" in record.message] == [caplog.records[0].message]
 
 
 @pytest.mark.parametrize("key", ["GPU_0", "0"])
 def test_an_allocation_is_found_by_uuid_and_by_index(key: str) -> None:
     given = Given(**{key: PODS[:1]})
-    assert Resolver(allocations=[given]).complete([Reading(DEVICE)])[0].allocations == PODS[:1]
+    assert Resolver(allocations=[given]).name_owners([Reading(DEVICE)])[0].allocations == PODS[:1]
 
 
 def test_a_device_named_twice_is_held_once() -> None:
     given = Given(GPU_0=PODS[:1], **{"0": PODS[:1]})
-    other = Given(GPU_0=[Owner(pod="train-0", namespace="ml", container="sidecar")])
-    assert Resolver(allocations=[given, other]).complete([Reading(DEVICE)])[0].allocations == PODS[:1]
+    other = Given(GPU_0=[Identity(labels={"pod": "train-0", "namespace": "ml"}, container="sidecar")])
+    assert Resolver(allocations=[given, other]).name_owners([Reading(DEVICE)])[0].allocations == PODS[:1]
 
 
 def test_allocations_of_mig_devices_belong_to_their_gpu() -> None:
     given = Given(MIG_1=PODS[:1], MIG_2=PODS[1:])
-    complete = Resolver(allocations=[given]).complete([Reading(DEVICE, mig_uuids=("MIG-1", "MIG-2"))])
+    complete = Resolver(allocations=[given]).name_owners([Reading(DEVICE, mig_uuids=("MIG-1", "MIG-2"))])
     assert complete[0].allocations == PODS
 
 
 def test_a_process_in_the_only_pod_of_its_device_is_that_pods() -> None:
-    proc = Proc({1: (Owner("python3", "root", "c0ffee"), UIDS[0])})
-    complete = Resolver(processes=proc, allocations=[Given(GPU_0=PODS[:1])]).complete([reading(1)])
-    assert owners(complete) == [Owner("python3", "root", "c0ffee", "train-0", "ml")]
+    proc = Proc({1: (Identity("python3", "root", "c0ffee"), UIDS[0])})
+    complete = Resolver(processes=proc, allocations=[Given(GPU_0=PODS[:1])]).name_owners([reading(1)])
+    assert identities(complete) == [Identity("python3", "root", "c0ffee", {"pod": "train-0", "namespace": "ml"})]
 
 
 def test_of_pods_that_share_a_device_the_log_folders_tell(tmp_path: Path) -> None:
-    proc = Proc({1: (Owner("a"), UIDS[0]), 2: (Owner("b"), UIDS[1]), 3: (Owner("c", "carol"), "")})
+    proc = Proc({1: (Identity("a"), UIDS[0]), 2: (Identity("b"), UIDS[1]), 3: (Identity("c", "carol"), "")})
     shared = Given(GPU_0=PODS)
     blind = Resolver(processes=proc, allocations=[shared], pods=PodNames(folders=[tmp_path / "none"]))
-    assert owners(blind.complete([reading(1, 2)])) == [Owner("a"), Owner("b")], "never guessed"
+    assert identities(blind.name_owners([reading(1, 2)])) == [Identity("a"), Identity("b")], "never guessed"
     for place, uid in enumerate(UIDS):
         (tmp_path / f"ml_train-{place}_{uid}").mkdir()
     (tmp_path / "something-else").mkdir()
     told = Resolver(processes=proc, allocations=[shared], pods=PodNames(folders=[tmp_path]))
-    assert owners(told.complete([reading(1, 2, 3)])) == [
-        Owner("a", pod="train-0", namespace="ml"),
-        Owner("b", pod="train-1", namespace="ml"),
-        Owner("c", "carol"),
+    assert identities(told.name_owners([reading(1, 2, 3)])) == [
+        Identity("a", labels={"pod": "train-0", "namespace": "ml"}),
+        Identity("b", labels={"pod": "train-1", "namespace": "ml"}),
+        Identity("c", "carol"),
     ]
 
 
 def test_a_process_on_a_mig_device_is_of_the_pod_that_was_given_it() -> None:
-    proc = Proc({1: (Owner("a"), UIDS[0])})
+    proc = Proc({1: (Identity("a"), UIDS[0])})
     on_mig = Reading(DEVICE, processes=(Process(1, "compute", 1.0, mig_uuid="MIG-2"),), mig_uuids=("MIG-1", "MIG-2"))
     given = Given(MIG_1=PODS[:1], MIG_2=PODS[1:])
-    complete = Resolver(processes=proc, allocations=[given]).complete([on_mig])
-    assert owners(complete) == [Owner("a", pod="train-1", namespace="ml")]
+    complete = Resolver(processes=proc, allocations=[given]).name_owners([on_mig])
+    assert identities(complete) == [Identity("a", labels={"pod": "train-1", "namespace": "ml"})]
 
 
 def test_unknown_pods_are_looked_for_every_ten_seconds(tmp_path: Path) -> None:
@@ -143,10 +145,16 @@ def test_unknown_pods_are_looked_for_every_ten_seconds(tmp_path: Path) -> None:
 
 
 def test_a_job_without_cgroups_is_known_by_its_user() -> None:
-    proc = Proc({1: (Owner("a", "alice"), ""), 2: (Owner("b", "bob"), ""), 3: (Owner("c", "alice", slurm_job="9"), "")})
-    job = Owner(user="alice", slurm_job="4711")
-    complete = Resolver(processes=proc, allocations=[Given(GPU_0=[job])]).complete([reading(1, 2, 3)])
-    assert [owner.slurm_job for owner in owners(complete) if owner] == ["4711", "", "9"]
+    proc = Proc(
+        {
+            1: (Identity("a", "alice"), ""),
+            2: (Identity("b", "bob"), ""),
+            3: (Identity("c", "alice", labels={"slurm_job": "9"}), ""),
+        }
+    )
+    job = Identity(user="alice", labels={"slurm_job": "4711"})
+    complete = Resolver(processes=proc, allocations=[Given(GPU_0=[job])]).name_owners([reading(1, 2, 3)])
+    assert [who.labels for who in identities(complete) if who] == [{"slurm_job": "4711"}, {}, {"slurm_job": "9"}]
 
 
 def test_closing_closes_everything() -> None:
@@ -156,18 +164,13 @@ def test_closing_closes_everything() -> None:
     assert given.closed
 
 
-def test_defaults_are_those_of_the_modules() -> None:
-    owners_config = Config().owners
-    assert owners_config.kubernetes_socket == kubernetes.SOCKET
-    assert owners_config.kubernetes_resources == kubernetes.RESOURCES
-    assert owners_config.slurm_directory == slurm.DIRECTORY
-
-
 def test_the_settings_make_a_resolver(tmp_path: Path) -> None:
     (tmp_path / "0").write_text("4711 alice physics\n")
-    made = resolver(load(None, {"owners.slurm_directory": ("--owners.slurm-directory", str(tmp_path))}))
+    made = open_resolver(load(None, {"owners.slurm_directory": ("--owners.slurm-directory", str(tmp_path))}))
     try:
-        assert made.complete([Reading(DEVICE)])[0].allocations == (Owner(user="alice", slurm_job="4711"),)
+        assert made.name_owners([Reading(DEVICE)])[0].allocations == (
+            Identity(user="alice", labels={"slurm_job": "4711"}),
+        )
     finally:
         made.close()
 
@@ -176,7 +179,7 @@ def test_a_missing_extra_is_an_error_of_the_configuration(monkeypatch: pytest.Mo
     def refuse(**_: object) -> None:
         raise kubernetes.MissingExtraError("asking the kubelet needs h2")
 
-    monkeypatch.setattr("gpu_exporter.owners.resolver.KubernetesAllocations", refuse)
+    monkeypatch.setattr("gpu_exporter.owners.kubernetes.KubernetesAllocations", refuse)
     config = load(None, {"owners.kubernetes": ("--owners.kubernetes", "true")})
     with pytest.raises(ConfigError, match=r"owners\.kubernetes: asking the kubelet needs h2"):
-        resolver(config)
+        open_resolver(config)

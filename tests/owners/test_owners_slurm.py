@@ -16,7 +16,7 @@ from tools.lab import ROOT
 from tools.lab.clock import Clock
 from tools.lab.wait import patience
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 from gpu_exporter.owners import Allocations
 from gpu_exporter.owners.slurm import Job, MalformedError, SlurmFiles, parse
 
@@ -59,6 +59,10 @@ class Site:
         return {path.name: path.read_text() for path in self.folder.iterdir() if not path.name.startswith(".")}
 
 
+def job(number: str, user: str) -> Identity:
+    return Identity(user=user, labels={"slurm_job": number})
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
@@ -70,7 +74,7 @@ def site(tmp_path: Path) -> Site:
 @pytest.mark.parametrize(
     ("text", "jobs"),
     [
-        ("4711 alice physics\n", (Job("4711", "alice", "physics"),)),
+        ("4711 alice physics\n", (Job("4711", "alice"),)),
         ("45916256 262563\n", (Job("45916256", "262563"),)),
         ("4711\n", (Job("4711"),)),
         ("4711 alice", (Job("4711", "alice"),)),
@@ -100,7 +104,7 @@ def test_no_text_is_too_strange(text: str) -> None:
         jobs = parse(text)
     except MalformedError:
         return
-    assert all(job.job and " " not in job.job + job.user + job.account for job in jobs)
+    assert all(job.job and " " not in job.job + job.user for job in jobs)
 
 
 def test_owners_by_index_uuid_and_instance(site: Site) -> None:
@@ -110,18 +114,17 @@ def test_owners_by_index_uuid_and_instance(site: Site) -> None:
     site.write(MIG, "1 alice\n2 bob\n")
     files: Allocations = site.files
     assert files.current() == {
-        "0": (Owner(user="alice", slurm_job="4711"),),
-        "7": (Owner(user="bob", slurm_job="4712"),),
-        GPU: (Owner(user="4242", slurm_job="4713"),),
-        MIG: (Owner(user="alice", slurm_job="1"), Owner(user="bob", slurm_job="2")),
+        "0": (job("4711", "alice"),),
+        "7": (job("4712", "bob"),),
+        GPU: (job("4713", "4242"),),
+        MIG: (job("1", "alice"), job("2", "bob")),
     }
-    assert site.files.jobs["0"] == (Job("4711", "1000", "physics"),)
     files.close()
 
 
 def test_a_uid_is_its_own_name_by_default(site: Site) -> None:
     site.write("0", "4711 1000\n")
-    assert SlurmFiles(directory=site.folder).current() == {"0": (Owner(user="1000", slurm_job="4711"),)}
+    assert SlurmFiles(directory=site.folder).current() == {"0": (job("4711", "1000"),)}
 
 
 def test_a_uid_gets_its_name_when_it_is_known(site: Site) -> None:
@@ -138,7 +141,7 @@ def test_no_directory_means_no_jobs(site: Site, caplog: pytest.LogCaptureFixture
     assert site.now() == {}
     assert caplog.records == []
     site.write("0", "4711 alice\n")
-    assert site.now() == {"0": (Owner(user="alice", slurm_job="4711"),)}
+    assert site.now() == {"0": (job("4711", "alice"),)}
 
 
 def test_the_directory_is_looked_at_once_a_second(site: Site) -> None:
@@ -148,8 +151,8 @@ def test_the_directory_is_looked_at_once_a_second(site: Site) -> None:
     site.clock.now = 0.9
     assert site.files.current() is first
     site.clock.now = 1.0
-    assert site.files.current() == {"0": (Owner(user="alice", slurm_job="2"),)}, "same size, same second: seen anyway"
-    assert first == {"0": (Owner(user="alice", slurm_job="1"),)}, "what was handed out does not change"
+    assert site.files.current() == {"0": (job("2", "alice"),)}, "same size, same second: seen anyway"
+    assert first == {"0": (job("1", "alice"),)}, "what was handed out does not change"
 
 
 def test_a_removed_file_is_a_free_gpu(site: Site) -> None:
@@ -174,7 +177,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 def test_a_malformed_file_is_told_once_a_content(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.write("0", "alice has it\n")
     site.write("1", "1 alice\n")
-    assert site.now() == {"1": (Owner(user="alice", slurm_job="1"),)}
+    assert site.now() == {"1": (job("1", "alice"),)}
     assert told(caplog) == [("0", "line 1 is not 'job user [account]', such as '4711 alice physics'")]
     site.now()
     assert told(caplog) == []
@@ -182,7 +185,7 @@ def test_a_malformed_file_is_told_once_a_content(site: Site, caplog: pytest.LogC
     site.now()
     assert len(told(caplog)) == 1
     site.write("0", "2 bob\n")
-    assert site.now()["0"] == (Owner(user="bob", slurm_job="2"),)
+    assert site.now()["0"] == (job("2", "bob"),)
     assert told(caplog) == []
     site.write("0", "bob has it\n")
     site.now()
@@ -214,7 +217,7 @@ def test_what_is_no_file_holds_nobody_up(site: Site, caplog: pytest.LogCaptureFi
     reader = threading.Thread(target=lambda: found.append(site.now()), daemon=True)
     reader.start()
     reader.join(patience())
-    assert found == [{"0": (Owner(user="alice", slurm_job="1"),)}]
+    assert found == [{"0": (job("1", "alice"),)}]
     assert [name for name, _ in told(caplog)] == ["1", "2", "3", "4", "5"]
 
 
@@ -254,7 +257,7 @@ def test_the_page_has_both_scripts() -> None:
 def test_a_job_comes_and_goes(site: Site) -> None:
     site.run("prolog", **JOB)
     assert site.content() == {"0": "4711 alice physics\n", "1": "4711 alice physics\n"}
-    alice = (Owner(user="alice", slurm_job="4711"),)
+    alice = (job("4711", "alice"),)
     assert site.now() == {"0": alice, "1": alice}
     site.run("epilog", SLURM_JOB_ID="4711")
     assert site.content() == {}
@@ -281,7 +284,7 @@ def test_what_slurm_calls_the_gpus(site: Site, environment: dict[str, str], name
 
 def test_without_a_name_the_uid_stands(site: Site) -> None:
     site.run("prolog", SLURM_JOB_ID="1", SLURM_JOB_GPUS="0")
-    assert site.now() == {"0": (Owner(user="alice", slurm_job="1"),)}
+    assert site.now() == {"0": (job("1", "alice"),)}
 
 
 def test_the_next_job_replaces_what_an_epilog_left(site: Site) -> None:
@@ -296,7 +299,10 @@ def test_jobs_that_share_a_gpu(site: Site) -> None:
     site.run("prolog", **JOB, **SHARED)
     site.run("prolog", **OTHER, **SHARED)
     site.run("prolog", **JOB, **SHARED)
-    assert site.now()["1"] == (Owner(user="bob", slurm_job="471"), Owner(user="alice", slurm_job="4711"))
+    assert site.now()["1"] == (
+        job("471", "bob"),
+        job("4711", "alice"),
+    )
     site.run("epilog", SLURM_JOB_ID="471", **SHARED)
     assert site.content() == {"0": "4711 alice physics\n", "1": "4711 alice physics\n"}
 
@@ -308,8 +314,8 @@ def test_many_jobs_at_once_lose_no_line(site: Site) -> None:
         for job in range(1, 13)
     ]
     assert [script.wait(patience()) for script in running] == [0] * 12
-    site.now()
-    assert {job.job for job in site.files.jobs["0"]} == {str(job) for job in range(1, 13)}
+    site.clock.now += 1
+    assert {who.labels["slurm_job"] for who in site.files.current()["0"]} == {str(job) for job in range(1, 13)}
 
 
 @pytest.mark.parametrize("script", ["prolog", "epilog"])

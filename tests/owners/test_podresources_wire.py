@@ -9,7 +9,6 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,9 @@ require("h2")
 from hpack import Encoder  # noqa: E402 - only where it is installed
 from hyperframe import frame as frames  # noqa: E402
 
-from gpu_exporter.owners.kubernetes import podresources as wire  # noqa: E402
-from gpu_exporter.owners.kubernetes.podresources import (  # noqa: E402
-    LARGEST,
-    Client,
-    Grant,
-    PodResourcesError,
-    allocatable,
-    exchange,
-    grants,
-)
+from gpu_exporter.owners.kubernetes import messages  # noqa: E402
+from gpu_exporter.owners.kubernetes.client import LARGEST, Client, exchange  # noqa: E402
+from gpu_exporter.owners.kubernetes.messages import Allocation, PodResourcesError, allocations  # noqa: E402
 
 GPU = "GPU-5eed0000-0000-4000-8000-000000000000"
 
@@ -119,7 +111,7 @@ def test_an_answer_that_is_wrong(served: bytes, trouble: str) -> None:
 
 
 def test_every_point_to_die_at(recorded: bytes) -> None:
-    assert decode(talk(recorded)) == [Grant("train", "lab", "main", "nvidia.com/gpu", GPU)]
+    assert decode(talk(recorded)) == [Allocation("train", "lab", "main", "nvidia.com/gpu", GPU)]
     for cut in range(len(recorded)):
         with pytest.raises(PodResourcesError, match="ended before"):
             talk(recorded[:cut])
@@ -192,8 +184,8 @@ def test_a_flood_ends_and_fills_no_memory(flood: bytes) -> None:
     assert peak < 3 * LARGEST  # h2 waits for the whole of a frame before it refuses its size
 
 
-def decode(message: bytes) -> list[Grant]:
-    return list(grants(message, wanted=lambda resource: resource.startswith("nvidia.com/")))
+def decode(message: bytes) -> list[Allocation]:
+    return list(allocations(message, wanted=lambda resource: resource.startswith("nvidia.com/")))
 
 
 @settings(deadline=None, max_examples=300)
@@ -203,8 +195,7 @@ def decode(message: bytes) -> list[Grant]:
 @example(b"\x0d\x00")
 @example(b"\x00\x00")
 def test_decoder_takes_any_bytes(message: bytes) -> None:
-    for decoder in (decode, partial(allocatable, wanted=bool)):
-        assert_refused_in_one_line(partial(lambda decoder: list(decoder(message)), decoder))
+    assert_refused_in_one_line(lambda: list(decode(message)))
 
 
 TEXT = st.text(max_size=12)
@@ -230,17 +221,17 @@ def test_decoder_reads_what_protobuf_writes(
             for resource, ids in devices:
                 container.devices.add(resource_name=resource, device_ids=ids, topology=api._topology())
                 if resource != "nic":
-                    expected += [Grant(name, namespace, container_name, resource, device) for device in ids]
+                    expected += [Allocation(name, namespace, container_name, resource, device) for device in ids]
             for cdi, driver, device in claims:
                 container.dynamic_resources.append(api.claim(*cdi, device=device, driver=driver))
                 told = "\n".join([*cdi, device])
-                expected.append(Grant(name, namespace, container_name, driver, told, dynamic=True))
+                expected.append(Allocation(name, namespace, container_name, driver, told, dynamic=True))
     later_versions = b"\x9a\x06" + bytes([len(noise)]) + noise + b"\xa1\x06" + bytes(8) + b"\xa5\x06" + bytes(4)
     assert decode(message.SerializeToString() + later_versions) == expected
 
 
 def test_decoder_bounds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_MOST_FIELDS", 25_000)  # a tenth, for tracemalloc is slow
+    monkeypatch.setattr(messages, "_MOST_FIELDS", 25_000)  # a tenth, for tracemalloc is slow
     million = 1024 * 1024
     for hostile in (b"\x0a\x00" * million, b"\x0a\x80\x80\x80\x01" + b"\x1a\x00" * million):
         tracemalloc.start()

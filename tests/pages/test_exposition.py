@@ -39,15 +39,16 @@ from gpu_exporter.catalog import (
     READ_ERRORS,
     XID_ERRORS,
     XID_LAST,
+    by_name,
 )
-from gpu_exporter.catalog.row import Metric
+from gpu_exporter.catalog.row import Metric, row
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
-from gpu_exporter.pages.exposition import Renderer
+from gpu_exporter.pages.exposition import Page, Renderer
 
 generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
 Labelled = dict[tuple[Metric, tuple[str, ...]], float]
 WHO = ("4711", "python3", "alice", "c0ffee123456", "", "", "", "")
-FAN = next(metric for metric in DEVICE_METRICS if metric.dynamic == ("fan",))
+FAN = by_name("gpu_fan_speed_ratio")
 PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and not metric.dynamic]
 BOTH = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
 
@@ -73,8 +74,8 @@ def process() -> Collected:
     )
 
 
-def renderer(catalog: tuple[Metric, ...] = CATALOG) -> Renderer:
-    return Renderer(catalog=catalog, process=process())
+def page(catalog: tuple[Metric, ...] = CATALOG) -> Page:
+    return Page(Renderer(catalog), process=process())
 
 
 def device(index: int) -> Device:
@@ -186,7 +187,7 @@ def by_prometheus_client(snapshot: Snapshot, *, openmetrics: bool, catalog: tupl
 @BOTH
 @pytest.mark.parametrize("snapshot", [SNAPSHOT, EMPTY], ids=["realistic", "before the first sample"])
 def test_bytes_are_those_of_prometheus_client(snapshot: Snapshot, openmetrics: bool) -> None:
-    body = renderer().page(snapshot).body(openmetrics=openmetrics, gzip=False)
+    body = page().body(snapshot, openmetrics=openmetrics, gzip=False)
     assert body == by_prometheus_client(snapshot, openmetrics=openmetrics)
 
 
@@ -236,18 +237,17 @@ snapshots = st.builds(
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(snapshots)
 def test_bytes_are_those_of_prometheus_client_whatever_is_told(snapshot: Snapshot) -> None:
-    page = renderer().page(snapshot)
+    served = page()
     for openmetrics in (False, True):
-        body = page.body(openmetrics=openmetrics, gzip=False)
+        body = served.body(snapshot, openmetrics=openmetrics, gzip=False)
         assert body == by_prometheus_client(snapshot, openmetrics=openmetrics)
-        assert gzip.decompress(page.body(openmetrics=openmetrics, gzip=True)) == body
+        assert gzip.decompress(served.body(snapshot, openmetrics=openmetrics, gzip=True)) == body
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(snapshots)
 def test_parsers_read_back_every_label(snapshot: Snapshot) -> None:
-    page = renderer().page(snapshot)
-    text = page.body(openmetrics=False, gzip=False).decode()
+    text = text_of(snapshot)
     families = text_parser.text_string_to_metric_families(text)
     told = {sample.labels["uuid"] for family in families for sample in family.samples if "uuid" in sample.labels}
     assert told == {sound(reading.device.uuid) for reading in snapshot.readings}
@@ -256,15 +256,13 @@ def test_parsers_read_back_every_label(snapshot: Snapshot) -> None:
 @BOTH
 def test_help_is_escaped(openmetrics: bool) -> None:
     rows = (
-        Metric("gpu_odd", "gauge", 'Says "so" \\ and\nmore.', "odd", own="ok"),
-        Metric("gpu_odd_total", "counter", 'Says "so" \\n.', "odd", own="overruns"),
-        Metric(
-            "gpu_labelled", "gauge", "Labels on both sides.", "odd", labels=(("a", "1"), ("z", '"')), dynamic=("k",)
-        ),
+        row("gauge", "odd", "gpu_odd", 'Says "so" \\ and\nmore.', own="ok"),
+        row("counter", "odd", "gpu_odd_total", 'Says "so" \\n.', own="overruns"),
+        row("gauge", "odd", "gpu_labelled", "Labels on both sides.", labels={"a": "1", "z": '"'}, dynamic=("k",)),
     )
     reading = Reading(device(0), labelled={(rows[2], ("\\",)): 1.0})
     snapshot = replace(EMPTY, readings=(reading,))
-    body = renderer(rows).page(snapshot).body(openmetrics=openmetrics, gzip=False)
+    body = page(rows).body(snapshot, openmetrics=openmetrics, gzip=False)
     assert body == by_prometheus_client(snapshot, openmetrics=openmetrics, catalog=rows)
 
 
@@ -272,7 +270,7 @@ def test_help_is_escaped(openmetrics: bool) -> None:
 
 
 def text_of(snapshot: Snapshot) -> str:
-    return renderer().page(snapshot).body(openmetrics=False, gzip=False).decode()
+    return page().body(snapshot, openmetrics=False, gzip=False).decode()
 
 
 def test_a_gpu_that_is_down_tells_what_it_has() -> None:
@@ -308,8 +306,8 @@ def test_a_family_without_samples_is_omitted() -> None:
 
 
 def test_zero_is_a_value() -> None:
-    row = next(metric for metric in PLAIN if metric.name == "gpu_utilization_ratio")
-    snapshot = replace(EMPTY, readings=(Reading(device(0), {row: 0.0}),))
+    utilization = by_name("gpu_utilization_ratio")
+    snapshot = replace(EMPTY, readings=(Reading(device(0), {utilization: 0.0}),))
     assert re.search(r"^gpu_utilization_ratio\{.*\} 0\.0$", text_of(snapshot), re.MULTILINE)
 
 
@@ -327,7 +325,7 @@ def test_lone_surrogates_become_replacement_characters() -> None:
 
 @BOTH
 def test_the_parsers_of_prometheus_client_take_the_page(openmetrics: bool) -> None:
-    text = renderer().page(SNAPSHOT).body(openmetrics=openmetrics, gzip=False).decode()
+    text = page().body(SNAPSHOT, openmetrics=openmetrics, gzip=False).decode()
     parse = openmetrics_parser if openmetrics else text_parser
     families = list(parse.text_string_to_metric_families(text))
     names = {row.name.removesuffix("_total") for row in CATALOG} | {
@@ -342,16 +340,16 @@ def test_the_parsers_of_prometheus_client_take_the_page(openmetrics: bool) -> No
 
 @pytest.mark.parametrize("snapshot", [SNAPSHOT, EMPTY], ids=["realistic", "before the first sample"])
 def test_promtool_finds_nothing_to_lint(snapshot: Snapshot) -> None:
-    body = Renderer().page(snapshot).body(openmetrics=False, gzip=False)
+    body = Page().body(snapshot, openmetrics=False, gzip=False)
     lint = subprocess.run([program("promtool"), "check", "metrics"], input=body, capture_output=True, check=False)
     assert (lint.returncode, lint.stdout, lint.stderr) == (0, b"", b"")
 
 
 # promtool parses only the classic text (2.42 to 3.x); Prometheus itself reads OpenMetrics by content type.
 def test_openmetrics_tells_the_samples_of_the_text() -> None:
-    page = renderer().page(SNAPSHOT)
+    served = page()
     samples = [
-        [line for line in page.body(openmetrics=form, gzip=False).splitlines() if not line.startswith(b"#")]
+        [line for line in served.body(SNAPSHOT, openmetrics=form, gzip=False).splitlines() if not line.startswith(b"#")]
         for form in (False, True)
     ]
     assert samples[0] == samples[1]
@@ -365,8 +363,8 @@ class CountingRenderer(Renderer):
 
     times = 0
 
-    def __init__(self, process: Any, everybody: threading.Event | None = None) -> None:
-        super().__init__(process=process)
+    def __init__(self, everybody: threading.Event | None = None) -> None:
+        super().__init__()
         self._everybody = everybody
 
     def samples(self, snapshot: Snapshot) -> Any:
@@ -376,9 +374,9 @@ class CountingRenderer(Renderer):
 
 
 def test_a_snapshot_is_rendered_once_under_concurrent_scrapes() -> None:
-    told = process()
-    everybody = threading.Event()
-    counting = CountingRenderer(told, everybody)
+    told, everybody = process(), threading.Event()
+    counting = CountingRenderer(everybody)
+    served = Page(counting, process=told)
     start = threading.Barrier(16)
     asking: list[int] = []
 
@@ -387,7 +385,7 @@ def test_a_snapshot_is_rendered_once_under_concurrent_scrapes() -> None:
         asking.append(number)
         if len(asking) == 16:
             everybody.set()
-        return number % 4, counting.page(SNAPSHOT).body(openmetrics=bool(number & 1), gzip=bool(number & 2))
+        return number % 4, served.body(SNAPSHOT, openmetrics=bool(number & 1), gzip=bool(number & 2))
 
     with ThreadPoolExecutor(16) as pool:
         bodies = set(pool.map(scrape, range(16)))
@@ -396,69 +394,65 @@ def test_a_snapshot_is_rendered_once_under_concurrent_scrapes() -> None:
 
 
 def test_the_same_bytes_serve_every_scrape() -> None:
-    renders = renderer()
-    first = renders.page(SNAPSHOT).body(openmetrics=False, gzip=True)
-    assert renders.page(SNAPSHOT).body(openmetrics=False, gzip=True) is first
-    assert renders.page(replace(SNAPSHOT)).body(openmetrics=False, gzip=True) is not first
+    served = page()
+    first = served.body(SNAPSHOT, openmetrics=False, gzip=True)
+    assert served.body(SNAPSHOT, openmetrics=False, gzip=True) is first
+    assert served.body(replace(SNAPSHOT), openmetrics=False, gzip=True) is not first
 
 
-def test_pages_of_different_snapshots_render_side_by_side() -> None:
-    renders = renderer()
+def test_scrapes_of_different_snapshots_do_not_mix() -> None:
+    """A scrape may still be at the snapshot before while the next one asks for the newest."""
+    served = page()
     snapshots = [replace(SNAPSHOT, readings=tuple(healthy(index) for index in range(count))) for count in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
-        pages = [renders.page(snapshot) for snapshot in snapshots]
-        bodies = list(pool.map(lambda page: page.body(openmetrics=False, gzip=False), pages))
-    assert bodies == [by_prometheus_client(snapshot, openmetrics=False) for snapshot in snapshots]
+        bodies = list(pool.map(lambda each: served.body(each, openmetrics=False, gzip=False), 4 * snapshots))
+    assert bodies == 4 * [by_prometheus_client(snapshot, openmetrics=False) for snapshot in snapshots]
 
 
 def test_nothing_is_compressed_or_rendered_that_nobody_asked_for() -> None:
-    counting = CountingRenderer(process=process())
-    page = counting.page(SNAPSHOT)
+    counting = CountingRenderer()
+    served = Page(counting, process=process())
     assert counting.times == 0
-    page.body(openmetrics=False, gzip=False)
-    assert set(page._bodies) == {(False, False)}
+    served.body(SNAPSHOT, openmetrics=False, gzip=False)
+    assert set(served._rendered[1]) == {(False, False)}
 
 
 def test_process_families_are_those_of_this_process_when_rendered() -> None:
-    text = Renderer().page(EMPTY).body(openmetrics=False, gzip=False).decode()
+    text = Page().body(EMPTY, openmetrics=False, gzip=False).decode()
     if Path("/proc/self/stat").exists():
         assert "\nprocess_resident_memory_bytes " in text
         assert "\nprocess_cpu_seconds_total " in text
 
 
 def test_the_label_text_of_a_device_that_went_is_dropped() -> None:
-    renders = renderer()
+    renderer = Renderer()
     for round_ in range(50):
         readings = tuple(healthy(round_ + index) for index in range(3))
         snapshot = replace(SNAPSHOT, readings=readings)
         for label in range(20):
             xids: Labelled = {(XID_ERRORS, (str(1000 * round_ + label),)): 1.0}
-            renders.page(replace(snapshot, readings=(replace(readings[0], labelled=xids), *readings[1:]))).body(
-                openmetrics=False, gzip=False
-            )
-        assert set(renders._heads) == {reading.device for reading in readings}
-        assert all(len(heads._labelled[XID_ERRORS]) <= 2 for heads in renders._heads.values())
-        assert all(len(heads) <= len(DEVICE_METRICS) for heads in renders._heads.values())
-    renders.page(EMPTY).body(openmetrics=False, gzip=False)
-    assert renders._heads == {}
+            renderer.samples(replace(snapshot, readings=(replace(readings[0], labelled=xids), *readings[1:])))
+        assert set(renderer._heads) == {reading.device for reading in readings}
+        assert all(len(heads._labelled[XID_ERRORS]) <= 2 for heads in renderer._heads.values())
+        assert all(len(heads) <= len(DEVICE_METRICS) for heads in renderer._heads.values())
+    renderer.samples(EMPTY)
+    assert renderer._heads == {}
 
 
 def test_the_label_text_of_a_device_is_kept_while_it_stays() -> None:
-    renders = renderer()
-    renders.page(SNAPSHOT).body(openmetrics=False, gzip=False)
-    kept = dict(renders._heads)
-    renders.page(replace(SNAPSHOT, readings=SNAPSHOT.readings[:1])).body(openmetrics=False, gzip=False)
-    assert renders._heads[device(0)] is kept[device(0)]
+    renderer = Renderer()
+    renderer.samples(SNAPSHOT)
+    kept = dict(renderer._heads)
+    renderer.samples(replace(SNAPSHOT, readings=SNAPSHOT.readings[:1]))
+    assert renderer._heads[device(0)] is kept[device(0)]
 
 
 def test_a_device_that_changes_its_identity_gets_new_labels() -> None:
-    renders = renderer()
+    served = page()
     lost = replace(device(0), uuid="", model="")
     for known in (lost, device(0)):
-        text = renders.page(replace(EMPTY, readings=(Reading(known, {GPU_UP: 1.0}),))).body(
-            openmetrics=False, gzip=False
-        )
-        assert f'uuid="{known.uuid}"'.encode() in text
+        snapshot = replace(EMPTY, readings=(Reading(known, {GPU_UP: 1.0}),))
+        assert f'uuid="{known.uuid}"'.encode() in served.body(snapshot, openmetrics=False, gzip=False)
 
 
 def test_the_driver_is_told_once_it_is_known() -> None:

@@ -14,22 +14,24 @@ import pytest
 import yaml
 from tools.lab import ROOT
 from tools.lab.exporter import run
+from tools.lab.programs import Release
 from tools.lab.prometheus import Prometheus
 
 from gpu_exporter.report.client import Access, Client
-from gpu_exporter.report.history import Grid, History, Holding
+from gpu_exporter.report.history import Grid, History, Hold
 from report_day import ALICE, BOB, CAROL, CI, DAVE, DAY, ERIN, FRANK, GINA, HOUR, TRAINER, Day, Truth
 
+pytestmark = pytest.mark.e2e
 CONFIGURATION = "global: {scrape_interval: 15s}\n"
 
 
 @pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Day, Prometheus]]:
+def day(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[tuple[Day, Prometheus]]:
     """The day, and a Prometheus that has it."""
     folder = tmp_path_factory.mktemp("day")
     made = Day(int(time.time()) // 5 * 5)
     made.store(folder)
-    with Prometheus(folder, CONFIGURATION) as server:
+    with Prometheus(folder, CONFIGURATION, release) as server:
         yield made, server
 
 
@@ -56,14 +58,13 @@ def same(told: float | None, truth: float) -> bool:
     return told is not None and abs(told - truth) <= 0.02 * truth
 
 
-def the_holding(history: History, instance: str, index: int, tenant: tuple[str, str, str]) -> Holding:
+def the_hold(history: History, instance: str, index: int, owner: tuple[str, str, str]) -> Hold:
     found = [
-        holding
-        for holding in history.holdings.values()
-        if (holding.gpu.instance, holding.gpu.gpu) == (instance, str(index))
-        and (holding.owner_kind, holding.owner, holding.namespace) == tenant
+        hold
+        for hold in history.holds.values()
+        if (hold.gpu.instance, hold.gpu.gpu) == (instance, str(index)) and hold.owner == owner
     ]
-    assert len(found) == 1, (instance, index, tenant, found)
+    assert len(found) == 1, (instance, index, owner, found)
     return found[0]
 
 
@@ -71,7 +72,7 @@ def the_holding(history: History, instance: str, index: int, tenant: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("instance", "index", "tenant"),
+    ("instance", "index", "owner"),
     [
         pytest.param("a:9435", 0, ALICE, id="held before the day begins, two restarts of the exporter"),
         pytest.param("a:9435", 1, BOB, id="born, and aged out"),
@@ -87,10 +88,10 @@ def the_holding(history: History, instance: str, index: int, tenant: tuple[str, 
     ],
 )
 def test_what_a_holder_had_is_right_within_two_percent(
-    day: tuple[Day, Prometheus], history: History, instance: str, index: int, tenant: tuple[str, str, str]
+    day: tuple[Day, Prometheus], history: History, instance: str, index: int, owner: tuple[str, str, str]
 ) -> None:
-    truth = day[0].holders[instance, index, tenant]
-    told = the_holding(history, instance, index, tenant)
+    truth = day[0].holders[instance, index, owner]
+    told = the_hold(history, instance, index, owner)
     assert {state: told.states[state] for state in truth.states} == pytest.approx(truth.states, rel=0.02)
     assert sum(told.states.values()) == pytest.approx(sum(truth.states.values()), rel=0.02)
     assert told.joules == pytest.approx(truth.joules, rel=0.02)
@@ -122,7 +123,7 @@ def test_shorter_windows(day: tuple[Day, Prometheus], hours: int) -> None:
     """Of a part of the day, alice's first GPU: she held it all the time, idle in every other hour."""
     made, server = day
     grid = Grid.of(hours * HOUR, made.end)
-    told = the_holding(History(Client(Access(f"http://127.0.0.1:{server.port}")), grid), "a:9435", 0, ALICE)
+    told = the_hold(History(Client(Access(f"http://127.0.0.1:{server.port}")), grid), "a:9435", 0, ALICE)
     assert same(sum(told.states.values()), grid.window)
 
 
@@ -162,17 +163,17 @@ def test_the_score_of_a_gpu_is_that_of_the_recording_rule(
     assert told == pytest.approx(ruled, abs=0.02)
 
 
-@pytest.mark.parametrize("tenant", [ALICE, BOB, CAROL])
+@pytest.mark.parametrize("owner", [ALICE, BOB, CAROL])
 def test_the_score_of_an_owner_is_that_of_the_recording_rule(
-    day: tuple[Day, Prometheus], morning: tuple[History, int], tenant: tuple[str, str, str]
+    day: tuple[Day, Prometheus], morning: tuple[History, int], owner: tuple[str, str, str]
 ) -> None:
     history, end = morning
     rules, parts = _recorded(), []
     for record in ("owner:gpu_score:sum", "owner:gpu_scored:sum"):
         summed = f"sum by (owner) (sum_over_time(({_written_out(record, rules)})[15h:1m] @ {end}))"
-        parts.append({labels["owner"]: value for labels, value in day[1].query(summed)}[tenant[1]])
-    mine = [holding for holding in history.holdings.values() if holding.owner == tenant[1]]
-    told = sum(holding.score for holding in mine) / sum(holding.scored for holding in mine)
+        parts.append({labels["owner"]: value for labels, value in day[1].query(summed)}[owner[1]])
+    mine = [hold for hold in history.holds.values() if hold.owner.name == owner[1]]
+    told = sum(hold.score for hold in mine) / sum(hold.scored for hold in mine)
     assert told == pytest.approx(parts[0] / parts[1], abs=0.02)
 
 
@@ -181,8 +182,8 @@ def test_the_score_of_an_owner_is_that_of_the_recording_rule(
 
 def _truth(made: Day, name: str) -> Truth:
     total = Truth()
-    for (_, _, tenant), truth in made.holders.items():
-        if tenant[1] == name:
+    for (_, _, owner), truth in made.holders.items():
+        if owner[1] == name:
             for state, seconds in truth.states.items():
                 total.states[state] += seconds
             total.joules += truth.joules

@@ -10,6 +10,8 @@ from tools.lab.exporter import Exporter, run
 from tools.lab.prometheus import SCRAPING, Prometheus
 from tools.lab.wait import wait_for
 
+pytestmark = pytest.mark.e2e
+
 
 def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:
     with (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tools.lab.ports import free_port
-from tools.lab.programs import Program, found
+from tools.lab.programs import Program, program
 from tools.lab.wait import patience
 from tools.lab.web import answers
 
@@ -17,13 +17,13 @@ from gpu_exporter.report.client import Access, Client
 from gpu_exporter.report.history import Grid, History
 from report_day import DAY, Day
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """A VictoriaMetrics on a free port, empty."""
-    binary = found("victoria-metrics")
-    if binary is None:
-        pytest.skip("victoria-metrics is not installed")  # tools/setup does without it, too
+    binary = program("victoria-metrics")
     port = free_port()
     command = [binary, f"-storageDataPath={tmp_path / 'data'}", f"-httpListenAddr=127.0.0.1:{port}"]
     with Program([*command, "-search.latencyOffset=0s"], tmp_path / "victoria-metrics.log") as server:
@@ -44,10 +44,7 @@ def test_the_day_is_right_within_two_percent(url: str) -> None:
         post(f"{url}/api/v1/import/prometheus", "".join(lines[first : first + 100_000]))
     post(f"{url}/internal/force_flush", "")
     history = History(Client(Access(url)), Grid.of(DAY, day.end))
-    told = {
-        (one.gpu.instance, int(one.gpu.gpu), (one.owner_kind, one.owner, one.namespace)): one
-        for one in history.holdings.values()
-    }
+    told = {(one.gpu.instance, int(one.gpu.gpu), tuple(one.owner)): one for one in history.holds.values()}
     assert told.keys() == day.holders.keys()
     for key, truth in day.holders.items():
         assert {state: told[key].states[state] for state in truth.states} == pytest.approx(truth.states, rel=0.02)

@@ -7,13 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tools.lab.programs import Release
 
 from gpu_exporter.catalog import CATALOG
-from rules import ALERTS, ALL, DEPLOY, FLEET, KNOWN, RECORDS, RULES, Rule, assert_promtool, load, metrics
+from rules import ALERTS, ALL, DEPLOY, FLEET, KNOWN, RECORDS, RULES, Rule, assert_promtool, load, metrics, where
 
 RUNBOOK_URL = "https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/runbooks/{}.md"
 GRAFANA = "http://localhost:3000/d/"
 DASHBOARDS = {"gpu-fleet", "gpu-node", "gpu-device", "gpu-owners", "gpu-health", "gpu-exporter"}
+
+# How a description names the GPU and the machine.
+GPU = "GPU {{ $labels.gpu }} ({{ $labels.model }})"
+HOST = "{{ or $labels.alias $labels.instance }}"
 
 # What a service that takes idle GPUs back is told as well (docs/MAIL.md).
 MORE = {"GPUIdleHeld": {"state", "score"}, "GPUIdleHeldLong": {"state", "score"}}
@@ -26,19 +31,19 @@ ACTION = re.compile(
 alerts = pytest.mark.parametrize("rule", ALERTS, ids=[rule.name for rule in ALERTS])
 
 
-def test_the_rules_are_valid_and_lint_clean() -> None:
-    assert_promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
+def test_the_rules_are_valid_and_lint_clean(release: Release) -> None:
+    assert_promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES, release=release)
 
 
-def test_the_configuration_is_valid() -> None:
-    assert_promtool("check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus.yml")
+def test_the_configuration_is_valid(release: Release) -> None:
+    assert_promtool("check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus.yml", release=release)
     config = load(DEPLOY / "prometheus.yml")
     loaded = {Path(name).name for name in config["rule_files"]}
     assert loaded == {path.name for path in RULES} - {"alerts-optional.yml"}
     assert config["scrape_configs"][0]["job_name"] == "gpu-exporter"
 
 
-def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path) -> None:
+def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path, release: Release) -> None:
     text = (DEPLOY / "prometheus.yml").read_text("utf-8")
     used = re.sub(r"^( *)#: ?", r"\1", text, flags=re.MULTILINE)
     assert used != text
@@ -49,7 +54,7 @@ def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path) -> None:
     assert len(config["remote_write"]) == 3
     assert {job["job_name"] for job in config["scrape_configs"]} >= {"gpu-exporter", "federate"}
     assert "rules/alerts-optional.yml" in config["rule_files"]
-    assert_promtool("check", "config", "--syntax-only", file)
+    assert_promtool("check", "config", "--syntax-only", file, release=release)
 
 
 def test_the_example_of_nodes_has_targets_and_aliases() -> None:
@@ -74,10 +79,9 @@ def test_alert_names_and_severities(rule: Rule) -> None:
     if rule.name == "Watchdog":
         assert rule.body["labels"]["severity"] == "none"
         return
-    assert re.fullmatch(r"GPU[A-Z]\w*", rule.name)
-    assert len(rule.name) <= 40
-    assert rule.body["labels"] == {"severity": rule.body["labels"]["severity"]}
-    assert rule.body["labels"]["severity"] in {"critical", "warning", "info"}
+    assert re.fullmatch(r"GPU[A-Z]\w{,36}", rule.name), f"{where(rule)}: a name is GPU and words, 40 characters at most"
+    severities = [{"severity": severity} for severity in ("critical", "warning", "info")]
+    assert rule.body.get("labels") in severities, f"{where(rule)}: write labels: {{severity: critical|warning|info}}"
 
 
 def test_recording_rules_are_named_level_metric_operations() -> None:
@@ -94,7 +98,8 @@ def test_metrics_are_found_in_expressions() -> None:
 
 @pytest.mark.parametrize("rule", ALL, ids=[rule.name for rule in ALL])
 def test_every_metric_exists(rule: Rule) -> None:
-    assert metrics(rule.expr) - KNOWN == set()
+    unknown = sorted(metrics(rule.expr) - KNOWN)
+    assert unknown == [], f"{where(rule)}: neither docs/METRICS.md nor a recording rule has {unknown}"
 
 
 def test_labels_of_the_catalogue_have_the_values_that_rules_ask_for() -> None:
@@ -119,28 +124,36 @@ def test_labels_of_the_catalogue_have_the_values_that_rules_ask_for() -> None:
 
 @alerts
 def test_annotations(rule: Rule) -> None:
-    assert set(rule.annotations) == {"summary", "description", "runbook_url", "dashboard_url", *MORE.get(rule.name, ())}
+    here = where(rule)
+    needed = {"summary", "description", "runbook_url", "dashboard_url", *MORE.get(rule.name, ())}
+    assert set(rule.annotations) == needed, f"{here}: under annotations write {', '.join(sorted(needed))}"
     summary, description = rule.annotations["summary"], rule.annotations["description"]
-    assert re.fullmatch(r"[A-Z][^{}]*\.", summary), "a static sentence"
-    assert len(summary) <= 80
-    assert "{{ $value" in description
-    assert ACTION.search(re.sub(r"{{.*?}}", "", description)), "what to do"
-    assert description.endswith((".", ")."))
-    assert rule.annotations["runbook_url"] == RUNBOOK_URL.format(rule.name)
-    url = rule.annotations["dashboard_url"]
-    assert url.startswith(GRAFANA)
-    assert url.removeprefix(GRAFANA).partition("?")[0] in DASHBOARDS
+    assert re.fullmatch(r"[A-Z][^{}]{,78}\.", summary), (
+        f"{here}: summary is a sentence without templates, of 80 characters"
+    )
+    assert "{{ $value" in description, f"{here}: description tells the number: {{{{ $value }}}}"
+    assert ACTION.search(re.sub(r"{{.*?}}", "", description)), f"{here}: description says what to do: {ACTION.pattern}"
+    assert description.endswith((".", ").")), f"{here}: description ends with a full stop"
+    expected = RUNBOOK_URL.format(rule.name)
+    assert rule.annotations["runbook_url"] == expected, f"{here}: write runbook_url: {expected}"
+    board = rule.annotations["dashboard_url"].partition("?")[0]
+    boards = {GRAFANA + name for name in DASHBOARDS}
+    assert board in boards, f"{here}: dashboard_url begins with one of {', '.join(sorted(boards))}"
     if rule.name not in FLEET:
-        assert "$labels.instance" in description
+        assert "$labels.instance" in description, f"{here}: description names the machine: {HOST}"
     if not rule.file.startswith("alerts-exporter") and rule.name not in {*FLEET, "GPUMissing"}:
-        assert "GPU {{ $labels.gpu }} ({{ $labels.model }})" in description
+        assert GPU in description, f"{here}: description names the GPU: {GPU}"
 
 
 @pytest.mark.parametrize("path", RULES, ids=[path.stem for path in RULES])
 def test_a_comment_beside_every_alert_says_where_its_number_comes_from(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()
-    bare = [line for before, line in pairwise(lines) if "- alert:" in line and not before.lstrip().startswith("# ")]
-    assert bare == []
+    bare = [
+        f"deploy/prometheus/rules/{path.name}:{number}: {line.strip()}"
+        for number, (before, line) in enumerate(pairwise(lines), 2)
+        if "- alert:" in line and not before.lstrip().startswith("# ")
+    ]
+    assert bare == [], "write above it where threshold and wait come from: # NVML says …; # for: …; or: # Our choice."
 
 
 def test_what_is_opt_in_is_not_loaded_by_default() -> None:

@@ -10,34 +10,36 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.lab import ROOT
+from tools.lab.programs import Release
 
 import rules
-from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load
+from rules import ALERTS, CASES, DEPLOY, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load, where
 
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
 each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
 each_single = pytest.mark.parametrize("path", SINGLE, ids=[path.stem for path in SINGLE])
 
 
-def _run_changed(folder: Path, path: Path, cases: Any) -> None:
+def _run_changed(folder: Path, path: Path, cases: Any, release: Release) -> None:
     """Run changed cases over the rules as they are."""
     (folder / "rules").symlink_to(DEPLOY / "rules")
     changed = folder / "tests" / path.name
     changed.parent.mkdir()
     changed.write_text(yaml.safe_dump(cases))
-    assert_promtool("test", "rules", changed)
+    assert_promtool("test", "rules", changed, release=release)
 
 
 # --- the cases, and the same cases turned about -----------------------------------------------------------------------
 
 
 @each_file
-def test_the_cases_pass(path: Path) -> None:
-    assert_promtool("test", "rules", path)
+def test_the_cases_pass(path: Path, release: Release) -> None:
+    assert_promtool("test", "rules", path, release=release)
 
 
 @each_single
-def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: Path) -> None:
+def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: Path, release: Release) -> None:
     """Every series and every expected sample twice: as they stand, and with cluster="east" and the same names."""
     cases = load(path)
     for case in cases["tests"]:
@@ -47,7 +49,7 @@ def test_the_cases_pass_in_two_clusters_that_must_not_mix(path: Path, tmp_path: 
                 check["exp_samples"] += [
                     {**sample, "labels": _in_cluster(sample["labels"])} for sample in check["exp_samples"]
                 ]
-    _run_changed(tmp_path, path, cases)
+    _run_changed(tmp_path, path, cases, release)
 
 
 def _in_cluster(series: str) -> str:
@@ -56,7 +58,9 @@ def _in_cluster(series: str) -> str:
 
 
 @each_single
-def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(path: Path, tmp_path: Path) -> None:
+def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(
+    path: Path, tmp_path: Path, release: Release
+) -> None:
     """Every counter that never falls begins 12345 higher; but ECC errors, which are read as a level."""
     cases = load(path)
     for case in cases["tests"]:
@@ -64,7 +68,7 @@ def test_the_cases_pass_where_counters_are_older_than_the_first_scrape(path: Pat
             name = item["series"].partition("{")[0]
             if name.endswith("_total") and name != "gpu_ecc_errors_total":
                 item["values"] = _older(item["values"])
-    _run_changed(tmp_path, path, cases)
+    _run_changed(tmp_path, path, cases, release)
 
 
 _SEGMENT = re.compile(r"(?P<start>-?[\d.]+)(?:(?P<step>[+-][\d.]+))?(?:x(?P<more>\d+))?")
@@ -93,7 +97,7 @@ def test_older_counters_grow_alike_and_keep_their_gaps_and_resets() -> None:
 
 
 @each_file
-def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path) -> None:
+def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path, release: Release) -> None:
     """A hundred minutes after the last sample, longer than any range and any keep_firing_for of an alert."""
     cases = load(path)
     step = max(int(cases["evaluation_interval"].removesuffix("m")), 5)
@@ -105,7 +109,7 @@ def test_nothing_fires_about_machines_that_are_gone(path: Path, tmp_path: Path) 
         check = {"expr": f'ALERTS{{alertname!~"{others}"}}', "exp_samples": []}
         # Between two evaluations ALERTS may be stale.
         case["promql_expr_test"] = [{**check, "eval_time": f"{end + -end % step}m"}]
-    _run_changed(tmp_path, path, cases)
+    _run_changed(tmp_path, path, cases, release)
 
 
 def _length(values: str) -> int:
@@ -114,7 +118,7 @@ def _length(values: str) -> int:
 
 
 @pytest.mark.parametrize("cluster", ["", "lab"])
-def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path: Path) -> None:
+def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path: Path, release: Release) -> None:
     """The annotations state and score: of that very GPU, and an empty score where it has none."""
     tree = load(DEPLOY / "rules/alerts-usage.yml")
     for group in tree["groups"]:
@@ -157,7 +161,7 @@ def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path
     }
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(tree))
     (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
-    assert_promtool("test", "rules", tmp_path / "cases.yml")
+    assert_promtool("test", "rules", tmp_path / "cases.yml", release=release)
 
 
 def _matchers(labels: Mapping[str, str]) -> str:
@@ -219,12 +223,22 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "not kept": (_not_kept, {rule.name for rule in ALERTS if "keep_firing_for" in rule.body}),
 }
 
+_EITHER_SIDE = "add series within 15 % on either side of the threshold, one that fires and one that does not"
+_HEALTHY = "add a healthy GPU (0 where a flag is meant, no more than what it is compared with) that must not fire"
+WANTED = {
+    "15 % more": _EITHER_SIDE,
+    "15 % less, flags easily met": f"{_EITHER_SIDE}; or, where there is no threshold, {_HEALTHY}",
+    "no wait": "add a check just before `for` has passed, with exp_samples: []",
+    "half as long again a wait": "add a check as soon as `for` has passed, which fires",
+    "not kept": "add a check within keep_firing_for of the end, which still fires",
+}
+
 
 def test_every_alert_but_the_watchdog_can_be_mistaken() -> None:
     assert {rule.name for rule in ALERTS} - set().union(*(names for _, names in MISTAKES.values())) == {"Watchdog"}
 
 
-def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set[str]) -> set[str]:
+def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set[str], release: Release) -> set[str]:
     """The alerts with a case that fails when every alert has the mistake; looks only where the wanted ones are."""
     (folder / "rules").mkdir()
     (folder / "tests").symlink_to(DEPLOY / "tests")
@@ -236,21 +250,23 @@ def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set
                     change(rule)
         (folder / "rules" / path.name).write_text(yaml.safe_dump(tree))
     names = [path.name for path in CASES if any(f'"{name}"' in path.read_text("utf-8") for name in wanted)]
-    done = rules.promtool("test", "rules", *(folder / "tests" / name for name in names))
+    done = rules.promtool("test", "rules", *(folder / "tests" / name for name in names), release=release)
     failed = re.findall(r'^\s*expr: ".*?alertname=\\"(\w+)\\"', done.stdout + done.stderr, re.MULTILINE)
     return set(failed)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path) -> None:
+def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path, release: Release) -> None:
     """Boundaries and waits: a case stands on either side of each."""
     change, wanted = MISTAKES[mistake]
     assert wanted
-    assert wanted - _noticed(tmp_path, change, wanted) == set()
+    missed = wanted - _noticed(tmp_path, change, wanted, release)
+    told = "\n".join(where(rule) for rule in ALERTS if rule.name in missed)
+    assert missed == set(), f"deploy/prometheus/tests: no case notices {mistake}; {WANTED[mistake]}, of\n{told}"
 
 
 @pytest.mark.parametrize("rule", RECORDS, ids=[rule.name for rule in RECORDS])
-def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path) -> None:
+def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path, release: Release) -> None:
     tree = load(DEPLOY / "rules" / rule.file)
     for group in tree["groups"]:
         for other in group["rules"]:
@@ -263,7 +279,7 @@ def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Pa
             (tmp_path / "rules" / path.name).symlink_to(path)
     (tmp_path / "tests").symlink_to(DEPLOY / "tests")
     names = ["recording.yml", "alerts-usage-day.yml"] if rule.group == "gpu-device-slow" else ["recording.yml"]
-    done = rules.promtool("test", "rules", *(tmp_path / "tests" / name for name in names))
+    done = rules.promtool("test", "rules", *(tmp_path / "tests" / name for name in names), release=release)
     assert done.returncode == 1
     assert "FAILED" in done.stdout + done.stderr
 
@@ -308,7 +324,12 @@ def _missing_cases(asked: list[Rule], found: list[tuple[str, dict[str, Any]]]) -
 
 
 def test_every_rule_has_cases() -> None:
-    assert _missing_cases(rules.ALL, list(checks(CASES))) == []
+    missing = _missing_cases(rules.ALL, list(checks(CASES)))
+    assert missing == [], (
+        f"{DEPLOY.relative_to(ROOT)}/tests/alerts-….yml: add cases that show, of each alert, where it fires, where it "
+        'does not yet and where no longer, as checks of: \'ALERTS{alertname="…",alertstate="firing"}\'\n'
+        + "\n".join(missing)
+    )
 
 
 def test_a_rule_without_cases_is_found() -> None:
@@ -321,4 +342,4 @@ def test_a_rule_without_cases_is_found() -> None:
 def test_cases_name_only_rules_that_exist() -> None:
     names = {rule.name for rule in ALERTS}
     named = {name for _, check in checks(CASES) for name in re.findall(r'alertname="(\w+)"', check["expr"])}
-    assert named == names
+    assert sorted(named - names) == [], "deploy/prometheus/tests: cases of alerts that no rule has"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
 from tools.lab.prometheus import Prometheus
 from tools.lab.wait import wait_for
 
@@ -50,7 +51,7 @@ def _spoken(labels: Mapping[str, str], name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Prometheus]:
     """A Prometheus with all rules, without their waits, that watches eight healthy simulated GPUs."""
     folder = tmp_path_factory.mktemp("rules")
     (folder / "rules").mkdir()
@@ -60,7 +61,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         (folder / "rules" / f"said-{name}.yml").write_text(yaml.safe_dump(_spoken(labels, name)))
     with Exporter(folder, "--source=fake", "--fake.gpus=8", "--collection.interval=500ms") as exporter:
         configuration = CONFIGURATION.format(folder=folder / "rules", port=exporter.port)
-        with Prometheus(folder, configuration) as server:
+        with Prometheus(folder, configuration, release) as server:
             wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores")
             wait_for(
                 lambda: server.number('count_over_time(ALERTS{alertname="Watchdog",said=""}[1h]) >= 20'),

@@ -24,42 +24,41 @@ ENERGY, POWER = row("gpu_energy_joules_total"), row("gpu_power_watts")
 def test_increments_add_up() -> None:
     ledger = Ledger(gap=15)
     for now, growth, total in ((0, 0.0, 0.0), (5, 2.5, 2.5), (10, 1.0, 3.5)):
-        complete = ledger.complete(Reading(DEVICE, {UTILIZATION: 0.5}, {BUSY: growth}), now=now)
+        complete = ledger.account(Reading(DEVICE, {UTILIZATION: 0.5}, {BUSY: growth}), now=now)
         assert complete.values[BUSY] == total
         assert complete.increments == {}
 
 
 def test_a_gauge_is_integrated_where_nothing_better_exists() -> None:
     ledger = Ledger(gap=15)
-    first = ledger.complete(Reading(DEVICE, {UTILIZATION: 0.0, POWER: 100.0}), now=100)
+    first = ledger.account(Reading(DEVICE, {UTILIZATION: 0.0, POWER: 100.0}), now=100)
     assert (first.values[BUSY], first.values[ENERGY]) == (0.0, 0.0), "a counter is born at zero"
-    second = ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0, POWER: 300.0}), now=110)
+    second = ledger.account(Reading(DEVICE, {UTILIZATION: 1.0, POWER: 300.0}), now=110)
     assert (second.values[BUSY], second.values[ENERGY]) == (5.0, 2000.0), "trapezoids"
 
 
 def test_the_drivers_own_counter_is_never_integrated_on_top() -> None:
     ledger = Ledger(gap=15)
-    ledger.complete(Reading(DEVICE, {POWER: 100.0, ENERGY: 7.0}), now=0)
-    missing = ledger.complete(Reading(DEVICE, {POWER: 100.0}), now=5)
+    ledger.account(Reading(DEVICE, {POWER: 100.0, ENERGY: 7.0}), now=0)
+    missing = ledger.account(Reading(DEVICE, {POWER: 100.0}), now=5)
     assert ENERGY not in missing.values, "briefly absent is absent"
 
 
 def test_time_that_was_not_observed_is_added_to_nothing() -> None:
     ledger = Ledger(gap=15)
-    ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0}), now=0)
-    assert ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0}), now=15).values[BUSY] == 15.0
-    assert ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0}), now=31).values[BUSY] == 15.0, "a stall"
+    ledger.account(Reading(DEVICE, {UTILIZATION: 1.0}), now=0)
+    assert ledger.account(Reading(DEVICE, {UTILIZATION: 1.0}), now=15).values[BUSY] == 15.0
+    assert ledger.account(Reading(DEVICE, {UTILIZATION: 1.0}), now=31).values[BUSY] == 15.0, "a stall"
     failed = Reading(DEVICE, failure=Failure("lost", "gone"))
-    ledger.complete(failed, now=36)
-    assert ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0}), now=41).values[BUSY] == 15.0, "an outage"
+    ledger.account(failed, now=36)
+    assert ledger.account(Reading(DEVICE, {UTILIZATION: 1.0}), now=41).values[BUSY] == 15.0, "an outage"
 
 
 def test_a_failed_reading_keeps_only_what_is_known_of_it() -> None:
     ledger = Ledger(gap=15)
-    ledger.complete(Reading(DEVICE, {UTILIZATION: 1.0}), now=0)
-    ledger.count_failure(DEVICE.key, "lost")
+    ledger.account(Reading(DEVICE, {UTILIZATION: 1.0}), now=0)
     ledger.count_xid(Xid(DEVICE, 79, 1000.0))
-    failed = ledger.complete(Reading(DEVICE, failure=Failure("lost", "gone")), now=5)
+    failed = ledger.account(Reading(DEVICE, failure=Failure("lost", "gone")), now=5)
     assert failed.values == {
         GPU_UP: 0.0,
         **{metric: float(reason == "lost") for reason, metric in READ_ERRORS.items()},
@@ -69,7 +68,7 @@ def test_a_failed_reading_keeps_only_what_is_known_of_it() -> None:
 
 
 def test_failure_counters_are_born_at_zero() -> None:
-    complete = Ledger(gap=15).complete(Reading(DEVICE), now=0)
+    complete = Ledger(gap=15).account(Reading(DEVICE), now=0)
     assert complete.values[GPU_UP] == 1.0
     assert all(complete.values[metric] == 0.0 for metric in READ_ERRORS.values())
 
@@ -78,7 +77,7 @@ def test_xids_count_by_number_and_keep_the_latest_time() -> None:
     ledger = Ledger(gap=15)
     for xid, at in ((31, 10.0), (79, 20.0), (31, 30.0), (31, 25.0)):
         ledger.count_xid(Xid(DEVICE, xid, at))
-    labelled = ledger.complete(Reading(DEVICE), now=0).labelled
+    labelled = ledger.account(Reading(DEVICE), now=0).labelled
     assert labelled == {
         (XID_ERRORS, ("31",)): 3.0,
         (XID_LAST, ("31",)): 30.0,
@@ -89,9 +88,9 @@ def test_xids_count_by_number_and_keep_the_latest_time() -> None:
 
 def test_a_late_readings_growth_is_kept_and_its_gauges_are_not() -> None:
     ledger = Ledger(gap=15)
-    ledger.complete(Reading(DEVICE, {UTILIZATION: 0.5}, {BUSY: 0.0}), now=0)
+    ledger.account(Reading(DEVICE, {UTILIZATION: 0.5}, {BUSY: 0.0}), now=0)
     ledger.add_increments(Reading(DEVICE, {UTILIZATION: 0.9}, {BUSY: 4.0}))
-    complete = ledger.complete(Reading(DEVICE, {}, {BUSY: 1.0}), now=5)
+    complete = ledger.account(Reading(DEVICE, {}, {BUSY: 1.0}), now=5)
     assert complete.values[BUSY] == 5.0
     assert UTILIZATION not in complete.values
 
@@ -111,7 +110,7 @@ def test_counters_never_fall_and_never_exceed_the_observed_time(steps: list[tupl
         now += step
         values = {} if utilization is None else {UTILIZATION: utilization}
         reading = Reading(DEVICE, values, failure=Failure("unknown", "") if fails else None)
-        busy = ledger.complete(reading, now=now).values.get(BUSY)
+        busy = ledger.account(reading, now=now).values.get(BUSY)
         if busy is not None:
             assert before <= busy <= now + 1e-9
             before = busy

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_exporter.catalog import (
-    PROCESS_LABELS,
-    PROCESS_MEMORY,
-    PROCESS_UTILIZATION,
-    PROCESSES,
-    PROCESSES_DROPPED,
-)
-from gpu_exporter.model import Device, Failure, Owner, Process, Reading
+from gpu_exporter.catalog import PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, PROCESSES_DROPPED
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
+from gpu_exporter.model import Device, Failure, Identity, Process, Reading
 from gpu_exporter.sampling.processes import ProcessTable
 
 DEVICE = Device(0, "GPU-0", "H100")
-ALICE = Owner("python3", "alice", "c0ffee", "train-0", "ml", "4711")
+ALICE = Identity("python3", "alice", "c0ffee", {"pod": "train-0", "namespace": "ml", "slurm_job": "4711"})
 
 
 def series(*processes: Process, most: int = 64, labels: tuple[str, ...] = PROCESS_LABELS) -> Reading:
-    return ProcessTable(most=most, labels=labels).complete(Reading(DEVICE, processes=processes))
+    return ProcessTable(most=most, labels=labels).add_rows(Reading(DEVICE, processes=processes))
 
 
 def memory(reading: Reading) -> dict[tuple[str, ...], float]:
@@ -59,7 +54,7 @@ def test_none_at_all_where_the_most_is_none() -> None:
 
 
 def test_dropped_labels_add_up() -> None:
-    two = [Process(1, "compute", 1.0, 0.25, owner=ALICE), Process(2, "compute", 2.0, None, owner=ALICE)]
+    two = [Process(1, "compute", 1.0, 0.25, identity=ALICE), Process(2, "compute", 2.0, None, identity=ALICE)]
     complete = series(*two, labels=("user",))
     assert complete.labelled == {
         (PROCESS_MEMORY, ("", "", "alice", "", "", "", "", "")): 3.0,
@@ -71,4 +66,4 @@ def test_dropped_labels_add_up() -> None:
     "reading", [Reading(DEVICE), Reading(DEVICE, failure=Failure("lost", "gone"), processes=(Process(1, "compute"),))]
 )
 def test_no_rows_where_it_is_not_known_what_runs(reading: Reading) -> None:
-    assert ProcessTable(most=64, labels=PROCESS_LABELS).complete(reading) is reading
+    assert ProcessTable(most=64, labels=PROCESS_LABELS).add_rows(reading) is reading

@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 
 from gpu_exporter.catalog import DEVICE_METRICS, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Device, Failure, Owner, Process, Reading
+from gpu_exporter.config import AccountingConfig
+from gpu_exporter.model import Device, Failure, Identity, Owner, Process, Reading
 from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.tenancy import FORGET_AFTER, Hold, Tenant, merged, tenant, tenants
+from gpu_exporter.sampling.tenancy import FORGET_AFTER, Hold, holds, merged, owner_of
 
 GIB = 1024**3
 DEVICE = Device(0, "GPU-0", "H100")
-ALICE, BOB = Tenant("user", "alice", ""), Tenant("user", "bob", "")
+ALICE, BOB = Owner("user", "alice", ""), Owner("user", "bob", "")
+
+
+POD = {"pod": "train-0", "namespace": "ml"}
 
 
 def row(name: str) -> Metric:
@@ -30,7 +34,7 @@ MIG, MEMORY = row("gpu_mig_mode_enabled"), row("gpu_memory_used_bytes")
 
 def process(user: str, gib: float | None = 10.0, pid: int = 1, **rest: Any) -> Process:
     memory = None if gib is None else gib * GIB
-    return Process(pid, "compute", memory, owner=Owner("python3", user), **rest)
+    return Process(pid, "compute", memory, identity=Identity("python3", user), **rest)
 
 
 def reading(busy: float | None, *processes: Process, **rest: Any) -> Reading:
@@ -58,8 +62,8 @@ def owners(complete: Reading) -> dict[tuple[str, str], float]:
 
 
 def follow(*steps: Reading, every: float = 5.0, **settings: float) -> Reading:
-    ledger = Ledger(gap=15, **settings)
-    complete = [ledger.complete(step, now=every * number) for number, step in enumerate(steps)]
+    ledger = Ledger(gap=15, accounting=AccountingConfig(**settings))
+    complete = [ledger.account(step, now=every * number) for number, step in enumerate(steps)]
     return complete[-1]
 
 
@@ -67,16 +71,19 @@ def follow(*steps: Reading, every: float = 5.0, **settings: float) -> Reading:
 
 
 @pytest.mark.parametrize(
-    ("owner", "expected"),
+    ("identity", "expected"),
     [
-        (Owner("python3", "alice", "c0ffee"), ALICE),
-        (Owner("python3", "alice", slurm_job="4711"), Tenant("slurm", "alice", "4711")),
-        (Owner("python3", "root", pod="train-0", namespace="ml", slurm_job="1"), Tenant("pod", "train-0", "ml")),
-        (Owner(), Tenant("user", "", "")),
+        (Identity("python3", "alice", "c0ffee"), ALICE),
+        (Identity("python3", "alice", labels={"slurm_job": "4711"}), Owner("slurm", "alice", "4711")),
+        (
+            Identity("python3", "root", labels={"pod": "train-0", "namespace": "ml", "slurm_job": "1"}),
+            Owner("pod", "train-0", "ml"),
+        ),
+        (Identity(), Owner("user", "", "")),
     ],
 )
-def test_time_is_charged_to_pod_job_or_user(owner: Owner, expected: Tenant) -> None:
-    assert tenant(owner) == expected
+def test_time_is_charged_to_pod_job_or_user(identity: Identity, expected: Owner) -> None:
+    assert owner_of(identity) == expected
 
 
 def test_a_process_in_both_lists_counts_once() -> None:
@@ -86,23 +93,23 @@ def test_a_process_in_both_lists_counts_once() -> None:
 
 def test_little_memory_holds_nothing() -> None:
     some = reading(0, process("alice", 1), process("xorg", 0.05, 2))
-    assert tenants(some, more_than=256 * 1024**2) == (Hold(ALICE, 1.0 * GIB),)
+    assert holds(some, more_than=256 * 1024**2) == (Hold(ALICE, 1.0 * GIB),)
 
 
 def test_memory_of_one_owner_adds_up() -> None:
     some = reading(0, process("alice", 0.2, 1), process("alice", 0.2, 2))
-    assert tenants(some, more_than=0.3 * GIB) == (Hold(ALICE, 0.4 * GIB),)
+    assert holds(some, more_than=0.3 * GIB) == (Hold(ALICE, 0.4 * GIB),)
 
 
 def test_memory_that_is_not_told_holds() -> None:
-    assert tenants(reading(0, process("alice", None)), more_than=GIB) == (Hold(ALICE, None),)
+    assert holds(reading(0, process("alice", None)), more_than=GIB) == (Hold(ALICE, None),)
 
 
 def test_an_allocation_holds_although_nothing_runs() -> None:
-    pod = Owner(pod="train-0", namespace="ml")
-    assert tenants(reading(0, allocations=(pod,)), more_than=GIB) == (Hold(Tenant("pod", "train-0", "ml"), 0.0),)
+    pod = Identity(labels=POD)
+    assert holds(reading(0, allocations=(pod,)), more_than=GIB) == (Hold(Owner("pod", "train-0", "ml"), 0.0),)
     unlisted = Reading(DEVICE, allocations=(pod,))
-    assert tenants(unlisted, more_than=GIB) == (Hold(Tenant("pod", "train-0", "ml"), None),), "not known is not 0"
+    assert holds(unlisted, more_than=GIB) == (Hold(Owner("pod", "train-0", "ml"), None),), "not known is not 0"
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -167,16 +174,16 @@ def test_the_times_stay_while_a_gpu_is_down() -> None:
 def test_a_stall_is_charged_to_nobody() -> None:
     ledger = Ledger(gap=15)
     for now in (0, 5, 21, 26):
-        complete = ledger.complete(reading(0.0, process("alice")), now=now)
+        complete = ledger.account(reading(0.0, process("alice")), now=now)
     assert states(complete) == {"idle_held": 10.0}
 
 
 def test_an_interruption_is_charged_to_nobody() -> None:
     ledger = Ledger(gap=15)
-    ledger.complete(reading(0.0, process("alice")), now=0)
+    ledger.account(reading(0.0, process("alice")), now=0)
     ledger.interrupt()
-    assert states(ledger.complete(reading(0.0, process("alice")), now=10)) == {}
-    assert states(ledger.complete(reading(0.0, process("alice")), now=15)) == {"idle_held": 5.0}
+    assert states(ledger.account(reading(0.0, process("alice")), now=10)) == {}
+    assert states(ledger.account(reading(0.0, process("alice")), now=15)) == {"idle_held": 5.0}
 
 
 # --- owners -----------------------------------------------------------------------------------------------------------
@@ -202,10 +209,10 @@ def test_an_owner_is_born_with_its_states_at_zero() -> None:
 
 def test_an_owner_that_left_stays_for_an_hour() -> None:
     ledger = Ledger(gap=15)
-    ledger.complete(reading(0.0, process("alice")), now=0)
-    ledger.complete(reading(0.0, process("alice")), now=5)
+    ledger.account(reading(0.0, process("alice")), now=0)
+    ledger.account(reading(0.0, process("alice")), now=5)
     for now, told in ((10.0, True), (5 + FORGET_AFTER, True), (6 + FORGET_AFTER, False)):
-        labelled = ledger.complete(reading(0.0), now=now).labelled
+        labelled = ledger.account(reading(0.0), now=now).labelled
         assert ((OWNER_SECONDS["idle_held"], ALICE) in labelled) is told
         assert (OWNER_MEMORY, ALICE) not in labelled
 
@@ -214,10 +221,10 @@ def test_a_storm_of_owners_is_bounded() -> None:
     ledger = Ledger(gap=15)
     for number in range(5000):
         here = (process(f"user{number}"), process("alice", pid=2))
-        complete = ledger.complete(reading(5.0, *here), now=5.0 * (number % 2) + number * 0.01)
+        complete = ledger.account(reading(5.0, *here), now=5.0 * (number % 2) + number * 0.01)
     told = {who for metric, who in complete.labelled if metric is OWNER_SECONDS["active"]}
     assert len(told) == 256
-    assert {ALICE, Tenant("user", "user4999", "")} <= told
+    assert {ALICE, Owner("user", "user4999", "")} <= told
 
 
 # --- invariants -------------------------------------------------------------------------------------------------------
@@ -242,8 +249,9 @@ def test_every_second_is_charged_once(steps: list[tuple[float, str, float, list[
     ledger, now, observed, held_time = Ledger(gap=15), 0.0, 0.0, 0.0
     looked = was_up = False
     before: dict[Any, float] = defaultdict(float)
-    for gap, kind, busy, there in steps:
-        now += gap
+    for wait, kind, busy, there in steps:
+        earlier, now = now, now + wait
+        gap = now - earlier  # as the ledger sees it: 15 may have become a little more
         if kind == "interrupted":
             ledger.interrupt()
             looked = False
@@ -251,10 +259,10 @@ def test_every_second_is_charged_once(steps: list[tuple[float, str, float, list[
         processes = tuple(process(user, gib, pid) for pid, (user, gib) in enumerate(there))
         values = {MIG: 1.0, UTILIZATION: 0.0} if kind == "mig" else {} if kind == "silent" else {UTILIZATION: busy}
         here = Reading(DEVICE, values, {BUSY: busy * gap} if kind == "up" else {}, processes=processes)
-        complete = ledger.complete(failed() if kind == "down" else here, now=now)
+        complete = ledger.account(failed() if kind == "down" else here, now=now)
         elapsed = gap if looked and gap <= 15 else 0.0
         observed += elapsed
-        if kind != "down" and was_up and tenants(here, more_than=256 * 1024**2):
+        if kind != "down" and was_up and holds(here, more_than=256 * 1024**2):
             held_time += elapsed
         looked, was_up = True, kind != "down"
         after = {metric: complete.values[metric] for metric in STATE_SECONDS.values()}

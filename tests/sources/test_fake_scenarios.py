@@ -11,6 +11,7 @@ from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
 from fake_story import START, Story, writer
+from gpu_exporter.model import Identity
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.scenario import FAULTS, Fleet, load
@@ -41,10 +42,10 @@ def test_overheat_throttles_in_software_then_hardware_then_cools() -> None:
     assert software is not None
     assert hardware is not None
     assert 30 < software < hardware
-    assert values["temperature"] >= values["limit_slowdown"]
+    assert values["temperature"] >= values['gpu_temperature_limit_celsius{limit="slowdown"}']
     assert values["reason_hw_slowdown"] == 1
-    assert values["clock_sm"] < 0.7 * values["clock_max_sm"]
-    assert values["power"] < 0.4 * values["power_limit"]
+    assert values["clock_sm"] < 0.7 * values['gpu_clock_max_hertz{clock="sm"}']
+    assert values["power"] < 0.4 * values["gpu_power_limit_watts"]
     for reason in ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_slowdown"):
         assert values[f"reason_seconds_{reason}"] > cool[f"reason_seconds_{reason}"]
     assert abs(story.values(4)["temperature"] - healthy) < 15
@@ -59,7 +60,11 @@ def test_overheat_reaches_the_slowdown_limit_on_every_board_even_idle(model: str
     story = Story(READY / "overheat.yaml", model)
     story.at(209)
     values = story.values(0)
-    assert values["limit_slowdown"] <= values["temperature"] < values["limit_shutdown"]
+    assert (
+        values['gpu_temperature_limit_celsius{limit="slowdown"}']
+        <= values["temperature"]
+        < values['gpu_temperature_limit_celsius{limit="shutdown"}']
+    )
 
 
 def test_fan_stop_heats_the_busy_and_spares_the_idle() -> None:
@@ -70,9 +75,9 @@ def test_fan_stop_heats_the_busy_and_spares_the_idle() -> None:
         readings = [story.read(index) for index in range(8)]
     assert {speed for reading in readings for speed in reading.labelled.values()} == {0}
     values = story.values(2)
-    assert values["temperature"] >= values["limit_max_operating"] - 1
+    assert values["temperature"] >= values['gpu_temperature_limit_celsius{limit="max_operating"}'] - 1
     assert values["reason_sw_thermal_slowdown"] == 1
-    assert values["temperature"] < values["limit_shutdown"]
+    assert values["temperature"] < values['gpu_temperature_limit_celsius{limit="shutdown"}']
     assert story.values(7)["temperature"] < 50
     assert max(story.at(900).read(2).labelled.values()) > 0
 
@@ -89,7 +94,7 @@ def test_xid79_tells_the_event_and_loses_the_gpu() -> None:
     assert lost.device.uuid == story.source.devices[3].uuid
     assert not lost.values
     assert not lost.labelled
-    assert story.fleet.processes(3) == ()
+    assert lost.processes is None
     assert story.read(2).failure is None
     assert story.at(331).read(3).failure is None
 
@@ -222,8 +227,9 @@ def test_process_holds_memory_until_it_is_stopped(write: Callable[[str], Path]) 
     story = Story(write(text))
     assert story.values(7)["memory_used"] == 0
     assert story.at(10).values(7)["memory_used"] == 20.5 * 1024**3
-    first, second = story.fleet.processes(7)
-    assert (first.pid, first.name, first.user, first.type) == (7, "jupyter-lab", "mallory", "compute")
+    first, second = story.read(7).processes or ()
+    assert first.identity == Identity("jupyter-lab", "mallory")
+    assert (first.pid, first.type) == (7, "compute")
     assert (second.pid, second.type, second.memory_used) == (8, "graphics", 512 * 1024**2)
     assert story.at(20).values(7)["memory_used"] == 20 * 1024**3
     assert story.at(30).values(7)["memory_used"] == 0
@@ -234,7 +240,7 @@ def test_processes_share_what_memory_there_is(write: Callable[[str], Path]) -> N
     story = Story(write(f"events: [{events}]"))
     values = story.values(0)
     assert values["memory_free"] == 0
-    assert sum(process.memory_used for process in story.fleet.processes(0)) == values["memory_used"]
+    assert sum(process.memory_used or 0.0 for process in story.read(0).processes or ()) == values["memory_used"]
 
 
 def test_workload_changes_for_a_while(write: Callable[[str], Path]) -> None:
@@ -262,10 +268,10 @@ def test_links_and_brake(write: Callable[[str], Path]) -> None:
     """
     story = Story(write(text))
     values = story.at(10).values(0)
-    assert (values["pcie_width"], values["pcie_width_max"], values["pcie_replays"]) == (4, 16, 12)
+    assert (values["pcie_width"], values["gpu_pcie_link_width_max"], values["pcie_replays"]) == (4, 16, 12)
     assert (values["nvlinks_active"], values["nvlinks_inactive"], values["nvlink_errors_replay"]) == (16, 2, 3)
     assert values["reason_hw_power_brake_slowdown"] == values["reason_hw_slowdown"] == 1
-    assert values["power"] < 0.5 * values["power_limit"]
+    assert values["power"] < 0.5 * values["gpu_power_limit_watts"]
     values = story.at(70).values(0)
     assert (values["pcie_width"], values["nvlinks_inactive"], values["pcie_replays"]) == (16, 0, 12)
     assert not values["reason_hw_slowdown"]

@@ -8,13 +8,15 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.lab import ROOT
 from tools.lab.clock import Clock
 
-from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Metric
+from fake_story import quantities
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.row import Board, Constant, Metric
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import tenant
+from gpu_exporter.sampling.tenancy import owner_of
 from gpu_exporter.sources import Source, SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
 from gpu_exporter.sources.fake.simulation import Simulation
@@ -22,7 +24,7 @@ from gpu_exporter.sources.fake.workloads import KINDS, Workload, assign, noise
 
 START = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 ALL = sorted(MODELS)
-BY_FAKE = {row.fake: row for row in DEVICE_METRICS if row.fake is not None}
+SIMULATED = {row.fake for row in DEVICE_METRICS if isinstance(row.fake, str)}
 COUNTERS = {row for row in DEVICE_METRICS if row.kind == "counter"}
 
 
@@ -30,15 +32,15 @@ def readings(source: Source) -> list[Reading]:
     return [source.read(device) for device in source.devices]
 
 
-def quantities(reading: Reading) -> dict[str, float]:
-    return {row.fake: value for row, value in reading.values.items() if row.fake is not None}
-
-
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
-def test_every_configurable_model_can_be_simulated() -> None:
-    assert set(CONFIGURED) <= set(MODELS)
+def test_what_can_be_configured_is_what_boards_offer() -> None:
+    offered = tuple(model.name for model in MODELS.values() if model.offered)
+    path = "exporter/gpu_exporter/config/settings.py"
+    lines = (ROOT / path).read_text("utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.startswith("MODELS: Final"))
+    assert offered == CONFIGURED, f"{path}:{number}: write MODELS: Final = {offered}"
 
 
 def test_catalogue_and_simulation_name_the_same_quantities() -> None:
@@ -46,7 +48,30 @@ def test_catalogue_and_simulation_name_the_same_quantities() -> None:
     for model in MODELS.values():
         simulation = Simulation(model=model, workload=assign(1, 1)[0], start=START)
         simulated |= set(simulation.quantities())
-    assert simulated == set(BY_FAKE)
+    assert sorted(SIMULATED - simulated) == [], (
+        "rows name these in fake=, and no board has them: let quantities() in exporter/gpu_exporter/sources/fake/"
+        "simulation.py work them out, or write fake=Constant(…), fake=Board(…) or fake_absent= in the row"
+    )
+    assert sorted(simulated - SIMULATED) == [], (
+        "exporter/gpu_exporter/sources/fake/simulation.py works these out, and no row has them as fake="
+    )
+
+
+@pytest.mark.parametrize("row", [row for row in DEVICE_METRICS if isinstance(row.fake, Board)], ids=repr)
+def test_boards_have_what_rows_name(row: Metric) -> None:
+    assert isinstance(row.fake, Board)
+    told = [getattr(model, row.fake.attribute, "?") for model in MODELS.values()]
+    assert all(isinstance(value, int | float) or value is None for value in told), (
+        f"exporter/gpu_exporter/sources/fake/models.py: GpuModel has no number {row.fake.attribute}, which fake= names"
+    )
+    assert {*told} != {None}, f"no board has {row.fake.attribute}: write fake_absent= in the row"
+
+
+@pytest.mark.parametrize("row", [row for row in DEVICE_METRICS if isinstance(row.fake, Constant)], ids=repr)
+def test_constants_are_the_same_on_every_board(row: Metric) -> None:
+    assert isinstance(row.fake, Constant)
+    fleets = [FakeFleet(gpus=1, model=model, seed=1, clock=Clock()) for model in ALL]
+    assert {fleet.open().read(fleet.devices[0]).values[row] for fleet in fleets} == {row.fake.value}
 
 
 def test_source_is_a_source() -> None:
@@ -80,9 +105,15 @@ def test_h100_says_its_name_as_nvml_does() -> None:
 
 ABSENT = {
     "h100": ("retired_pending", "nvlink_errors_symbol", "ecc_corrected_volatile_l1_cache"),
-    "a100": ("fabric_state",),
-    "l40s": ("mig_mode", "memory_temperature", "limit_memory_max", "nvlinks_active", "nvlink_transmit_bytes"),
-    "rtx4090": ("mig_mode", "memory_temperature", "ecc_enabled", "remap_pending", "sram_threshold_exceeded"),
+    "a100": ("gpu_fabric_state",),
+    "l40s": (
+        "mig_mode",
+        "memory_temperature",
+        'gpu_temperature_limit_celsius{limit="memory_max"}',
+        "nvlinks_active",
+        "nvlink_transmit_bytes",
+    ),
+    "rtx4090": ("mig_mode", "memory_temperature", "gpu_ecc_enabled", "remap_pending", "sram_threshold_exceeded"),
     "v100": ("remap_pending", "jpeg", "pcie_transmit_bytes"),
     "b200": ("nvlink_errors_crc_flit",),
 }
@@ -123,7 +154,7 @@ def test_first_reading_is_warm_and_has_a_past() -> None:
     for values in busy:
         assert values["temperature"] > 35
         assert values["busy_seconds"] > 86400
-        assert values["energy"] > 86400 * values["power_limit"] * 0.1
+        assert values["energy"] > 86400 * values["gpu_power_limit_watts"] * 0.1
 
 
 def test_siblings_of_a_job_pause_together() -> None:
@@ -165,8 +196,8 @@ def test_reported_work_does_not_depend_on_how_often_it_is_read() -> None:
 
 def test_processes_hold_what_memory_used_tells() -> None:
     fleet = FakeFleet(gpus=8, model="h200", seed=1, clock=Clock(START))
-    for index, reading in enumerate(readings(fleet.open())):
-        held = sum(process.memory_used for process in fleet.processes(index))
+    for reading in readings(fleet.open()):
+        held = sum(process.memory_used or 0.0 for process in reading.processes or ())
         assert quantities(reading)["memory_used"] == held
 
 
@@ -219,19 +250,22 @@ def check(values: dict[str, float]) -> None:
     ratios = ("utilization", "memory_io", "encoder", "decoder", "jpeg", "ofa")
     assert all(0 <= values[name] <= 1 for name in ratios if name in values)
     assert all(value >= 0 for value in values.values())
-    assert values["memory_used"] + values["memory_free"] + values["memory_reserved"] == values["memory_total"]
-    assert 20 <= values["temperature"] < values["limit_shutdown"]
+    assert (
+        values["memory_used"] + values["memory_free"] + values["gpu_memory_reserved_bytes"]
+        == values["gpu_memory_total_bytes"]
+    )
+    assert 20 <= values["temperature"] < values['gpu_temperature_limit_celsius{limit="shutdown"}']
     if "memory_temperature" in values:
-        assert 20 <= values["memory_temperature"] <= values["limit_memory_max"]
-    assert 0 < values["power"] <= values["power_limit"] * 1.02
-    assert 0 < values["clock_sm"] <= values["clock_max_sm"]
-    assert values["pcie_generation"] <= values["pcie_generation_max"]
+        assert 20 <= values["memory_temperature"] <= values['gpu_temperature_limit_celsius{limit="memory_max"}']
+    assert 0 < values["power"] <= values["gpu_power_limit_watts"] * 1.02
+    assert 0 < values["clock_sm"] <= values['gpu_clock_max_hertz{clock="sm"}']
+    assert values["pcie_generation"] <= values["gpu_pcie_link_generation_max"]
     for name, value in values.items():
         if name.startswith(("ecc_corr", "ecc_uncorr", "remap", "retired", "nvlink_errors", "sram", "recovery")):
             assert value == 0, name
     if values["reason_gpu_idle"]:
         assert values["utilization"] == 0
-        assert values["power"] < 0.3 * values["power_limit"]
+        assert values["power"] < 0.3 * values["gpu_power_limit_watts"]
 
 
 @pytest.mark.parametrize("model", ALL)
@@ -246,7 +280,7 @@ def test_a_day_is_plausible(model: str) -> None:
         for old, new in zip(before, now, strict=True):
             check(quantities(new))
             grows(old, new)
-            grown = new.values[BY_FAKE["busy_seconds"]] - old.values[BY_FAKE["busy_seconds"]]
+            grown = new.values[by_name("gpu_busy_seconds_total")] - old.values[by_name("gpu_busy_seconds_total")]
             assert 0 <= grown <= 300 + 1e-6
             busy += grown
             assert all(0 <= speed <= 1 for speed in new.labelled.values())
@@ -322,10 +356,10 @@ def test_rows_with_a_label_are_not_plain_values() -> None:
 def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
     fleet = FakeFleet(gpus=8, model="h100", seed=1, clock=Clock(START), owners=kind)
     source = fleet.open()
-    owners = [process.owner for device in source.devices for process in source.read(device).processes or ()]
+    owners = [process.identity for device in source.devices for process in source.read(device).processes or ()]
     assert len(owners) == 7, "one of the eight is free"
-    assert all(owner and getattr(owner, told) for owner in owners)
-    assert {tenant(owner).kind for owner in owners if owner} == {kind}
+    assert all(owner and owner.all_labels()[told] for owner in owners)
+    assert {owner_of(owner).kind for owner in owners if owner} == {kind}
 
 
 def test_processes_can_be_left_out() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from tools.lab.nvml_stub import FUNCTIONS, SETTINGS, Mig, Process, Stub, Usage, build
+from tools.lab.nvml_stub import FUNCTIONS, MODELS, SETTINGS, Mig, Process, Stub, Usage, build
 from tools.lab.nvml_stub.agent import Agent, NvmlError
 from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import CATALOG
-from gpu_exporter.catalog.row import Call, Field
+from gpu_exporter.catalog.row import Call, Field, Links
 
 UNINITIALIZED, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, TIMEOUT = 1, 3, 4, 6, 10
 DRIVER_NOT_LOADED, FUNCTION_NOT_FOUND, LOST, RESET_REQUIRED, MISMATCH, UNKNOWN = 9, 13, 15, 16, 18, 999
@@ -97,7 +97,16 @@ def test_memory_version_1_counts_reserved_memory_as_used(nvml: Agent) -> None:
     assert sum(new[1:]) == new[0]
 
 
-def test_every_call_of_the_catalogue_is_answered(nvml: Agent, stub: Stub) -> None:
+@pytest.fixture
+def every_model(agent: Agent, directory: Path) -> Iterator[Stub]:
+    stub = Stub(directory, ["h100", "a100", *MODELS])
+    agent("nvmlInit()")
+    yield stub
+    agent("nvmlShutdown()")
+
+
+def test_every_call_of_the_catalogue_is_answered(agent: Agent, every_model: Stub) -> None:
+    stub = every_model
     with stub.batch():
         for name in SETTINGS - {"name", "uuid", "serial", "vbios_version", "mig_mode", "nvlink_generation"}:
             for device in (0, 1):
@@ -109,13 +118,28 @@ def test_every_call_of_the_catalogue_is_answered(nvml: Agent, stub: Stub) -> Non
     assert calls
     for call in calls:
         arguments = ["handle(0)", *map(str, call.args), *([f"byref({call.struct}())"] if call.struct else [])]
-        nvml(f"str({call.name}({', '.join(arguments)}))")
-    fields = {column for metric in CATALOG for column in metric.nvml if isinstance(column, Field)}
-    for column in fields:
-        number = column.renumbered[0][1] if column.renumbered else getattr(pynvml, column.name)
-        scope = 0 if column.scope == "links" else column.scope
-        answers = [nvml(f"fields({device}, ({number}, {scope}))")[0][0] for device in (0, 1)]
-        assert 0 in answers, column
+        agent(f"str({call.name}({', '.join(arguments)}))")
+    unknown = [
+        f"{number}: 1,  # {name}"
+        for number, scope, name in sorted(set(_fields()))
+        if all(agent(f"fields({device}, ({number}, {scope}))")[0][0] for device in range(stub.count))
+    ]
+    assert unknown == [], (
+        "tools/lab/nvml_stub/presets.py: add to a board of FIELDS, with what it answers:\n" + "\n".join(unknown)
+    )
+
+
+def _fields() -> Iterator[tuple[int, int, str]]:
+    """Number, scope and name of every field that a row asks for."""
+    for metric in CATALOG:
+        if metric.links is not None:
+            yield getattr(pynvml, metric.links), 0, metric.links
+        for column in metric.nvml:
+            if isinstance(column, Field):
+                number = column.renumbered[0][1] if column.renumbered else getattr(pynvml, column.name)
+                yield number, 0 if column.scope == "links" else column.scope, column.name
+            elif isinstance(column, Links):
+                yield getattr(pynvml, column.state), 0, column.state
 
 
 def test_old_names_answer_as_the_new_ones(nvml: Agent, stub: Stub) -> None:
@@ -138,6 +162,16 @@ def test_fields_have_a_status_and_a_type_each(nvml: Agent, stub: Stub) -> None:
         [NOT_SUPPORTED, None, 0],
         [0, -8, 5],
     ]
+
+
+def test_a_field_that_no_setting_stands_for_is_not_supported_until_it_is_told(nvml: Agent, stub: Stub) -> None:
+    number = pynvml.NVML_FI_DEV_NVLINK_GET_POWER_STATE
+    asked = f"fields(0, ({number}, 0), ({number}, 1))"
+    assert nvml(asked) == [[NOT_SUPPORTED, None, 0], [NOT_SUPPORTED, None, 0]]
+    stub.field(0, (number, 1), -3, kind=pynvml.NVML_VALUE_TYPE_SIGNED_INT)
+    assert nvml(asked) == [[NOT_SUPPORTED, None, 0], [0, -3, 5]]
+    stub.field(0, number, 7, kind=pynvml.NVML_VALUE_TYPE_UNSIGNED_INT)
+    assert nvml(asked) == [[0, 7, 1], [0, -3, 5]]
 
 
 @pytest.mark.parametrize(

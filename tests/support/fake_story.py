@@ -40,7 +40,12 @@ class Story:
     def values(self, index: int) -> dict[str, float]:
         reading = self.read(index)
         assert reading.failure is None
-        return {row.fake: value for row, value in reading.values.items() if row.fake is not None}
+        return quantities(reading)
+
+
+def quantities(reading: Reading) -> dict[str, float]:
+    """What was simulated, by the names of the catalogue's ``fake`` columns; what the board is, by the row."""
+    return {row.fake if isinstance(row.fake, str) else repr(row): value for row, value in reading.values.items()}
 
 
 def writer(path: Path) -> Callable[[str], Path]:

@@ -14,6 +14,7 @@ import yaml
 from tools.lab import ROOT
 from tools.lab.alertmanager import Alertmanager
 from tools.lab.exporter import Exporter
+from tools.lab.programs import Release
 from tools.lab.prometheus import Prometheus
 from tools.lab.wait import wait_for
 
@@ -94,7 +95,9 @@ def _rules(folder: Path, *, fast: bool) -> None:
 
 
 @contextmanager
-def fleet(folder: Path, *, pace: float = 1.0, interval: float = 1.0, fast: bool = True) -> Iterator[Prometheus]:
+def fleet(
+    folder: Path, *, pace: float = 1.0, interval: float = 1.0, fast: bool = True, release: Release = "debian"
+) -> Iterator[Prometheus]:
     """Start everything, wait until the story was told and the rules saw it, and stop everything.
 
     ``pace`` stretches the story; ``interval`` (seconds) is the one of sampling, scraping and evaluation.
@@ -119,7 +122,7 @@ def fleet(folder: Path, *, pace: float = 1.0, interval: float = 1.0, fast: bool 
             labels = {"alias": machine.alias, **({"cluster": machine.cluster} if machine.cluster else {})}
             targets.append({"targets": [f"127.0.0.1:{exporter.port}"], "labels": labels})
         nobody = {"receiver": "nobody"}
-        mail = stack.enter_context(Alertmanager(folder, {"route": nobody, "receivers": [{"name": "nobody"}]}))
+        mail = stack.enter_context(Alertmanager(folder, {"route": nobody, "receivers": [{"name": "nobody"}]}, release))
         _rules(folder, fast=fast)
         config = {
             "global": {"scrape_interval": f"{interval:g}s", "evaluation_interval": f"{interval:g}s"},
@@ -131,7 +134,7 @@ def fleet(folder: Path, *, pace: float = 1.0, interval: float = 1.0, fast: bool 
                 {"job_name": "alertmanager", "static_configs": [{"targets": [f"127.0.0.1:{mail.port}"]}]},
             ],
         }
-        prometheus = stack.enter_context(Prometheus(folder, yaml.safe_dump(config)))
+        prometheus = stack.enter_context(Prometheus(folder, yaml.safe_dump(config), release))
         (folder / "itself.json").write_text(json.dumps([{"targets": [f"127.0.0.1:{prometheus.port}"]}]))
         # The story begins once everything was scraped, so that counters are seen to jump.
         wait_for(lambda: prometheus.number("count(count_over_time(gpu_exporter_build_info[1m]) > 1) == 4"), "scrapes")

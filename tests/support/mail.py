@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from tools.lab import ROOT
 from tools.lab.alertmanager import amtool
+from tools.lab.programs import Release
 
 DEPLOYED = ROOT / "deploy/alertmanager"
 CONFIGURATION = DEPLOYED / "alertmanager.yml"
@@ -65,7 +66,9 @@ def told(labels: Mapping[str, str], annotations: Mapping[str, str] | None = None
     }
 
 
-def render(folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = "text") -> str:
+def render(
+    folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = "text", release: Release = "debian"
+) -> str:
     """What amtool makes of a named template for a group of alerts."""
     shared = [found["labels"] for found in alerts]
     data = {
@@ -80,7 +83,7 @@ def render(folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = 
     (folder / "data.json").write_text(json.dumps(data))
     done = amtool(
         "template", "render", f"--template.glob={TEMPLATES}", f"--template.data={folder / 'data.json'}",
-        f"--template.type={kind}", f'--template.text={{{{ template "{template}" . }}}}',
+        f"--template.type={kind}", f'--template.text={{{{ template "{template}" . }}}}', release=release,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gpu_exporter.owners.procfs import Cgroup, ProcfsOwners, UserNames
+from gpu_exporter.owners.cgroups import Cgroup
+from gpu_exporter.owners.procfs import ProcfsIdentities
+from gpu_exporter.owners.user_names import UserNames
 
 ID = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970"
 INNER = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
@@ -53,5 +55,5 @@ class Tree:
             (folder / "exe").symlink_to(os.fsdecode(exe))
         return folder
 
-    def owners(self, **rest: object) -> ProcfsOwners:
-        return ProcfsOwners(root=self.root, names=UserNames(passwd=self.passwd, resolve=None), **rest)  # type: ignore[arg-type]
+    def owners(self, **rest: object) -> ProcfsIdentities:
+        return ProcfsIdentities(root=self.root, names=UserNames(passwd=self.passwd, resolve=None), **rest)  # type: ignore[arg-type]

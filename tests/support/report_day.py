@@ -16,17 +16,17 @@ HOUR = 3600
 DAY = 24 * HOUR
 LIMIT, TOTAL = 700.0, 80e9
 STATES = ("active", "idle_held", "idle_free", "unknown", "down")
-Tenant = tuple[str, str, str]
+Owner = tuple[str, str, str]
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
 class Hold:
-    """Tenants hold a GPU from ``start`` to ``stop`` (seconds of the day) with so much memory; busy where ``busy``."""
+    """Owners hold a GPU from ``start`` to ``stop`` (seconds of the day) with so much memory; busy where ``busy``."""
 
     start: int
     stop: int
-    tenants: dict[Tenant, float]
+    owners: dict[Owner, float]
     busy: Callable[[int], bool] = lambda _: True
 
 
@@ -112,7 +112,7 @@ class Day:
     def __init__(self, end: int) -> None:
         self.end = end
         self.series: Series = defaultdict(list)
-        self.holders: dict[tuple[str, int, Tenant], Truth] = defaultdict(Truth)
+        self.holders: dict[tuple[str, int, Owner], Truth] = defaultdict(Truth)
         self.gpus: dict[tuple[str, int], Truth] = defaultdict(Truth)
         for machine in FLEET:
             for index, holds in enumerate(machine.gpus):
@@ -121,7 +121,7 @@ class Day:
     def _live(self, machine: Machine, index: int, holds: list[Hold]) -> None:
         joules = 5e6  # the device's own counter outlives its exporter
         sums: dict[tuple[str, ...], float] = {}
-        held_at: dict[Tenant, int] = {}
+        held_at: dict[Owner, int] = {}
         offset = len(machine.instance) + index
         for now in range(machine.began, DAY + 1, TICK):
             hold = next((hold for hold in holds if hold.start < now <= hold.stop), None)
@@ -144,33 +144,33 @@ class Day:
 
     def _tick(
         self, machine: Machine, index: int, hold: Hold | None, *, state: str, parts: tuple[float, float, float],
-        sums: dict[tuple[str, ...], float], held_at: dict[Tenant, int], now: int,
+        sums: dict[tuple[str, ...], float], held_at: dict[Owner, int], now: int,
     ) -> None:  # fmt: skip
         utilization, memory_io, power = parts
         counts = now > max(0, machine.scraped if machine.began < 0 else machine.began)
-        memory = sum(hold.tenants.values()) if hold else 0.0
+        memory = sum(hold.owners.values()) if hold else 0.0
         score = 0.5 * utilization + 0.2 * memory_io + 0.2 * memory / TOTAL + 0.1 * power
-        shares = {tenant: held / memory for tenant, held in hold.tenants.items()} if hold else {}
+        shares = {owner: held / memory for owner, held in hold.owners.items()} if hold else {}
         told = [(self.gpus[machine.instance, index], 1.0, state)]
         for name in STATES:
             sums.setdefault(("gpu_state_seconds_total", name), 0.0)
         sums["gpu_state_seconds_total", state] += TICK
-        for tenant, share in shares.items():
-            held_at[tenant] = now
+        for owner, share in shares.items():
+            held_at[owner] = now
             for name in ("active", "idle_held"):
-                sums.setdefault(("gpu_owner_seconds_total", *tenant, name), 0.0)
-            key = ("gpu_owner_seconds_total", *tenant, state)
+                sums.setdefault(("gpu_owner_seconds_total", *owner, name), 0.0)
+            key = ("gpu_owner_seconds_total", *owner, state)
             sums[key] = sums.get(key, 0.0) + TICK * share
-            told.append((self.holders[machine.instance, index, tenant], share, state))
+            told.append((self.holders[machine.instance, index, owner], share, state))
         if index not in machine.mig:
             for name, part in (
                 ("gpu_busy_seconds_total", utilization),
                 ("gpu_memory_io_busy_seconds_total", memory_io),
             ):
                 sums[name,] = sums.get((name,), 0.0) + part * TICK
-        for tenant in [tenant for tenant, at in held_at.items() if now - at > HOUR]:
-            del held_at[tenant]
-            for row in [row for row in sums if row[1:4] == tenant]:
+        for owner in [owner for owner, at in held_at.items() if now - at > HOUR]:
+            del held_at[owner]
+            for row in [row for row in sums if row[1:4] == owner]:
                 del sums[row]
         if counts:
             for truth, share, name in told:
@@ -205,7 +205,7 @@ class Day:
                 keep(key[0], value, **({"state": key[1]} if len(key) == 2 else {}))
         keep("gpu_energy_joules_total", energy[0])
         keep("gpu_power_watts", energy[1])
-        keep("gpu_memory_used_bytes", sum(hold.tenants.values()) if hold else 0.0)
+        keep("gpu_memory_used_bytes", sum(hold.owners.values()) if hold else 0.0)
         keep("gpu_memory_total_bytes", TOTAL)
         keep("gpu_power_limit_watts", LIMIT)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from tools.lab import ROOT
-from tools.lab.programs import program
+from tools.lab.programs import Release, program
 
 from gpu_exporter.catalog import CATALOG
 
@@ -40,8 +40,20 @@ class Rule:
         return "alert" in self.body
 
     @property
+    def severity(self) -> str:
+        return str(self.body.get("labels", {}).get("severity", "…"))
+
+    @property
     def annotations(self) -> dict[str, str]:
         return dict(self.body.get("annotations", {}))
+
+
+def where(rule: Rule) -> str:
+    """File, line and name of a rule, for messages."""
+    lines = (DEPLOY / "rules" / rule.file).read_text("utf-8").splitlines()
+    found = re.compile(rf"\s*- (?:alert|record): {re.escape(rule.name)}$")
+    number = next((number for number, line in enumerate(lines, 1) if found.match(line)), 0)
+    return f"deploy/prometheus/rules/{rule.file}:{number}: {rule.name}"
 
 
 def load(path: Path) -> Any:
@@ -75,15 +87,15 @@ def checks(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.stem}: {case['name']}", check
 
 
-def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def promtool(*arguments: str | Path, release: Release = "debian") -> subprocess.CompletedProcess[str]:
     """Promtool, to its end."""
-    command = [program("promtool"), *map(str, arguments)]
+    command = [program("promtool", release), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def assert_promtool(*arguments: str | Path) -> None:
+def assert_promtool(*arguments: str | Path, release: Release = "debian") -> None:
     """Promtool, which must be content."""
-    done = promtool(*arguments)
+    done = promtool(*arguments, release=release)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

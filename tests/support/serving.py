@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+from tools.lab.wait import patience
+
 from gpu_exporter.http.server import Server
 
 GET = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 BIG = b"x" * (32 << 20)  # more than the kernel buffers between two sockets
+NEVER = 3600.0
 
 
 def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -33,7 +36,9 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterabl
 
 @contextmanager
 def serving(app: Any = echo, **options: Any) -> Iterator[Server]:
-    server = Server(app, **{"host": "127.0.0.1", "port": 0, **options})
+    """A server; of its deadlines only those pass in a test that the test sets."""
+    deadlines = {"header_deadline": NEVER, "idle_deadline": NEVER, "write_deadline": NEVER}
+    server = Server(app, **{"host": "127.0.0.1", "port": 0, **deadlines, **options})
     server.start()
     with closing(server):
         yield server
@@ -44,8 +49,8 @@ def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name in {"http", "http-worker"}]
 
 
-def dial(server: Server, data: bytes = b"", *, host: str = "127.0.0.1", timeout: float = 5.0) -> socket.socket:
-    client = socket.create_connection((host, server.port), timeout=timeout)
+def dial(server: Server, data: bytes = b"", *, host: str = "127.0.0.1") -> socket.socket:
+    client = socket.create_connection((host, server.port), timeout=patience())
     client.sendall(data)
     return client
 
@@ -72,32 +77,29 @@ def answer(client: socket.socket) -> tuple[int, bytes]:
     return response.status, body
 
 
-def fetch(server: Server, path: str = "/hello", *, host: str = "127.0.0.1", timeout: float = 3.0) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host, server.port, timeout=timeout)
+def fetch(server: Server, path: str = "/hello", *, host: str = "127.0.0.1") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host, server.port, timeout=patience())
     with closing(connection):
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
 
 
-def eventually(condition: Callable[[], object], within: float = 3.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
-
-
-def lifetime(client: socket.socket, trickle: bytes = b"") -> float:
-    """Seconds until the server closes, while a byte is sent every 10 ms."""
-    started = time.monotonic()
+def trickle_until_closed(client: socket.socket, trickle: bytes = b"") -> bytes:
+    """Send this every 10 ms until the server closes; what it sent before."""
+    deadline = time.monotonic() + patience()
     client.settimeout(0.01)
-    while time.monotonic() < started + 5:
+    got = b""
+    while time.monotonic() < deadline:
         try:
-            if client.recv(1) == b"":
-                break
+            chunk = client.recv(4096)
         except TimeoutError:
             with suppress(OSError):
                 client.sendall(trickle)
         except ConnectionError:
-            break
-    return time.monotonic() - started
+            return got
+        else:
+            if not chunk:
+                return got
+            got += chunk
+    raise AssertionError("the server did not close")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_exporter.catalog import CATALOG, GPU_UP, XID_ERRORS
+from gpu_exporter.catalog import GPU_UP, XID_ERRORS, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Build, Device, Reading, Snapshot
 
@@ -13,7 +13,7 @@ BUILD = Build("1.2.3", "3.11.7")
 
 
 def row(name: str, *labels: tuple[str, str]) -> Metric:
-    return next(metric for metric in CATALOG if metric.name == name and metric.labels == labels)
+    return by_name(name, **dict(labels))
 
 
 def reading(index: int = 0, values: dict[Metric, float] | None = None, **rest: Any) -> Reading:

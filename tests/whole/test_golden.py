@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import Metric as ClientMetric
 from prometheus_client.registry import Collector
-from tools.lab.nvml_stub import Process, Stub, Usage
+from tools.lab.nvml_stub import MODELS, Process, Stub, Usage
 
-from gpu_exporter.catalog import PROCESS_LABELS
+from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import Resolver
-from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
+from gpu_exporter.pages.exposition import Page
+from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources import Source
 from gpu_exporter.sources.fake import FakeFleet
 from gpu_exporter.sources.nvml import NvmlSource
@@ -33,21 +31,17 @@ class NoProcess(Collector):
 
 
 def exposition(source: Source, *, openmetrics: bool = False) -> str:
-    ledger, table = Ledger(gap=15), ProcessTable(most=64, labels=PROCESS_LABELS)
     snapshot = Snapshot(
         build=Build("0.0.0", "3.0.0"),
         source=source.name,
         driver=source.driver,
-        readings=tuple(
-            table.complete(ledger.complete(reading, now=0))
-            for reading in Resolver().complete([source.read(device) for device in source.devices])
-        ),
+        readings=Pipeline(gap=15).complete([source.read(device) for device in source.devices], now=0),
         ok=True,
         timestamp=NOW,
         duration=0.25,
         gpus_expected=8,
     )
-    return Renderer(process=NoProcess()).page(snapshot).body(openmetrics=openmetrics, gzip=False).decode()
+    return Page(process=NoProcess()).body(snapshot, openmetrics=openmetrics, gzip=False).decode()
 
 
 def compare(name: str, text: str) -> None:
@@ -60,7 +54,7 @@ def compare(name: str, text: str) -> None:
 
 # A machine made long ago shows what it showed then: no value depends on how long the test took to read it.
 @pytest.mark.parametrize("now", [None, 1_000_000_000.0], ids=["just made", "made long ago"])
-@pytest.mark.parametrize("model", ["h100", "a100", "rtx4090", "l40s"])
+@pytest.mark.parametrize("model", MODELS)
 def test_stand_in(model: str, now: float | None, here: Callable[[Stub], Stub], stub: Callable[..., Stub]) -> None:
     machine = here(stub(model, model, now=now))
     machine.lose(1)
@@ -74,10 +68,15 @@ def test_stand_in(model: str, now: float | None, here: Callable[[Stub], Stub], s
         source.close()
 
 
-@pytest.mark.parametrize("model", ["h100", "h200", "a100", "l40s", "rtx4090"])
+@pytest.mark.parametrize("model", CONFIGURED)
 def test_fake(model: str) -> None:
     source = FakeFleet(gpus=2, model=model, seed=1, clock=lambda: NOW).open()
     compare(f"fake-{model}.prom", exposition(source))
+
+
+def test_there_is_no_golden_without_a_test() -> None:
+    expected = {*(f"nvml-{model}.prom" for model in MODELS), *(f"fake-{model}.prom" for model in CONFIGURED)}
+    assert {path.name for path in GOLDEN.iterdir()} == {*expected, "fake-h100.openmetrics"}
 
 
 def test_fake_openmetrics() -> None:

@@ -16,13 +16,11 @@ from tools.lab.exporter import Exporter, run
 from tools.lab.nvml_stub import Process, Stub
 from tools.lab.wait import wait_for
 
-from gpu_exporter.catalog import PROCESS_LABELS
-from gpu_exporter.model import Build, Device, Owner, Reading, Snapshot
+from gpu_exporter.config import ProcessesConfig
+from gpu_exporter.model import Build, Device, Identity, Reading, Snapshot
 from gpu_exporter.model import Process as Listed
-from gpu_exporter.owners.resolver import Resolver
-from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
+from gpu_exporter.pages.exposition import Page
+from gpu_exporter.sampling.pipeline import Pipeline
 from podresources.api import Api, load
 from podresources.kubelet import Kubelet, socket_folder
 
@@ -181,20 +179,19 @@ def test_a_pod_holds_the_gpu_that_it_was_given(start: Start, stub: Callable[...,
 def test_a_flood_of_short_lived_processes_is_bounded() -> None:
     """5 000 processes come and go, 50 at a time, each of another user; what they leave behind does not add up."""
     device = Device(0, "GPU-0", "H100")
-    resolver, table, ledger = Resolver(), ProcessTable(most=16, labels=PROCESS_LABELS), Ledger(gap=15)
-    renderer, build = Renderer(), Build("1", "3")
+    pipeline = Pipeline(gap=15, processes=ProcessesConfig(max=16))
+    page, build = Page(), Build("1", "3")
 
     def flood(rounds: range) -> int:
         """Bytes that Python holds afterwards."""
         for number in rounds:
             pids = range(50 * number, 50 * (number + 1))
             processes = tuple(
-                Listed(pid, "compute", 1e9 + pid, 0.5, owner=Owner("python3", f"user{pid}")) for pid in pids
+                Listed(pid, "compute", 1e9 + pid, 0.5, identity=Identity("python3", f"user{pid}")) for pid in pids
             )
-            (reading,) = resolver.complete([Reading(device, processes=processes)])
-            complete = table.complete(ledger.complete(reading, now=60.0 * number))
-            page = renderer.page(Snapshot(build, "nvml", readings=(complete,), ok=True))
-            text = page.body(openmetrics=False, gzip=False).decode()
+            readings = pipeline.complete([Reading(device, processes=processes)], now=60.0 * number)
+            snapshot = Snapshot(build, "nvml", readings=readings, ok=True)
+            text = page.body(snapshot, openmetrics=False, gzip=False).decode()
             assert text.count("\ngpu_process_memory_used_bytes{") == 16
             assert text.count("\ngpu_owner_memory_used_bytes{") == 50
             assert text.count("\ngpu_owner_seconds_total{") <= 2 * 256

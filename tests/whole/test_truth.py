@@ -13,14 +13,12 @@ from tools.lab.exporter import run
 from tools.lab.programs import program
 from tools.lab.prometheus import Prometheus
 
-from gpu_exporter.catalog import PROCESS_LABELS
 from gpu_exporter.model import Build, Snapshot
-from gpu_exporter.owners.resolver import Resolver
-from gpu_exporter.pages.exposition import Renderer
-from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.processes import ProcessTable
+from gpu_exporter.pages.exposition import Page
+from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources.fake import FakeFleet
 
+pytestmark = pytest.mark.e2e
 HOUR, TICK = 3600, 15
 # The families that the report asks for; the others would make Prometheus's blocks ten times as large.
 WANTED = ("gpu_owner_", "gpu_state_", "gpu_energy_", "gpu_busy_", "gpu_memory_", "gpu_power_", "gpu_utilization_")
@@ -31,16 +29,14 @@ def story(start: float, gpus: int = 4) -> tuple[list[str], str]:
     clock = Clock(start)
     scenario = ROOT / "tests/scenarios/six-hours.yml"
     fleet = FakeFleet(gpus=gpus, model="h100", seed=1, scenario=scenario, clock=clock)
-    source, resolver, renderer = fleet.open(), Resolver(), Renderer()
-    ledger, table = Ledger(gap=3 * TICK), ProcessTable(most=64, labels=PROCESS_LABELS)
+    source, pipeline, page = fleet.open(), Pipeline(gap=3 * TICK), Page()
     families: dict[str, list[str]] = {}
     users: set[str] = set()
     while clock.now <= start + 6 * HOUR:
-        readings = resolver.complete([source.read(device) for device in source.devices])
-        users |= {process.owner.user for process in readings[1].processes or () if process.owner}
-        complete = tuple(table.complete(ledger.complete(reading, now=clock.now)) for reading in readings)
-        page = renderer.page(Snapshot(Build("0", "3"), "fake", readings=complete, ok=True))
-        for line in page.body(openmetrics=True, gzip=False).decode().splitlines():
+        readings = pipeline.complete([source.read(device) for device in source.devices], now=clock.now)
+        users |= {process.identity.user for process in readings[1].processes or () if process.identity}
+        snapshot = Snapshot(Build("0", "3"), "fake", readings=readings, ok=True)
+        for line in page.body(snapshot, openmetrics=True, gzip=False).decode().splitlines():
             name = line.split("{")[0].removeprefix("# TYPE ").split(" ")[0]
             if not name.startswith(WANTED) or line.startswith("# HELP"):
                 continue

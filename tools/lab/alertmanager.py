@@ -12,29 +12,29 @@ from typing import Any
 import yaml
 from tools.lab import LOOPBACK
 from tools.lab.ports import free_port
-from tools.lab.programs import Program, program
+from tools.lab.programs import Program, Release, program
 from tools.lab.wait import patience
 from tools.lab.web import answers, ask
 
 Labels = Mapping[str, str]
 
 
-def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+def amtool(*arguments: str, release: Release = "debian") -> subprocess.CompletedProcess[str]:
     """Its command line, to its end."""
-    command = [program("amtool"), *arguments]
+    command = [program("amtool", release), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=patience(), check=False)
 
 
 class Alertmanager(Program):
     """One that talks to nobody else, on a free port of 127.0.0.1; a context manager that stops it."""
 
-    def __init__(self, folder: Path, tree: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, tree: Mapping[str, Any], release: Release = "debian") -> None:
         file = folder / "alertmanager.yml"
         file.write_text(yaml.safe_dump(dict(tree)))
         self.port = free_port()
         super().__init__(
             [
-                program("alertmanager"),
+                program("alertmanager", release),
                 f"--config.file={file}",
                 f"--storage.path={folder / 'alertmanager'}",
                 f"--web.listen-address={LOOPBACK}:{self.port}",

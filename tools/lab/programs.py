@@ -6,13 +6,16 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from tools.lab import ROOT
 from tools.lab.wait import patience, wait_for
 
 T = TypeVar("T")
 UNPACKED = ROOT / ".build/debian/usr/bin"  # by tools/setup
+SHIPPED = ROOT / ".build/shipped"  # by tools/shipped
+# Of Prometheus and Alertmanager: Debian's, the oldest that the files of deploy/ are for, and what is shipped with them.
+Release = Literal["debian", "shipped"]
 # As Debian calls them.
 _ALSO = {"alertmanager": "prometheus-alertmanager"}
 _SHOWN = 30  # last lines of a log
@@ -20,6 +23,10 @@ _SHOWN = 30  # last lines of a log
 
 class MissingProgramError(Exception):
     """A program is neither installed nor fetched. Tests are skipped for it (tests/conftest.py)."""
+
+
+class NotBuiltError(MissingProgramError):
+    """A shipped release could not be built on this machine, as its Go is missing or too old."""
 
 
 class EndedError(Exception):
@@ -30,19 +37,28 @@ class StuckError(Exception):
     """A program did not end when it was told to, and was killed."""
 
 
-def found(name: str) -> str | None:
-    """Where a program is: on PATH, or unpacked by tools/setup; None where it is not."""
+def found(name: str, release: Release = "debian") -> str | None:
+    """Where a program is: built by tools/shipped, or on PATH or unpacked by tools/setup; None where it is not."""
+    if release == "shipped":
+        built = SHIPPED / name
+        return str(built) if built.exists() else None
     names = [each for each in (name, _ALSO.get(name)) if each]
     unpacked = (str(path) for each in names if (path := UNPACKED / each).exists())
     return next(filter(None, map(shutil.which, names)), None) or next(unpacked, None)
 
 
-def program(name: str) -> str:
+def program(name: str, release: Release = "debian") -> str:
     """Where a program is. Raises MissingProgramError."""
-    path = found(name)
-    if path is None:
-        raise MissingProgramError(f"{name} is not installed and tools/setup could not fetch it")
-    return path
+    path = found(name, release)
+    if path is not None:
+        return path
+    if release == "shipped" and (why := SHIPPED / "missing").exists():
+        raise NotBuiltError(why.read_text().strip())
+    raise MissingProgramError(
+        f"{name} of deploy/versions.env is not there: run tools/shipped"
+        if release == "shipped"
+        else f"{name} is not installed and tools/setup could not fetch it"
+    )
 
 
 class Program:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tools.lab import LOOPBACK
 from tools.lab.ports import free_port
-from tools.lab.programs import Program, program
+from tools.lab.programs import Program, Release, program
 from tools.lab.web import answers, ask
 
 # Scrapes one exporter every second.
@@ -27,13 +27,15 @@ scrape_configs:
 class Prometheus(Program):
     """One with this configuration on a free port of 127.0.0.1; a context manager that stops it."""
 
-    def __init__(self, folder: Path, configuration: str, *, binary: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, configuration: str, release: Release = "debian", *, binary: str | None = None
+    ) -> None:
         file = folder / "prometheus.yml"
         file.write_text(configuration)
         self.port = free_port()
         super().__init__(
             [
-                binary or program("prometheus"),
+                binary or program("prometheus", release),
                 f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'tsdb'}",
                 f"--web.listen-address={LOOPBACK}:{self.port}",

@@ -8,7 +8,6 @@ from typing import Final
 NODE: Final = 'cluster=~"$cluster", job=~"$job", instance=~"$instance"'
 GPU: Final = f'{NODE}, gpu=~"$gpu"'
 # Recording rules that sum up keep no job.
-RECORDED: Final = 'cluster=~"$cluster", instance=~"$instance"'
 OWNER: Final = 'owner_kind=~"$owner_kind", owner=~"$owner"'
 
 # What a GPU is joined on; see deploy/prometheus/rules.

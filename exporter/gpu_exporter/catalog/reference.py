@@ -121,7 +121,7 @@ def _source(column: Nvml) -> str:
     if isinstance(column, Fans):
         return "nvmlDeviceGetFanSpeed_v2()"
     if isinstance(column, Links):
-        return "nvmlDeviceGetNvLinkState()" if column.per_link else "NVML_FI_DEV_NVLINK_GET_STATE"
+        return "nvmlDeviceGetNvLinkState()" if column.per_link else column.state
     return column.name
 
 

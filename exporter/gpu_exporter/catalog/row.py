@@ -6,9 +6,8 @@ their units into Prometheus base units at the edge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 KIB: Final = 1024.0
@@ -18,6 +17,14 @@ PERCENT: Final = 0.01
 MILLI: Final = 1e-3
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
+
+# What a name may end with, before _total.
+BASE_UNITS: Final = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", "ratio")
+
+# What nvidia-smi prints for numbers that are states.
+ON_OFF: Final = (("Enabled", 1.0), ("Disabled", 0.0))
+YES_NO: Final = (("Yes", 1.0), ("No", 0.0))
+ACTIVE: Final = (("Active", 1.0), ("Not Active", 0.0))
 
 
 def scaled(value: float, scale: float) -> float:
@@ -52,9 +59,10 @@ class Call:
 class Field:
     """One NVML field value, read with all others of the device in a single ``nvmlDeviceGetFieldValues``.
 
-    ``scope`` is the field's scope identifier; "links" asks every NVLink and adds the answers up. ``renumbered`` holds
-    (first driver release, identifier) pairs, newest first, for fields whose number changed between releases; a driver
-    older than all of them lacks the field. ``wraps`` marks counters that NVIDIA documents as wrapping.
+    ``scope`` is the field's scope identifier; "links" asks for every link of the row's kind and adds the answers up.
+    ``renumbered`` holds (first driver release, identifier) pairs, newest first, for fields whose number changed between
+    releases; a driver older than all of them lacks the field. ``wraps`` marks counters that NVIDIA documents as
+    wrapping.
     """
 
     name: str
@@ -81,11 +89,12 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The number of NVLinks in a state (``NVML_FI_DEV_NVLINK_GET_STATE``).
+    """How many links of the row's kind are active, or are not, by the field ``state`` of each.
 
-    With ``per_link`` each link is asked by ``nvmlDeviceGetNvLinkState``, once a minute, for drivers without the field.
+    With ``per_link`` each NVLink is asked by ``nvmlDeviceGetNvLinkState``, once a minute, where a driver lacks it.
     """
 
+    state: str
     active: bool
     per_link: bool = False
 
@@ -115,15 +124,46 @@ class Smi:
     scale: float = 1.0
     words: tuple[tuple[str, float], ...] = ()
 
+    def value(self, text: str) -> float | None:
+        """What was printed, in base units; None for "[N/A]" and whatever else is neither a number nor a known word."""
+        if self.words:
+            return dict(self.words).get(text.strip())
+        number = text.split()[:1]  # "631.95 W", or without the unit
+        try:
+            return scaled(float(*number), self.scale) if number else None
+        except ValueError:
+            return None
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same number for every simulated GPU."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What the simulated board (``GpuModel``) says of itself under this name; a board that says None lacks the row."""
+
+    attribute: str
+    scale: float = 1.0
+
+
+# A name is that of a quantity which ``Simulation`` works out at every reading.
+Fake: TypeAlias = str | Constant | Board
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Metric:
     """One row: a series of every device (or, with ``own`` set, of the exporter itself).
 
     ``labels`` are fixed pairs that tell rows of one name apart; ``dynamic`` names labels whose values are known only at
-    run time. ``nvml`` lists where NVML has the value, best first. ``integral_of`` names the gauge that is integrated
-    over time where a device offers nothing better. ``fake`` names the simulated quantity. ``own`` names the attribute
-    of ``Snapshot`` that holds an exporter value. Rows compare by identity, so that they are cheap dictionary keys.
+    run time. ``nvml`` lists where NVML has the value, best first. ``links`` names the field that counts the links which
+    the row is about: a device without any is not asked. ``integral_of`` names the gauge that is integrated over time
+    where a device offers nothing better. ``fake`` tells what simulated GPUs have, ``fake_absent`` why they lack it.
+    ``own`` names the attribute of ``Snapshot`` that holds an exporter value. ``unitless`` marks states, counts and
+    switches: other gauges end with their unit. Rows compare by identity, so that they are cheap dictionary keys.
     """
 
     name: str
@@ -134,48 +174,59 @@ class Metric:
     dynamic: tuple[str, ...] = ()
     nvml: tuple[Nvml, ...] = ()
     smi: Smi | None = None
-    fake: str | None = None
+    fake: Fake | None = None
+    fake_absent: str | None = None
     integral_of: str | None = None
     own: str | None = None
-    info: tuple[str, ...] = field(default=())
+    links: str | None = None
+    info: tuple[str, ...] = ()
+    unitless: bool = False
+
+    @property
+    def unit(self) -> str | None:
+        """The base unit that the name ends with."""
+        last = self.name.removesuffix("_total").rpartition("_")[2]
+        return last if last in BASE_UNITS else None
 
     def __repr__(self) -> str:
         pairs = ",".join(f'{name}="{value}"' for name, value in self.labels)
         return f"{self.name}{{{pairs}}}" if pairs else self.name
 
 
-# --- how the catalogue writes its rows --------------------------------------------------------------------------------
-
-
-def _row(
+def row(
     kind: Kind,
-    name: str,
     group: str,
+    name: str,
     text: str,
-    *nvml: Nvml,
-    smi: Smi | None = None,
-    fake: str | None = None,
-    labels: tuple[tuple[str, str], ...] = (),
+    /,
+    *,
+    labels: Mapping[str, str] | None = None,
     dynamic: tuple[str, ...] = (),
+    nvml: Nvml | Sequence[Nvml] = (),
+    smi: Smi | None = None,
+    fake: Fake | None = None,
+    fake_absent: str | None = None,
     integral_of: str | None = None,
     own: str | None = None,
+    links: str | None = None,
     info: tuple[str, ...] = (),
+    unitless: bool = False,
 ) -> Metric:
-    return Metric(name, kind, text, group, labels, dynamic, nvml, smi, fake, integral_of, own, info)
-
-
-gauge: Final = partial(_row, "gauge")
-counter: Final = partial(_row, "counter")
-info: Final = partial(_row, "info")
-_Columns: TypeAlias = tuple[tuple[Nvml, ...], Smi | None, str]
-
-
-def family(
-    kind: Kind, name: str, group: str, text: str, /, *, integral_of: str | None = None, **label: Mapping[str, _Columns]
-) -> list[Metric]:
-    """One row for each value of the one label: ``label={value: (nvml, smi, fake)}``."""
-    return [
-        _row(kind, name, group, text, *nvml, smi=smi, fake=fake, labels=((key, value),), integral_of=integral_of)
-        for key, rows in label.items()
-        for value, (nvml, smi, fake) in rows.items()
-    ]
+    """A row as the modules of the catalogue write it, with kind and group bound: ``gauge(name, "Help.", …)``."""
+    return Metric(
+        name=name,
+        kind=kind,
+        help=text,
+        group=group,
+        labels=tuple((labels or {}).items()),
+        dynamic=dynamic,
+        nvml=tuple(nvml) if isinstance(nvml, Sequence) else (nvml,),
+        smi=smi,
+        fake=fake,
+        fake_absent=fake_absent,
+        integral_of=integral_of,
+        own=own,
+        links=links,
+        info=info,
+        unitless=unitless,
+    )

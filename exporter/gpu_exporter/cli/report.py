@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from gpu_exporter.catalog.owner_kinds import OWNER_KINDS
+
 
 class _Line(click.types.StringParamType):
     """Text; in the environment several stand one a line, because they hold blanks."""
@@ -41,7 +43,7 @@ def _file_option(name: str, text: str) -> Callable[[Callable[..., Any]], Callabl
 @click.option("--end", metavar="TIME", help="Where the window ends, such as 2026-11-01 (UTC).  [default: now]")
 @click.option(
     "--by",
-    type=click.Choice(["user", "pod", "namespace", "slurm", "gpu"]),
+    type=click.Choice([*(rows.by for kind in OWNER_KINDS for rows in kind.rows), "gpu"]),
     default="user",
     show_default=True,
     help="What a row is.",

@@ -1,49 +1,59 @@
-"""One reading to standard output."""
+"""The command line of ``gpu-exporter sample``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
-from gpu_exporter.app import OPENING, sampler
-from gpu_exporter.catalog import CATALOG
-from gpu_exporter.config import Config
+from gpu_exporter.catalog import by_name
+from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.model import Reading, Snapshot
-from gpu_exporter.pages.exposition import Renderer
 from gpu_exporter.sampling.tenancy import holder_names
 
 _GIB: Final = 1024**3
-_NAMES: Final = {metric.name: metric for metric in CATALOG if not metric.labels and not metric.dynamic}
 
 
-def sample(config: Config, form: str) -> int:
-    """Read every GPU once and write it as ``table``, ``prometheus`` or ``json``; the exit status."""
-    samples = sampler(config)
-    samples.start()
-    try:
-        ended = samples.wait_first(OPENING + 2 * config.collection.timeout)
-        snapshot = samples.latest()
-        why = samples.ready()
-    finally:
-        samples.close()
-    if not ended or not snapshot.readings:
-        click.echo(f"gpu-exporter: no GPU: {why or 'the driver lists none'}", err=True)
+@click.command()
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "prometheus", "json"]),
+    default="table",
+    show_default=True,
+    help="How to write it.",
+)
+@with_settings
+def sample(form: str, config_file: Path | None, **given: Any) -> int:
+    """Write one reading of every GPU to standard output.
+
+    The status is 0 where every GPU answered, 1 where some did not, 2 where there is no source.
+    """
+    from gpu_exporter import app, logs  # noqa: PLC0415 - other commands start faster without
+
+    config, _ = load_config(config_file, given)
+    logs.configure(config.log, quiet=True)
+    snapshot, trouble = app.read_once(config)
+    if not snapshot.readings:
+        click.echo(f"gpu-exporter: no GPU: {trouble or 'the driver lists none'}", err=True)
         return 2
     if form == "prometheus":
-        click.echo(Renderer().page(snapshot).body(openmetrics=False, gzip=False), nl=False)
-    elif form == "json":
-        from gpu_exporter.pages.application import document  # noqa: PLC0415 - only this form needs it
+        from gpu_exporter.pages.exposition import Page  # noqa: PLC0415 - only this form needs it
 
-        click.echo(json.dumps(document(snapshot), indent=2))
+        click.echo(Page().body(snapshot, openmetrics=False, gzip=False), nl=False)
+    elif form == "json":
+        from gpu_exporter.pages.documents import gpus_document  # noqa: PLC0415 - only this form needs it
+
+        click.echo(json.dumps(gpus_document(snapshot), indent=2))
     else:
-        click.echo(table(snapshot))
+        click.echo(_table(snapshot))
     return int(snapshot.gpus_up < snapshot.gpus_found)
 
 
-def table(snapshot: Snapshot) -> str:
+def _table(snapshot: Snapshot) -> str:
     """The readings as aligned columns; n/a is what a GPU does not have."""
     head = ("GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD BY", "UUID")
     rows = [head, *(_row(reading) for reading in snapshot.readings)]
@@ -56,7 +66,7 @@ def table(snapshot: Snapshot) -> str:
         ).rstrip()
         for row in rows
     ]
-    if snapshot.source == "fake":
+    if snapshot.simulated:
         lines.append("simulated data: no real GPU was read")
     return "\n".join(lines)
 
@@ -87,7 +97,7 @@ def _held_by(reading: Reading) -> str:
 
 
 def _cell(reading: Reading, name: str, scale: float, form: str) -> str:
-    value = reading.values.get(_NAMES[name])
+    value = reading.values.get(by_name(name))
     return "n/a" if value is None else form.format(value * scale)
 
 

@@ -1,388 +1,42 @@
-"""Settings: frozen dataclasses <- YAML file <- flags and environment.
+"""Settings, and the kit for every file that people write.
 
-Every setting is one dataclass field; its metadata feeds the command line, the environment twins, the parser and
-docs/CONFIGURATION.md. ``ConfigError`` names file, key, value and what would be accepted.
+``settings`` is the table; ``load`` lays file, environment and flags over its defaults; ``yaml`` reads files with limits
+and tells mistakes in one line; ``parsers`` turn text into values; ``watch`` tells which files have changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, TypeVar
-
-import yaml
-
-from gpu_exporter.catalog import PROCESS_LABELS
-from gpu_exporter.config import parsers
-
-SOURCES: Final = ("auto", "nvml", "fake")
-MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
-OWNERS: Final = ("user", "pod", "slurm")
-_LEVELS: Final = ("debug", "info", "warning", "error")
-_FORMATS: Final = ("logfmt", "json")
-_LARGEST: Final = 256 * 1024  # bytes; a file of settings has a few hundred
-_DEEPEST: Final = 16
-T = TypeVar("T")
-
-
-class ConfigError(Exception):
-    """A setting cannot be used; the message is one line for the person who wrote it."""
-
-
-# --- the settings -----------------------------------------------------------------------------------------------------
-
-
-def _setting(default: T, parse: Callable[[Any], T], text: str, *, reload: bool = False, shown: str | None = None) -> T:
-    """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart."""
-    return field(default=default, metadata={"parse": parse, "help": text, "reload": reload, "shown": shown})
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionConfig:
-    """How the driver is read."""
-
-    interval: float = _setting(
-        5.0, parsers.duration_between(0.1, 3600), "How often every GPU is read.", reload=True, shown="5s"
-    )
-    timeout: float = _setting(
-        3.0,
-        parsers.duration_between(0.05, 600),
-        "How long one GPU's reading may take before that GPU is reported down and parked; at most the interval.",
-        reload=True,
-        shown="3s",
-    )
-    pause: float = _setting(
-        300.0, parsers.duration_between(1, 86400), "How long SIGUSR1 keeps the driver closed.", reload=True, shown="5m"
-    )
-    expected_gpus: int | None = _setting(
-        None,
-        parsers.integer_between(0, 4096),
-        'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
-        reload=True,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class WebConfig:
-    """The HTTP server."""
-
-    listen_address: parsers.Address = _setting(
-        parsers.Address("", 9435),
-        parsers.listen_address,
-        "Address and port to listen on; without a host, on all of them.",
-        shown=":9435",
-    )
-    telemetry_path: str = _setting("/metrics", parsers.url_path, "URL path of the metrics.", shown="/metrics")
-    allow: tuple[parsers.Network, ...] = _setting(
-        (),
-        parsers.networks,
-        "Networks that may connect, in CIDR form (a list in the file, commas in a flag); empty lets everybody.",
-        reload=True,
-        shown="",
-    )
-    config_file: Path | None = _setting(
-        None,
-        parsers.file_path,
-        "Prometheus's web configuration file: TLS, client certificates, passwords; read again when it changes.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class FakeConfig:
-    """The simulated GPUs of ``source: fake``."""
-
-    gpus: int = _setting(8, parsers.integer_between(1, 1024), "How many GPUs to simulate.", shown="8")
-    model: str = _setting("h100", parsers.one_of(*MODELS), f"What to simulate: {', '.join(MODELS)}.", shown="h100")
-    seed: int = _setting(1, parsers.integer_between(0, 2**31), "The same seed gives the same fleet.", shown="1")
-    owners: str = _setting(
-        "user", parsers.one_of(*OWNERS), f"As whom simulated work is done: {', '.join(OWNERS)}.", shown="user"
-    )
-    scenario: Path | None = _setting(None, parsers.file_path, "YAML file of timed faults; read again when it changes.")
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessesConfig:
-    """What is told of the processes on the GPUs."""
-
-    enabled: bool = _setting(True, parsers.boolean, "Whether processes are listed at all.", shown="true")
-    interval: float = _setting(
-        15.0,
-        parsers.duration_between(0.1, 3600),
-        "How often the driver is asked for its processes, which can take it 5 ms a GPU. One that has ended is "
-        "dropped at the next reading all the same.",
-        shown="15s",
-    )
-    max: int = _setting(
-        64,
-        parsers.integer_between(0, 4096),
-        "How many processes of a GPU get series of their own, largest memory first.",
-        shown="64",
-    )
-    labels: tuple[str, ...] = _setting(
-        PROCESS_LABELS,
-        parsers.subset(*PROCESS_LABELS),
-        f"Labels of those series: some of {', '.join(PROCESS_LABELS)} (a list in the file, commas in a flag).",
-        shown=",".join(PROCESS_LABELS),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class OwnersConfig:
-    """Where names of owners come from; see docs/OWNERS.md and docs/KUBERNETES_OWNERS.md."""
-
-    procfs: bool = _setting(True, parsers.boolean, "Ask /proc whose a process is.", shown="true")
-    procfs_nested: bool = _setting(
-        False,
-        parsers.boolean,
-        "Trust /proc although it is of a pid namespace below the machine's (LXC, kind).",
-        shown="false",
-    )
-    kubernetes: bool = _setting(
-        False,
-        parsers.boolean,
-        "Ask the kubelet which pod was given which GPU; needs pip install 'gpu-exporter[kubernetes]'.",
-        shown="false",
-    )
-    kubernetes_socket: Path = _setting(
-        Path("/var/lib/kubelet/pod-resources/kubelet.sock"),
-        parsers.file_path,
-        "The kubelet's pod-resources socket.",
-        shown="/var/lib/kubelet/pod-resources/kubelet.sock",
-    )
-    kubernetes_resources: tuple[str, ...] = _setting(
-        ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),
-        parsers.words,
-        "Resources that stand for GPUs; * and ? are wild.",
-        shown="nvidia.com/gpu,nvidia.com/gpu.shared,nvidia.com/mig-*",
-    )
-    slurm_directory: Path = _setting(
-        Path("/run/gpu-exporter/slurm"),
-        parsers.file_path,
-        "Where a Slurm prolog writes which job was given which GPU; one that does not exist means no jobs.",
-        shown="/run/gpu-exporter/slurm",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class AccountingConfig:
-    """What counts as active, and as held."""
-
-    active_ratio: float = _setting(
-        0.05, parsers.ratio, "A GPU is active where it was busy for this share of the time or more.", shown="0.05"
-    )
-    held_bytes: float = _setting(
-        256 * 1024.0**2,
-        parsers.size,
-        "An idle GPU is held by whoever has more than this of its memory, or was allocated it.",
-        shown="256MiB",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class LogConfig:
-    """What is written to standard error."""
-
-    level: str = _setting("info", parsers.one_of(*_LEVELS), f"One of {', '.join(_LEVELS)}.", reload=True, shown="info")
-    format: str = _setting("logfmt", parsers.one_of(*_FORMATS), f"One of {', '.join(_FORMATS)}.", shown="logfmt")
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """All settings."""
-
-    source: str = _setting(
-        "auto",
-        parsers.one_of(*SOURCES),
-        "Where readings come from: nvml is the driver's library, fake is simulated; auto is nvml, never fake.",
-        shown="auto",
-    )
-    require_gpu: bool = _setting(
-        False, parsers.boolean, "Exit with status 2 where no GPU can be read at the start.", shown="false"
-    )
-    collection: CollectionConfig = field(default_factory=CollectionConfig)
-    web: WebConfig = field(default_factory=WebConfig)
-    processes: ProcessesConfig = field(default_factory=ProcessesConfig)
-    owners: OwnersConfig = field(default_factory=OwnersConfig)
-    accounting: AccountingConfig = field(default_factory=AccountingConfig)
-    fake: FakeConfig = field(default_factory=FakeConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting as the command line and the documentation see it."""
-
-    key: str
-    help: str
-    shown: str | None
-    reload: bool
-    parse: Callable[[Any], Any]
-
-    @property
-    def flag(self) -> str:
-        """``collection.interval`` is ``--collection.interval``; underscores become dashes.
-
-        ``web.config_file`` is the exception, since all of Prometheus's exporters call it ``--web.config.file``.
-        A switch that is on unless told otherwise has the flag that turns it off: ``--no-processes.enabled``.
-        """
-        name = self.key.replace("config_file", "config.file").replace("_", "-")
-        return f"--no-{name}" if self.shown == "true" else f"--{name}"
-
-    @property
-    def switch(self) -> str | None:
-        """What the flag says where it takes no value."""
-        return {"true": "false", "false": "true"}.get(self.shown or "")
-
-    @property
-    def variable(self) -> str:
-        """The environment twin of the flag."""
-        return "GPU_EXPORTER_" + self.key.replace(".", "_").upper()
-
-
-def settings() -> Iterator[Setting]:
-    """Every setting, in the order of the documentation."""
-    for entry in fields(Config):
-        if entry.metadata:
-            yield _as_setting(entry.name, entry.metadata)
-        else:
-            for inner in fields(entry.default_factory):  # type: ignore[arg-type]
-                yield _as_setting(f"{entry.name}.{inner.name}", inner.metadata)
-
-
-def _as_setting(key: str, metadata: Mapping[str, Any]) -> Setting:
-    return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"])
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> Config:
-    """Read the file, lay the overrides over it, check the whole.
-
-    ``overrides`` maps a key to (where it was written, its text). Without a timeout of its own, an interval of less than
-    the default timeout gets 0.6 of itself. Raises ConfigError.
-    """
-    written = {} if path is None else {key: (f"{path}: {key}", value) for key, value in _entries(path)}
-    config, parse = Config(), {setting.key: setting.parse for setting in settings()}
-    for key, (place, value) in [*written.items(), *overrides.items()]:
-        try:
-            config = _put(config, key, parse[key](value))
-        except parsers.RefusedError as error:
-            raise ConfigError(f"{place}: {error}") from None
-    interval, timeout = config.collection.interval, config.collection.timeout
-    if timeout <= interval:
-        return config
-    key = "collection.timeout"
-    if key in written or key in overrides:
-        place, text = {**written, **overrides}[key]
-        most = f"write at most {parsers.in_units(interval)}"
-        raise ConfigError(f"{place}: {parsers.quoted(text)} is longer than collection.interval; {most}")
-    return _put(config, key, 0.6 * interval)
-
-
-def changed(old: Config, new: Config) -> list[Setting]:
-    """The settings that differ."""
-    return [setting for setting in settings() if _get(old, setting.key) != _get(new, setting.key)]
-
-
-def read_yaml(path: Path) -> Any:
-    """The file's one document. Raises ConfigError, with the line where it is not plain YAML."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ConfigError(f"{path}: is larger than {_LARGEST // 1024} KiB; is it the right file?")
-        return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text; write YAML in UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-        raise ConfigError(f"{path}: is not YAML: {where}{problem.removeprefix('but ')}") from None
-    except (ValueError, OverflowError):  # what PyYAML raises for '\UFFFFFFFF' and the like
-        raise ConfigError(f"{path}: is not YAML: an escape or a number in it is out of range") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without what settings have no use for: duplicate keys, aliases, deep nesting, huge numbers."""
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        mark = event.start_mark
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not taken; write the value out", problem_mark=mark)
-        if self._depth == _DEEPEST:
-            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=mark)
-        self._depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            value = super().construct_object(node, deep=deep)
-            usable = not isinstance(value, int) or value.bit_length() <= 64
-        except (ArithmeticError, AttributeError, LookupError, ValueError):  # PyYAML on '!!int x' and the like
-            usable = False
-        if not usable:
-            problem = f"{parsers.quoted(node.value)} is not a value; put text in quotes"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        seen = set()
-        for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"{parsers.quoted(key.value)} is written twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """The settings of the file: key, value. A key left empty keeps its default."""
-    known = [setting.key for setting in settings()]
-    sections = {key.split(".")[0] for key in known if "." in key}
-    for name, value in _items(path, "", read_yaml(path), dict.fromkeys(key.split(".")[0] for key in known)):
-        if name in sections:
-            inner = [key.partition(".")[2] for key in known if key.startswith(f"{name}.")]
-            for leaf, setting in _items(path, f"{name}.", value, inner):
-                if setting is not None:
-                    yield f"{name}.{leaf}", setting
-        elif value is not None:
-            yield name, value
-
-
-def _items(path: Path, prefix: str, document: Any, known: Collection[str]) -> Iterator[tuple[str, Any]]:
-    if document is None:
-        return
-    if not isinstance(document, dict):
-        kind = "a list" if isinstance(document, list) else "text" if isinstance(document, str) else "a single value"
-        where = prefix.rstrip(".") or "the file"
-        raise ConfigError(f"{path}: {where} is {kind}; write keys such as {', '.join(known)}")
-    for name, value in document.items():
-        if name not in known:
-            key = f"{prefix}{parsers.quoted(name)[1:-1]}"
-            raise ConfigError(f"{path}: {key}: unknown key; write one of {', '.join(known)}")
-        yield name, value
-
-
-def _put(config: Config, key: str, value: Any) -> Config:
-    section, _, name = key.rpartition(".")
-    if not section:
-        return replace(config, **{name: value})
-    return replace(config, **{section: replace(getattr(config, section), **{name: value})})
-
-
-def _get(config: Config, key: str) -> Any:
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(config, section), name) if section else getattr(config, name)
+from gpu_exporter.config.load import changed, load
+from gpu_exporter.config.settings import (
+    MODELS,
+    SOURCES,
+    AccountingConfig,
+    CollectionConfig,
+    Config,
+    LogConfig,
+    OwnersConfig,
+    ProcessesConfig,
+    Setting,
+    settings,
+)
+from gpu_exporter.config.watch import Watch
+from gpu_exporter.config.yaml import ConfigError, Section, read_yaml
+
+__all__ = [
+    "MODELS",
+    "SOURCES",
+    "AccountingConfig",
+    "CollectionConfig",
+    "Config",
+    "ConfigError",
+    "LogConfig",
+    "OwnersConfig",
+    "ProcessesConfig",
+    "Section",
+    "Setting",
+    "Watch",
+    "changed",
+    "load",
+    "read_yaml",
+    "settings",
+]

@@ -1,4 +1,4 @@
-"""Parsers of settings: from what YAML or a flag says to a value, or RefusedError with what would be accepted."""
+"""Parsers of values: from what YAML or a flag says to a value, or RefusedError with what would be accepted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-_UNITS: Final = (3600.0, 60.0, 1.0, 0.001)
-_DURATION: Final = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in ("h", "m(?!s)", "s", "ms")))
-_SIZES: Final = {"": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
+_UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m(?!s)": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in _UNITS))
+_SIZES: Final = {"": 1.0, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
+Word = TypeVar("Word", bound=str)
 
 
 class RefusedError(ValueError):
@@ -19,9 +21,10 @@ class RefusedError(ValueError):
 
 
 def duration(value: Any) -> float:
-    """Seconds, from a Prometheus duration: 5s, 500ms, 1m, 1m30s."""
+    """Seconds, from a Prometheus duration: 5s, 500ms, 1m, 1m30s, 7d."""
     if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
-        return sum(float(number) * unit for number, unit in zip(match.groups(), _UNITS, strict=True) if number)
+        sizes = _UNITS.values()
+        return sum(float(number) * size for number, size in zip(match.groups(), sizes, strict=True) if number)
     raise RefusedError(f"{quoted(value)} is not a duration; write 5s, 500ms or 1m")
 
 
@@ -61,9 +64,28 @@ def ratio(value: Any) -> float:
     return number
 
 
+def percentage(value: Any) -> float:
+    """A share from 0 to 1, written as 20%."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%", value) if isinstance(value, str) else None
+    if not match or float(match[1]) > 100:
+        raise RefusedError(f"{quoted(value)} is not a percentage; write 20%")
+    return float(match[1]) / 100
+
+
+def moment(value: Any) -> float:
+    """Unix seconds, from a date, a time or Unix seconds. Without a zone it is UTC."""
+    try:
+        if re.fullmatch(r"[0-9]{9,10}", value):
+            return float(value)
+        parsed = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value))
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        raise RefusedError(f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z") from None
+
+
 def size(value: Any) -> float:
     """Bytes, from a number or one with KiB, MiB or GiB."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?(|KiB|MiB|GiB)", str(value))
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(|B|KiB|MiB|GiB)", str(value))
     if match is None or isinstance(value, bool):
         raise RefusedError(f"{quoted(value)} is not a size; write bytes, or 256MiB")
     return float(match[1]) * _SIZES[match[2]]
@@ -95,13 +117,27 @@ def words(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def one_of(*names: str) -> Callable[[Any], str]:
+def text(value: Any) -> str:
+    """Any text that a file name or a PEM block may be."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise RefusedError(f"{quoted(value)} is not text; put it in quotes")
+    return value
+
+
+def name(value: Any) -> str:
+    """What something or somebody is called."""
+    if not isinstance(value, str) or not value or len(value) > 255 or not value.isprintable():
+        raise RefusedError(f"{quoted(value)} is not a name; write 1 to 255 printable characters")
+    return value
+
+
+def one_of(*names: Word) -> Callable[[Any], Word]:
     """One of these words."""
 
-    def parse(value: Any) -> str:
+    def parse(value: Any) -> Word:
         if value not in names:
             raise RefusedError(f"{quoted(value)} is not known; write one of {', '.join(names)}")
-        return str(value)
+        return names[names.index(value)]
 
     return parse
 
@@ -187,5 +223,5 @@ def quoted(value: Any) -> str:
 def in_units(value: float) -> str:
     """Seconds as a duration."""
     units = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
-    size, unit = next(((size, unit) for size, unit in units if value >= size), units[-1])
+    size, unit = next(((size, unit) for size, unit in units if value >= size), (1.0, "s"))
     return f"{value / size:g}{unit}"

@@ -1,4 +1,4 @@
-"""The connections that a server keeps: how many there may be, and who has to leave for the next one."""
+"""The open connections of a server: how many there may be, and which one makes room for the next."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _LEAVING: Final = 16  # workers of evicted connections that may still be on their way out
-_GRACE: Final = 0.5  # seconds for answers under way when the server closes
+GRACE: Final = 0.5  # seconds for answers under way when the server closes
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One client. ``since`` is when it began what it does now; ``busy`` while a whole request is being answered.
+    """One client. ``accepted`` is when it came, ``since`` when it began what it does now.
 
-    ``accepted`` and ``since`` are monotonic times.
+    Both are monotonic times, ``accepted`` of the server's clock.
     """
 
     sock: socket.socket
     peer: str
     accepted: float
-    since: float
+    since: float = 0.0
     thread: threading.Thread | None = None
-    busy: bool = False
+    busy: bool = False  # a whole request is being answered
     cut: bool = False
 
 
 class Connections:
-    """At most ``limit`` connections; who has the oldest unfinished business makes room for the newest."""
+    """At most ``limit`` connections; the one that has been unfinished for longest makes room for the newest."""
 
     def __init__(self, limit: int) -> None:
         self.open: dict[Connection, None] = {}
@@ -43,11 +43,12 @@ class Connections:
         self._changed = threading.Condition()
 
     def admit(self, connection: Connection) -> None:
-        """Take it in. Raises ConnectionAbortedError where too many that were evicted are still leaving."""
+        """Add a connection. Raises ConnectionAbortedError while too many evicted ones are still on their way out."""
         with self._changed:
             self._evict(room=1)
             if not self._changed.wait_for(lambda: len(self.open) < self._limit + _LEAVING, 0.2):
                 raise ConnectionAbortedError
+            connection.since = time.monotonic()
             self.open[connection] = None
 
     def leave(self, connection: Connection) -> None:
@@ -65,7 +66,7 @@ class Connections:
             self._changed.wait(0.05)
 
     def begin(self, connection: Connection) -> None:
-        """A whole request is in. Raises ConnectionAbortedError where the connection was cut meanwhile."""
+        """Mark that a whole request has arrived. Raises ConnectionAbortedError if the connection was cut meanwhile."""
         with self._changed:
             if connection.cut:
                 raise ConnectionAbortedError
@@ -73,7 +74,7 @@ class Connections:
             connection.since = time.monotonic()
 
     def end(self, connection: Connection) -> bool:
-        """The answer is out. Tells whether the connection may go on."""
+        """Mark that the answer is out; return whether the connection may stay open."""
         with self._changed:
             connection.busy = False
             connection.since = time.monotonic()
@@ -81,29 +82,29 @@ class Connections:
             return not self.closing
 
     def cut_unless(self, allowed: Callable[[str], bool]) -> None:
-        """Cut the connections of the peers that are not allowed."""
+        """Cut the connections of peers that are not allowed."""
         with self._changed:
             for connection in self.open:
                 if not allowed(connection.peer):
                     _cut(connection)
 
     def close(self) -> None:
-        """Cut everybody; answers under way get half a second. Joins the threads for as long as that may take."""
+        """Cut every connection, after half a second for answers under way; then give the threads a moment to end."""
         with self._changed:
             connections = list(self.open)
             for connection in connections:
                 if not connection.busy:
                     _cut(connection)
-            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), _GRACE)
+            self._changed.wait_for(lambda: not any(connection.busy for connection in self.open), GRACE)
             for connection in self.open:
                 _cut(connection)
-        deadline = time.monotonic() + _GRACE / 2
+        deadline = time.monotonic() + GRACE / 2
         for connection in connections:
             if connection.thread is not None:
                 connection.thread.join(max(0.0, deadline - time.monotonic()))
 
     def _evict(self, *, room: int) -> None:
-        """Cut connections until ``room`` more fit: first who has no whole request in, then the slowest readers."""
+        """Cut connections until ``room`` more fit: first those without a whole request, then the slowest readers."""
         living = [connection for connection in self.open if not connection.cut]
         living.sort(key=lambda connection: (connection.busy, connection.since))
         surplus = len(living) + room - self._limit if room else 1

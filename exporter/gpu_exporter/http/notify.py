@@ -1,4 +1,4 @@
-"""What the service manager is told: sd_notify(3), the protocol of systemd's ``Type=notify``, without a library.
+"""Messages to the service manager: sd_notify(3), the protocol of systemd's ``Type=notify``, without a library.
 
 One datagram a message to the unix socket that NOTIFY_SOCKET names. Without that variable everything here does nothing.
 """
@@ -21,7 +21,7 @@ _MICRO: Final = 1e-6  # WATCHDOG_USEC is in microseconds
 
 
 class Notifier:
-    """Tells the service manager how it stands. Never raises and never waits; any thread may call it."""
+    """Keeps the service manager informed. Never raises and never waits; any thread may call it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
@@ -31,14 +31,14 @@ class Notifier:
 
     @classmethod
     def of_this_process(cls) -> Notifier:
-        """As the service manager asked for; programs that are started later do not inherit the wish."""
+        """As this process's environment asks; programs started later do not inherit the variables."""
         notifier = cls(os.environ)
         for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
             os.environ.pop(name, None)
         return notifier
 
     def ready(self, status: str) -> None:
-        """It listens, or is done with reloading."""
+        """The exporter listens, or has finished reloading."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -47,11 +47,11 @@ class Notifier:
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """It was told to stop."""
+        """The exporter is stopping."""
         self._send("STOPPING=1")
 
     def beat(self) -> None:
-        """A sign of life; call it as often as life shows, most calls send nothing."""
+        """A sign of life; call it often, most calls send nothing."""
         if not self._every or (now := time.monotonic()) < self._next:
             return
         self._next = now + self._every
@@ -61,8 +61,8 @@ class Notifier:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as plug:
-                plug.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self._address)
         except OSError as error:
             log.log(
                 logging.DEBUG if self._failed else logging.WARNING,

@@ -1,6 +1,6 @@
-"""The HTTP server: the standard library's threading server, hardened, under a WSGI application (PEP 3333).
+"""The HTTP server: the standard library's accept loop, hardened, and a thread a connection, under a WSGI application.
 
-What the standard one lacks: deadlines that trickled bytes cannot stretch, a bound on connections and threads, a TLS
+What the standard servers lack: deadlines that trickled bytes cannot stretch, a bound on connections and threads, a TLS
 handshake away from the accept loop, and one write a response. How clients misbehave is never logged above debug.
 """
 
@@ -12,20 +12,18 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from http.server import ThreadingHTTPServer
 from socketserver import TCPServer
-from traceback import extract_tb
 from typing import Any, Final, TypeAlias
 
 from gpu_exporter.http.connections import Connection, Connections
-from gpu_exporter.http.handler import LINGER, PLAIN, Handler
+from gpu_exporter.http.handler import LINGER, Handler
+from gpu_exporter.http.wsgi import Answer, App, Environ, Guarded
 
 log = logging.getLogger(__name__)
 
-App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TURN: Final = 2.0  # seconds between looks at whether to stop; closing does not wait for them
@@ -40,10 +38,10 @@ _NOT_TLS: Final = (
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Server(ThreadingHTTPServer):
+class Server(TCPServer):
     """Listens from the moment it is made, serves from ``start`` to ``close``. Raises OSError where it cannot listen.
 
-    An empty ``host`` is every address, IPv6 and IPv4. ``allow`` may be replaced at any time; empty lets everybody in.
+    An empty ``host`` is every address, IPv6 and IPv4. ``allow`` may be replaced at any time; empty admits everyone.
     ``wrap`` is called with each accepted socket in that connection's own thread and gives the socket to use; it must
     not talk to the client: a ``do_handshake`` of the result is called within the header deadline.
     Deadlines are seconds: ``header_deadline`` for a whole request header, counted from accepting or from the first byte
@@ -69,15 +67,16 @@ class Server(ThreadingHTTPServer):
         idle_deadline: float = 30.0,
         write_deadline: float = 10.0,
         heartbeat: Callable[[], None] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.application = application
+        self._application = Guarded(application)
+        self.monotonic = monotonic
         self.header_deadline = header_deadline
         self.idle_deadline = idle_deadline
         self.write_deadline = write_deadline
         self.connections = Connections(connections)
         self._allow = tuple(allow)
         self._wrap = wrap
-        self._told: set[str] = set()
         self._heartbeat = heartbeat
         self._listen(host, port)
         self._thread = threading.Thread(target=partial(self.serve_forever, _TURN), name="http", daemon=True)
@@ -130,7 +129,7 @@ class Server(ThreadingHTTPServer):
         for self.address_family, address in choices:
             self._both_families = not host and self.address_family == socket.AF_INET6
             try:
-                super().__init__(address, Handler)
+                super().__init__(address, Handler)  # type: ignore[arg-type] # it only stores it
             except OSError as error:
                 # What a kernel answers that was started or configured without IPv6.
                 if not self._both_families or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
@@ -148,12 +147,12 @@ class Server(ThreadingHTTPServer):
         self.socket.setblocking(False)
 
     def service_actions(self) -> None:
-        """Show life; called by the parent's loop."""
+        """Call the heartbeat; the parent's loop calls this."""
         if self._heartbeat is not None:
             self._heartbeat()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; where descriptors have run out, give up the oldest connection rather than spin."""
+        """Accept; when descriptors have run out, give up the oldest connection rather than spin."""
         try:
             return super().get_request()
         except OSError as error:
@@ -162,7 +161,7 @@ class Server(ThreadingHTTPServer):
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Turn away who is not allowed, before anything is read."""
+        """Turn away clients that are not allowed, before anything is read."""
         if self._allowed(client_address[0]):
             return True
         if self._wrap is None:
@@ -172,10 +171,9 @@ class Server(ThreadingHTTPServer):
         return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread of its own, at the cost of the oldest unfinished one where the house is full."""
+        """Give the connection a thread of its own; when there is no room, the oldest unfinished one makes way."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        now = time.monotonic()
-        connection = Connection(request, client_address[0], accepted=now, since=now)
+        connection = Connection(request, client_address[0], accepted=self.monotonic())
         connection.thread = threading.Thread(target=self._work, args=(connection,), name="http-worker", daemon=True)
         self.connections.admit(connection)
         try:
@@ -185,7 +183,7 @@ class Server(ThreadingHTTPServer):
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what a connection could not be accepted for; the parent prints."""
+        """Log a connection that could not be accepted; the parent would print."""
         log.debug("connection refused", extra={"peer": client_address[0]})
 
     def _allowed(self, peer: str) -> bool:
@@ -201,8 +199,8 @@ class Server(ThreadingHTTPServer):
     def _work(self, connection: Connection) -> None:
         try:
             self._secure(connection)
-            Handler(connection, connection.peer, self)  # type: ignore[arg-type] # the base class only stores it
-            _say_goodbye(connection.sock)
+            Handler(connection, self).run()
+            _end_tls(connection.sock)
         except OSError as error:  # resets, deadlines, evictions
             log.debug("connection ended", extra={"peer": connection.peer, "why": str(error) or type(error).__name__})
         except Exception:  # a thread that dies otherwise prints to standard error
@@ -216,51 +214,22 @@ class Server(ThreadingHTTPServer):
         connection.sock = self._wrap(connection.sock)
         if connection.cut:  # while the old socket object was no longer the one to cut
             raise ConnectionAbortedError
-        connection.sock.settimeout(max(0.001, connection.accepted + self.header_deadline - time.monotonic()))
+        connection.sock.settimeout(max(0.001, connection.accepted + self.header_deadline - self.monotonic()))
         if handshake := getattr(connection.sock, "do_handshake", None):
             try:
                 handshake()
             except OSError as error:
                 if getattr(error, "reason", None) == "HTTP_REQUEST":
-                    _tell_plainly(connection.sock)
+                    _answer_without_tls(connection.sock)
                 raise
 
-    def call(self, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Status, headers and body from the application; 500 without details where it fails."""
-        status = ""
-        headers: list[tuple[str, str]] = []
-        chunks: list[bytes] = []
-
-        def start_response(line: str, fields: list[tuple[str, str]], _exc_info: Any = None) -> Callable[[bytes], None]:
-            nonlocal status, headers
-            status, headers = line, fields
-            return chunks.append
-
-        try:
-            result = self.application(environ, start_response)
-            try:
-                chunks.extend(result)
-            finally:
-                if close := getattr(result, "close", None):
-                    close()
-            body = b"".join(chunks)
-            if not status or any("\r" in part or "\n" in part for field in (("", status), *headers) for part in field):
-                raise ValueError(f"unusable status or headers: {status!r} {headers!r}")  # noqa: TRY301 - one way out
-        except Exception as error:  # whatever the application does, the client gets an answer and the thread lives
-            key = f"{type(error).__name__} at {extract_tb(error.__traceback__)[-1].lineno}"
-            log.log(
-                logging.DEBUG if key in self._told else logging.ERROR,
-                "the answer failed: this is a bug in gpu-exporter",
-                extra={"path": environ["PATH_INFO"]},
-                exc_info=True,
-            )
-            self._told.add(key)  # a scraper would otherwise fill the log with the same traceback
-            return "500 Internal Server Error", [PLAIN], b"500 Internal Server Error\n"
-        return status, headers, body
+    def call(self, environ: Environ) -> Answer:
+        """The application's answer; 500 without details where it fails."""
+        return self._application.answer(environ)
 
 
-def _tell_plainly(sock: socket.socket) -> None:
-    """Answer who spoke HTTP to a TLS port, beneath the TLS that never came to be."""
+def _answer_without_tls(sock: socket.socket) -> None:
+    """Answer a client that spoke HTTP to a TLS port, on the socket beneath the TLS that never began."""
     deadline = time.monotonic() + LINGER
     with suppress(OSError):
         socket.socket.send(sock, _NOT_TLS, socket.MSG_DONTWAIT)
@@ -271,8 +240,8 @@ def _tell_plainly(sock: socket.socket) -> None:
                 break
 
 
-def _say_goodbye(sock: socket.socket) -> None:
-    """TLS's end of the stream, without waiting for the client's."""
+def _end_tls(sock: socket.socket) -> None:
+    """Send TLS's end of the stream, without waiting for the client's."""
     if unwrap := getattr(sock, "unwrap", None):
         with suppress(OSError, ValueError):
             sock.settimeout(0)

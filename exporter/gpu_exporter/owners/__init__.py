@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from gpu_exporter.model import Owner
+from gpu_exporter.model import Identity
 
 
-class ProcessOwners(Protocol):
-    """Tells whose a process is. Asked by the sampler, never by a scrape."""
+class ProcessIdentities(Protocol):
+    """Tells who a process is. Asked by the sampler, never by a scrape."""
 
     @property
     def visible(self) -> bool:
         """Whether the processes that the driver lists can be seen from here at all."""
 
-    def owner(self, pid: int) -> Owner | None:
-        """The owner; None where the process is gone or not visible. Never blocks on a name service."""
+    def identity(self, pid: int) -> Identity | None:
+        """Who it is; None where the process is gone or not visible. Never blocks on a name service."""
 
     def pod_uid(self, pid: int) -> str:
-        """The uid of the process's pod, as of the latest ``owner(pid)``; empty where it has none."""
+        """The uid of the process's pod, as of the latest ``identity(pid)``; empty where it has none."""
 
     def forget_but(self, pids: Sequence[int]) -> None:
         """Drop what is remembered of every other process."""
@@ -31,8 +31,8 @@ class ProcessOwners(Protocol):
 class Allocations(Protocol):
     """Tells who was given which GPU, busy or not."""
 
-    def current(self) -> Mapping[str, Sequence[Owner]]:
-        """Owners by device: a GPU's UUID, a MIG device's UUID, or a GPU's index as text. Never blocks."""
+    def current(self) -> Mapping[str, Sequence[Identity]]:
+        """Identities by device: a GPU's UUID, a MIG device's UUID, or a GPU's index as text. Never blocks."""
 
     def close(self) -> None:
         """Stop looking."""

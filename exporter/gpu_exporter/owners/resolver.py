@@ -3,85 +3,32 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from gpu_exporter.config import Config, ConfigError
-from gpu_exporter.model import Owner, Process, Reading
-from gpu_exporter.owners import Allocations, ProcessOwners
-from gpu_exporter.owners.kubernetes import KubernetesAllocations, MissingExtraError
-from gpu_exporter.owners.procfs import ProcfsOwners, host_names
-from gpu_exporter.owners.slurm import SlurmFiles
+from gpu_exporter.catalog.owner_kinds import OWNER_KINDS
+from gpu_exporter.model import Identity, Process, Reading
+from gpu_exporter.owners import Allocations, ProcessIdentities
+from gpu_exporter.owners.pod_logs import PodNames
 
 log = logging.getLogger(__name__)
 
-# The kubelet keeps a folder NAMESPACE_POD_UID for the logs of each of its pods; neither name can hold an underscore.
-POD_LOGS: Final = (Path("/host/var/log/pods"), Path("/var/log/pods"))
-_POD_LOG: Final = re.compile(r"([a-z0-9.-]{1,63})_([a-z0-9.-]{1,253})_([0-9a-f-]{32,36})")
-_LOOK_AGAIN: Final = 10.0  # seconds
-_MOST_PODS: Final = 4096
-_NOBODY: Final = Owner()
-
-
-class PodNames:
-    """Namespace and name of this node's pods by uid, from the names of the folders that the kubelet logs into."""
-
-    def __init__(self, *, folders: Sequence[Path] = POD_LOGS, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._folders = folders
-        self._monotonic = monotonic
-        self._look_at = float("-inf")
-        self._names: Mapping[str, tuple[str, str]] = {}
-
-    def name(self, uid: str) -> tuple[str, str] | None:
-        """(namespace, pod), or None where no folder tells. An unknown uid is looked for again every ten seconds."""
-        if uid not in self._names and self._monotonic() >= self._look_at:
-            self._look_at = self._monotonic() + _LOOK_AGAIN
-            self._names = self._scan()
-        return self._names.get(uid)
-
-    def _scan(self) -> dict[str, tuple[str, str]]:
-        for folder in self._folders:
-            try:
-                with os.scandir(folder) as entries:
-                    matches = [match for entry in entries if (match := _POD_LOG.fullmatch(entry.name))]
-            except OSError:
-                continue
-            return {match[3]: (match[1], match[2]) for match in matches[:_MOST_PODS]}
-        return {}
-
-
-def resolver(config: Config) -> Resolver:
-    """What the settings ask for. Raises ConfigError where a library for it is missing."""
-    names = host_names()
-    owners = config.owners
-    allocations: list[Allocations] = []
-    if owners.kubernetes:
-        try:
-            allocations.append(
-                KubernetesAllocations(socket=owners.kubernetes_socket, resources=owners.kubernetes_resources)
-            )
-        except MissingExtraError as error:
-            raise ConfigError(f"owners.kubernetes: {error}") from None
-    allocations.append(SlurmFiles(directory=owners.slurm_directory, user_name=names.name))
-    procfs = ProcfsOwners(names=names, nested=owners.procfs_nested) if owners.procfs else None
-    return Resolver(processes=procfs, allocations=allocations, pods=PodNames())
+_UNKNOWN: Final = Identity()
+# Of one device, as of the tick before: its processes, what was told of each, and the processes with that.
+_Named: TypeAlias = tuple[tuple[Process, ...], tuple[Identity | None, ...], tuple[Process, ...]]
 
 
 class Resolver:
-    """Completes readings with the owners of processes and the allocations of devices. Belongs to one thread.
+    """Puts names to readings: who each process is, and to whom each device was allocated. Belongs to one thread.
 
-    ``processes`` tells whose a process is, None where nothing can; ``allocations`` come in order of precedence.
+    ``processes`` tells who a process is, None where nothing can; ``allocations`` come in order of precedence.
     """
 
     def __init__(
         self,
         *,
-        processes: ProcessOwners | None = None,
+        processes: ProcessIdentities | None = None,
         allocations: Sequence[Allocations] = (),
         pods: PodNames | None = None,
     ) -> None:
@@ -89,21 +36,21 @@ class Resolver:
         self._allocations = allocations
         self._pods = pods
         self._blind_told = False
-        self._seen: dict[int, tuple[Owner, str] | None] = {}  # this tick's processes: owner, uid of the pod
-        self._before: dict[str, tuple[tuple[Process, ...], tuple[Owner | None, ...], tuple[Process, ...]]] = {}
+        self._seen: dict[int, tuple[Identity, str] | None] = {}  # this tick's processes: identity, uid of the pod
+        self._before: dict[str, _Named] = {}
 
-    def complete(self, readings: Sequence[Reading]) -> list[Reading]:
-        """The readings with every process's owner and every device's allocations; processes that ended are dropped."""
+    def name_owners(self, readings: Sequence[Reading]) -> list[Reading]:
+        """The readings with who each process is and who was given each device; processes that ended are dropped."""
         given = [source.current() for source in self._allocations]
         self._seen.clear()
-        complete = [self._complete(reading, given) for reading in readings]
+        named = [self._name(reading, given) for reading in readings]
         present = {reading.device.key for reading in readings}
         self._before = {key: before for key, before in self._before.items() if key in present}
         if self._processes is not None:
-            listed = [process for reading in complete for process in reading.processes or ()]
+            listed = [process for reading in named for process in reading.processes or ()]
             self._processes.forget_but([pid for pid, seen in self._seen.items() if seen is not None])
             self._tell_blind(listed)
-        return complete
+        return named
 
     def close(self) -> None:
         """Stop asking."""
@@ -112,53 +59,55 @@ class Resolver:
         if self._processes is not None:
             self._processes.close()
 
-    def _complete(self, reading: Reading, given: Sequence[Mapping[str, Sequence[Owner]]]) -> Reading:
+    def _name(self, reading: Reading, given: Sequence[Mapping[str, Sequence[Identity]]]) -> Reading:
         device = reading.device
         keys = (device.uuid, str(device.index), *reading.mig_uuids)
-        allocations = _once(owner for source in given for key in keys for owner in source.get(key, ()))
+        allocations = _once(identity for source in given for key in keys for identity in source.get(key, ()))
         if not reading.processes:
             return replace(reading, allocations=allocations) if allocations else reading
         near = {
-            uuid: _once(owner for source in given for owner in source.get(uuid, ())) or allocations
+            uuid: _once(identity for source in given for identity in source.get(uuid, ())) or allocations
             for uuid in reading.mig_uuids
         }
-        owners = tuple(self._owner(process, near.get(process.mig_uuid, allocations)) for process in reading.processes)
+        identities = tuple(
+            self._identity(process, near.get(process.mig_uuid, allocations)) for process in reading.processes
+        )
         before = self._before.get(device.key)
         # Between two lists of the driver's, and mostly from one to the next, nothing changes.
-        if before is None or before[0] != reading.processes or before[1] != owners:
+        if before is None or before[0] != reading.processes or before[1] != identities:
             named = tuple(
-                process if owner is process.owner else replace(process, owner=owner)
-                for process, owner in zip(reading.processes, owners, strict=True)
-                if owner is not None
+                process if identity is process.identity else replace(process, identity=identity)
+                for process, identity in zip(reading.processes, identities, strict=True)
+                if identity is not None
             )
-            before = self._before[device.key] = (reading.processes, owners, named)
+            before = self._before[device.key] = (reading.processes, identities, named)
         return replace(reading, processes=before[2], allocations=allocations)
 
-    def _owner(self, process: Process, allocations: Sequence[Owner]) -> Owner | None:
-        """The process's owner, joined with the allocation that it must belong to; None where it has ended."""
-        if process.owner is not None:
-            return process.owner
+    def _identity(self, process: Process, allocations: Sequence[Identity]) -> Identity | None:
+        """Who the process is, joined with the allocation that it must belong to; None where it has ended."""
+        if process.identity is not None:
+            return process.identity
         if self._processes is None or not self._processes.visible:
-            return _NOBODY
+            return _UNKNOWN
         if process.pid not in self._seen:
-            owner = self._processes.owner(process.pid)
-            self._seen[process.pid] = None if owner is None else (owner, self._processes.pod_uid(process.pid))
+            identity = self._processes.identity(process.pid)
+            self._seen[process.pid] = None if identity is None else (identity, self._processes.pod_uid(process.pid))
         seen = self._seen[process.pid]
         if seen is None:
             return None
-        return self._in_pod(*seen, allocations) if seen[1] else _in_job(seen[0], allocations)
+        return self._in_pod(*seen, allocations) if seen[1] else _in_allocation(seen[0], allocations)
 
-    def _in_pod(self, owner: Owner, uid: str, allocations: Sequence[Owner]) -> Owner:
+    def _in_pod(self, identity: Identity, uid: str, allocations: Sequence[Identity]) -> Identity:
         """The kubelet tells pods without their uids: where several share the device, only their folders tell which."""
         if self._pods is not None and (named := self._pods.name(uid)) is not None:
-            return replace(owner, namespace=named[0], pod=named[1])
-        pods = [other for other in allocations if other.pod]
-        return replace(owner, namespace=pods[0].namespace, pod=pods[0].pod) if len(pods) == 1 else owner
+            return _labelled(identity, {"namespace": named[0], "pod": named[1]})
+        pods = [other for other in allocations if "pod" in other.labels]
+        return _labelled(identity, pods[0].labels) if len(pods) == 1 else identity
 
     def _tell_blind(self, listed: Sequence[Process]) -> None:
         if self._blind_told or self._processes is None or self._processes.visible:
             return
-        if any(process.owner == _NOBODY for process in listed):
+        if any(process.identity == _UNKNOWN for process in listed):
             self._blind_told = True
             log.warning(
                 "processes have no owner: /proc shows this container's processes only; run it with hostPID: true "
@@ -166,17 +115,23 @@ class Resolver:
             )
 
 
-def _once(owners: Iterable[Owner]) -> tuple[Owner, ...]:
-    """Each pod and each job once: a pod's containers are one holder, and a device may be named in two ways."""
-    found: dict[tuple[str, str, str], Owner] = {}
-    for owner in owners:
-        found.setdefault((owner.namespace, owner.pod, owner.slurm_job), owner)
+def _once(identities: Iterable[Identity]) -> tuple[Identity, ...]:
+    """Each owner once: a pod's containers are one holder, and a device may be named in two ways."""
+    found: dict[frozenset[tuple[str, str]], Identity] = {}
+    for identity in identities:
+        found.setdefault(frozenset(identity.labels.items()), identity)
     return tuple(found.values())
 
 
-def _in_job(owner: Owner, allocations: Sequence[Owner]) -> Owner:
+def _in_allocation(identity: Identity, allocations: Sequence[Identity]) -> Identity:
     """A site whose job steps have no cgroup: the one job on the device is the process's where the user is the same."""
-    jobs = [other for other in allocations if other.slurm_job]
-    if owner.slurm_job or len(jobs) != 1 or jobs[0].user != owner.user:
-        return owner
-    return replace(owner, slurm_job=jobs[0].slurm_job)
+    for kind in OWNER_KINDS if allocations else ():
+        if kind.name == "user" and kind.labels and kind.labels[0] not in identity.labels:
+            given = [other for other in allocations if kind.labels[0] in other.labels]
+            if len(given) == 1 and given[0].user == identity.user:
+                return _labelled(identity, given[0].labels)
+    return identity
+
+
+def _labelled(identity: Identity, labels: Mapping[str, str]) -> Identity:
+    return replace(identity, labels={**identity.labels, **labels})

@@ -18,19 +18,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.model import Owner
+from gpu_exporter.config import OwnersConfig
+from gpu_exporter.model import Identity
+from gpu_exporter.owners import Allocations
 
 log = logging.getLogger(__name__)
 
-DIRECTORY: Final = Path("/run/gpu-exporter/slurm")
 _LOOK_AGAIN: Final = 1.0  # seconds
 _MOST_FILES: Final = 1024  # 16 GPUs of 7 instances, by index and by UUID, are a quarter of that
 _LARGEST: Final = 16 * 1024  # bytes of one file
 _DEVICE: Final = re.compile(r"[0-9]{1,4}|(?:GPU|MIG)-[0-9A-Za-z-]{1,64}")
 # 17 · 17_3 (array task) · 17+1 (part of a heterogeneous job)
 _JOB: Final = re.compile(r"[0-9]{1,20}(?:[_+][0-9]{1,10})?")
-_LONGEST: Final = 256  # characters of a user or an account
-_NOTHING: Final[Mapping[str, tuple[Job, ...]]] = MappingProxyType({})
+_LONGEST: Final = 256  # characters of a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,6 @@ class Job:
 
     job: str
     user: str = ""
-    account: str = ""
 
 
 class MalformedError(ValueError):
@@ -55,8 +54,13 @@ def parse(text: str) -> tuple[Job, ...]:
         strange = any(len(word) > _LONGEST or not word.isprintable() for word in words)
         if strange or len(words) > 3 or not _JOB.fullmatch(words[0]):
             raise MalformedError(f"line {number} is not 'job user [account]', such as '4711 alice physics'")
-        jobs.setdefault(words[0], Job(*words))
+        jobs.setdefault(words[0], Job(*words[:2]))
     return tuple(jobs.values())
+
+
+def open_allocations(config: OwnersConfig, user_name: Callable[[int], str]) -> Allocations:
+    """What the settings ask for."""
+    return SlurmFiles(directory=config.slurm_directory, user_name=user_name)
 
 
 class SlurmFiles:
@@ -68,7 +72,7 @@ class SlurmFiles:
     def __init__(
         self,
         *,
-        directory: Path = DIRECTORY,
+        directory: Path,
         user_name: Callable[[int], str] = str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,32 +80,26 @@ class SlurmFiles:
         self._user_name = user_name
         self._monotonic = monotonic
         self._look_at = float("-inf")
-        self._jobs = _NOTHING
-        self._current: Mapping[str, Sequence[Owner]] = MappingProxyType({})
-        self._told: dict[str, tuple[str, int]] = {}  # file -> what was warned of, of which text
+        self._current: Mapping[str, Sequence[Identity]] = MappingProxyType({})
+        self._warned: dict[str, tuple[str, int]] = {}  # file -> what was warned of, of which text
 
-    @property
-    def jobs(self) -> Mapping[str, tuple[Job, ...]]:
-        """The jobs by device, accounts included, as of the latest ``current()``."""
-        return self._jobs
-
-    def current(self) -> Mapping[str, Sequence[Owner]]:
-        """Owners by index or UUID, as the files are named; a GPU with a file of both kinds is there twice."""
+    def current(self) -> Mapping[str, Sequence[Identity]]:
+        """Identities by index or UUID, as the files are named; a GPU with a file of both kinds is there twice."""
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
-            self._jobs = MappingProxyType(self._scan())
             self._current = MappingProxyType(
-                {device: tuple(map(self._owner, jobs)) for device, jobs in self._jobs.items()}
+                {device: tuple(map(self._identity, jobs)) for device, jobs in self._scan().items()}
             )
         return self._current
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _owner(self, job: Job) -> Owner:
+    def _identity(self, job: Job) -> Identity:
         is_uid = job.user.isascii() and job.user.isdigit() and len(job.user) <= 10
-        return Owner(user=self._user_name(int(job.user)) if is_uid else job.user, slurm_job=job.job)
+        user = self._user_name(int(job.user)) if is_uid else job.user
+        return Identity(user=user, labels={"slurm_job": job.job})
 
     def _scan(self) -> dict[str, tuple[Job, ...]]:
         jobs: dict[str, tuple[Job, ...]] = {}
@@ -129,7 +127,7 @@ class SlurmFiles:
                 continue  # the epilog was here
             except (OSError, MalformedError) as error:
                 troubles[name] = (text, str(getattr(error, "strerror", None) or error))
-        self._tell(troubles)
+        self._warn_once(troubles)
         return jobs
 
     def _read(self, name: str) -> str:
@@ -145,10 +143,10 @@ class SlurmFiles:
             raise OSError(errno.EFBIG, f"more than {_LARGEST} bytes")
         return content.decode("utf-8", "replace")
 
-    def _tell(self, troubles: Mapping[str, tuple[str, str]]) -> None:
+    def _warn_once(self, troubles: Mapping[str, tuple[str, str]]) -> None:
         """Warn once of each trouble, again when the text is another."""
         told = {name: (why, hash(text)) for name, (text, why) in troubles.items()}
         for name, trouble in told.items():
-            if self._told.get(name) != trouble:
+            if self._warned.get(name) != trouble:
                 log.warning("a Slurm file is ignored", extra={"file": str(self._directory / name), "why": trouble[0]})
-        self._told = told
+        self._warned = told

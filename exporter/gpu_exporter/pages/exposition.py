@@ -34,25 +34,62 @@ _generate_openmetrics: Final[Callable[[Collector], bytes]] = openmetrics_exposit
 _go_number: Final[Callable[[float], str]] = floatToGoString
 
 
-class Renderer:
-    """Makes pages; lives as long as the daemon and keeps the label text of the devices that the latest snapshot has.
+class Page:
+    """The bytes of /metrics for the newest snapshot asked for, each form rendered when it is first wanted.
 
-    ``process`` tells the ``process_*`` families, by default of this process. Any thread may call.
+    It lives as long as the daemon and is the one place that keeps what was rendered. Any thread may call. ``process``
+    collects the ``process_*`` families, by default those of this process.
     """
 
-    def __init__(self, *, catalog: Sequence[Metric] = CATALOG, process: Collector | None = None) -> None:
-        self._families = [_Family(name, tuple(rows)) for name, rows in groupby(catalog, attrgetter("name"))]
+    def __init__(self, renderer: Renderer | None = None, *, process: Collector | None = None) -> None:
+        self._renderer = renderer or Renderer()
         self._process = ProcessCollector(registry=None) if process is None else process
-        self._heads: dict[Device, _Heads] = {}
         self._lock = threading.Lock()
-        self._page: Page | None = None
+        self._samples: list[tuple[_Family, str]] = []
+        self._collected = _Collected([])
+        # Replaced as a pair, so that a scrape which finds its body needs no lock.
+        self._rendered: tuple[Snapshot | None, dict[tuple[bool, bool], bytes]] = (None, {})
 
-    def page(self, snapshot: Snapshot) -> Page:
-        """The page of this snapshot; the same object for as long as the snapshot is the latest one asked for."""
-        with self._lock:
-            if self._page is None or self._page.snapshot is not snapshot:
-                self._page = Page(self, snapshot)
-            return self._page
+    def body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
+        """The snapshot in OpenMetrics 1.0 or text 0.0.4, compressed or not."""
+        rendered, bodies = self._rendered
+        body = bodies.get((openmetrics, gzip)) if rendered is snapshot else None
+        if body is None:
+            with self._lock:
+                body = self._body(snapshot, openmetrics=openmetrics, gzip=gzip)
+        return body
+
+    def _body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
+        if self._rendered[0] is not snapshot:
+            self._samples, self._rendered = [], (None, {})  # never two pages in memory at once
+            self._samples = self._renderer.samples(snapshot)
+            self._collected = _Collected(list(self._process.collect()))
+            self._rendered = (snapshot, {})
+        bodies = self._rendered[1]
+        body = bodies.get((openmetrics, gzip))
+        if body is None:
+            if gzip:
+                plain = self._body(snapshot, openmetrics=openmetrics, gzip=False)
+                body = gzip_format.compress(plain, _GZIP_LEVEL, mtime=0)
+            else:
+                body = self._text(openmetrics=openmetrics)
+            bodies[openmetrics, gzip] = body
+        return body
+
+    def _text(self, *, openmetrics: bool) -> bytes:
+        if openmetrics:
+            text = "".join([part for family, lines in self._samples for part in (family.openmetrics, lines)])
+            return text.encode() + _generate_openmetrics(self._collected)
+        text = "".join([part for family, lines in self._samples for part in (family.text, lines)])
+        return text.encode() + generate_latest(self._collected)
+
+
+class Renderer:
+    """Writes sample lines, and keeps the label text of the devices of the snapshot before. For one thread at a time."""
+
+    def __init__(self, catalog: Sequence[Metric] = CATALOG) -> None:
+        self._families = [_Family(name, tuple(rows)) for name, rows in groupby(catalog, attrgetter("name"))]
+        self._heads: dict[Device, _Heads] = {}
 
     def samples(self, snapshot: Snapshot) -> list[tuple[_Family, str]]:
         """The families that have samples, with their sample lines: the same text in both formats."""
@@ -69,10 +106,6 @@ class Renderer:
                 pieces.append((family, "".join(lines)))
         return pieces
 
-    def process(self) -> Collector:
-        """The ``process_*`` families as they are now."""
-        return _Collected(list(self._process.collect()))
-
     def _devices(self, readings: Iterable[Reading]) -> list[_DeviceSamples]:
         """Readings in the order of device indices. Devices that are no longer there lose their label text."""
         known = self._heads
@@ -82,46 +115,6 @@ class Renderer:
             _DeviceSamples(heads[reading.device], reading)
             for reading in sorted(readings, key=lambda reading: reading.device.index)
         ]
-
-
-class Page:
-    """The bytes of one snapshot, each form rendered when it is first asked for. Any thread may call."""
-
-    def __init__(self, renderer: Renderer, snapshot: Snapshot) -> None:
-        self.snapshot: Final = snapshot
-        self._renderer = renderer
-        self._lock = threading.Lock()
-        self._pieces: tuple[list[tuple[_Family, str]], Collector] | None = None
-        self._bodies: dict[tuple[bool, bool], bytes] = {}
-
-    def body(self, *, openmetrics: bool, gzip: bool) -> bytes:
-        """The page in OpenMetrics 1.0 or text 0.0.4, compressed or not."""
-        body = self._bodies.get((openmetrics, gzip))
-        if body is None:
-            with self._lock:
-                body = self._body(openmetrics=openmetrics, gzip=gzip)
-        return body
-
-    def _body(self, *, openmetrics: bool, gzip: bool) -> bytes:
-        body = self._bodies.get((openmetrics, gzip))
-        if body is None:
-            if gzip:
-                plain = self._body(openmetrics=openmetrics, gzip=False)
-                body = gzip_format.compress(plain, _GZIP_LEVEL, mtime=0)
-            else:
-                body = self._render(openmetrics=openmetrics)
-            self._bodies[openmetrics, gzip] = body
-        return body
-
-    def _render(self, *, openmetrics: bool) -> bytes:
-        if self._pieces is None:
-            self._pieces = (self._renderer.samples(self.snapshot), self._renderer.process())
-        families, process = self._pieces
-        if openmetrics:
-            text = "".join([part for family, lines in families for part in (family.openmetrics, lines)])
-            return text.encode() + _generate_openmetrics(process)
-        text = "".join([part for family, lines in families for part in (family.text, lines)])
-        return text.encode() + generate_latest(process)
 
 
 class _Family:
@@ -240,7 +233,7 @@ def _head(name: str, labels: Mapping[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """A label value as both formats want it. Half of a surrogate pair, which UTF-8 cannot tell, becomes U+FFFD."""
+    """A label value as both formats want it. Half a surrogate pair, which UTF-8 cannot encode, becomes U+FFFD."""
     if not value.isascii():
         value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -6,37 +6,20 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, XID_ERRORS
+from gpu_exporter.catalog import CLOCK_EVENTS, XID_ERRORS, by_name
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Reading, Reason, Snapshot
+from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.sampling.tenancy import holder_names
 
-_ROWS: Final = {(metric.name, metric.labels): metric for metric in DEVICE_METRICS}
-
-
-def _row(name: str) -> Metric:
-    return _ROWS[name, ()]
-
-
-_UTILIZATION: Final = _row("gpu_utilization_ratio")
-_MEMORY_USED: Final = _row("gpu_memory_used_bytes")
-_MEMORY_TOTAL: Final = _row("gpu_memory_total_bytes")
-_TEMPERATURE: Final = _row("gpu_temperature_celsius")
-_POWER: Final = _row("gpu_power_watts")
-_POWER_LIMIT: Final = _row("gpu_power_limit_watts")
-_REASONS: Final = {
-    metric: dict(labels)["reason"].replace("_", " ")
-    for (name, labels), metric in _ROWS.items()
-    # An idle GPU is not throttled.
-    if name == "gpu_clock_event_active" and dict(labels)["reason"] != "gpu_idle"
-}
-_FAILURES: Final[dict[Reason, str]] = {
-    "lost": "lost: the driver cannot reach it",
-    "timeout": "the driver does not answer for it",
-    "reset_required": "it needs a reset",
-    "permission": "no permission to read it",
-    "unknown": "the driver reports an unknown error",
-}
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+_MEMORY_TOTAL: Final = by_name("gpu_memory_total_bytes")
+_TEMPERATURE: Final = by_name("gpu_temperature_celsius")
+_POWER: Final = by_name("gpu_power_watts")
+_POWER_LIMIT: Final = by_name("gpu_power_limit_watts")
+# An idle GPU is not throttled.
+_REASONS: Final = {row: reason.replace("_", " ") for reason, row in CLOCK_EVENTS.items() if reason != "gpu_idle"}
 _HOLDERS: Final = 3  # names in a cell
 _DOWN: Final = 8  # GPUs that are named above the table
 _ABSENT: Final = '<span class="na">n/a</span>'
@@ -81,8 +64,8 @@ tbody td:first-child{padding-left:0}td>div{flex:1;min-width:0}}
 def render(snapshot: Snapshot, *, live: str | None, ready: str | None, now: float, telemetry_path: str) -> str:
     """The whole page; ``now`` is Unix time."""
     notes = []
-    if snapshot.source == "fake":
-        notes.append('<p class="note sim">SIMULATED DATA: no real GPU is read (source: fake)</p>')
+    if snapshot.simulated:
+        notes.append(f'<p class="note sim">SIMULATED DATA: no real GPU is read (source: {escape(snapshot.source)})</p>')
     notes += [f'<p class="note trouble">{escape(why)}</p>' for why in dict.fromkeys((live, ready)) if why]
     down = snapshot.gpus_found - snapshot.gpus_up
     count = f"{snapshot.gpus_found} GPU{'' if snapshot.gpus_found == 1 else 's'}"
@@ -120,7 +103,7 @@ def render(snapshot: Snapshot, *, live: str | None, ready: str | None, now: floa
 
 
 def _named_down(snapshot: Snapshot) -> str:
-    """Which GPUs are down, for whoever would have to scroll to them."""
+    """Which GPUs are down, so that nobody has to scroll to find them."""
     indices = sorted(reading.device.index for reading in snapshot.readings if reading.failure is not None)
     more = ", ..." if len(indices) > _DOWN else ""
     return f" (GPU {', '.join(map(str, indices[:_DOWN]))}{more})" if indices else ""
@@ -161,7 +144,7 @@ def _model(reading: Reading) -> str:
 def _state(reading: Reading) -> str:
     state = '<span class="up">up</span>'
     if reading.failure is not None:
-        state = f'<span class="down">down</span><small>{escape(_FAILURES[reading.failure.reason])}</small>'
+        state = f'<span class="down">down</span><small>{escape(WORDS[reading.failure.reason].meaning)}</small>'
     xids = sorted((len(text), text) for (row, (text, *_)) in reading.labelled if row is XID_ERRORS)
     return f"{state}<small>XID {escape(', '.join(text for _, text in xids))}</small>" if xids else state
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final, NoReturn
 
 import click
 
+from gpu_exporter.config.parsers import RefusedError, duration, moment, percentage
 from gpu_exporter.report import render
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
-from gpu_exporter.report.waste import BY, report
+from gpu_exporter.report.waste import report
 
-__all__ = ["BY", "FORMS", "Options", "ReportError", "access", "run"]
+__all__ = ["Options", "ReportError", "access", "run"]
 
-FORMS: Final = ("table", "json", "csv")
-_UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_DURATION: Final = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in _UNITS))
 _SHORTEST: Final = 600.0
 _LONGEST: Final = 400 * 86400.0
 # Not the hop's own, and no login: that would stand in every list of processes.
@@ -44,12 +41,15 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the report; 1 where more than ``fail_over`` of the held hours were idle, else 0. Raises ReportError."""
-    window = _duration("--window", options.window)
+    window = _parsed("--window", options.window, duration, "write 24h, 7d or 90m")
     if not _SHORTEST <= window <= _LONGEST:
         raise ReportError(f"--window: '{options.window}' is out of range; write 10m to 400d")
-    limit = None if options.fail_over is None else _share("--fail-over", options.fail_over)
+    over = options.fail_over
+    limit = None if over is None else _parsed("--fail-over", over, percentage, "write 20%")
+    end = options.end
+    until = time.time() if end is None else _parsed("--end", end, moment, "write 2026-11-01 or 2026-11-01T08:00:00Z")
     client = Client(options.access)
-    grid = Grid.of(window, _moment("--end", options.end))
+    grid = Grid.of(window, until)
     history = History(client, grid, match=_matchers(options.match))
     made = report(history, by=options.by, grid=grid, warnings=client.warnings)
     click.echo({"table": render.table, "json": render.as_json, "csv": render.as_csv}[options.form](made))
@@ -81,7 +81,8 @@ def access(
         password=_secret("password", *password),
         token=_secret("bearer-token", *token),
         ca_file=ca_file,
-        timeout=_duration("--prometheus.timeout", timeout) or _refuse("--prometheus.timeout", timeout, "write 60s"),
+        timeout=_parsed("--prometheus.timeout", timeout, duration, "write 60s")
+        or _refuse("--prometheus.timeout", timeout, "write 60s"),
     )
 
 
@@ -116,31 +117,11 @@ def _secret(name: str, text: str | None, file: Path | None) -> str | None:
     return text
 
 
-def _duration(flag: str, text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if not match or not text:
-        _refuse(flag, text, "write 24h, 7d or 90m")
-    return sum(float(number) * size for number, size in zip(match.groups(), _UNITS.values(), strict=True) if number)
-
-
-def _share(flag: str, text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?) ?%", text)
-    if not match or float(match[1]) > 100:
-        _refuse(flag, text, "write 20%")
-    return float(match[1]) / 100
-
-
-def _moment(flag: str, text: str | None) -> float:
-    """Unix seconds; now where nothing is written. Without a zone it is UTC."""
-    if text is None:
-        return time.time()
+def _parsed(flag: str, text: str, parse: Callable[[str], float], accepted: str) -> float:
     try:
-        if re.fullmatch(r"[0-9]{9,10}", text):
-            return float(text)
-        moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, OverflowError):
-        _refuse(flag, text, "write 2026-11-01 or 2026-11-01T08:00:00Z")
+        return parse(text)
+    except RefusedError:
+        _refuse(flag, text, accepted)
 
 
 def _matchers(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gpu_exporter.model import Owner
 from gpu_exporter.report.client import Client, ReportError, Series
 from gpu_exporter.report.growth import Meter, Point, Raw
 
@@ -24,8 +25,8 @@ GAUGES: Final = {
 # VictoriaMetrics moves the grid of an answer with 50 points or more, to cache it.
 _SLICE: Final = 48
 
-Identity = tuple[str, ...]
-PerChunk = dict[Identity, dict[int, float]]
+Key = tuple[str, ...]  # the labels that tell one GPU, or one hold, apart
+PerChunk = dict[Key, dict[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,11 @@ class GpuUsage:
 
 
 @dataclass(slots=True)
-class Holding:
-    """One GPU in the hands of one owner; otherwise as GpuUsage."""
+class Hold:
+    """One owner's share of one GPU; otherwise as GpuUsage."""
 
     gpu: Gpu
-    owner_kind: str
-    owner: str
-    namespace: str
+    owner: Owner
     states: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     joules: float | None = None
     score: float = 0.0
@@ -115,9 +114,9 @@ class _Slice:
     memory: PerChunk
     joules: PerChunk
     limits: PerChunk
-    least_watts: Mapping[Identity, float]
+    least_watts: Mapping[Key, float]
 
-    def energy(self, gpu: Identity, chunk: int, seconds: float) -> float | None:
+    def energy(self, gpu: Key, chunk: int, seconds: float) -> float | None:
         """The energy of so many seconds of the chunk, the others being free."""
         drawn = self.joules[gpu].get(chunk)
         if drawn is None:
@@ -128,7 +127,7 @@ class _Slice:
             drawn *= min(observed / gap, 1.0)
         return drawn - min(max(observed - seconds, 0.0) * self.least_watts.get(gpu, 0.0), drawn)
 
-    def score(self, gpu: Identity, chunk: int, seconds: float) -> float | None:
+    def score(self, gpu: Key, chunk: int, seconds: float) -> float | None:
         """The score of so many seconds of the chunk, made as the recording rule instance_gpu:gpu_score:ratio is."""
         worked = self.busy[gpu].get(chunk)
         if worked is None or seconds <= 0:
@@ -144,21 +143,21 @@ class _Slice:
 
 
 class History:
-    """Reads the window slice by slice; ``gpus``, ``holdings`` and ``covered`` (seconds with any data) are the result.
+    """Reads the window slice by slice; ``gpus``, ``holds`` and ``covered`` (seconds with any data) are the result.
 
     ``match`` narrows every query (PromQL label matchers without braces). Raises ReportError.
     """
 
     def __init__(self, client: Client, grid: Grid, *, match: str = "") -> None:
-        self.gpus: dict[Identity, GpuUsage] = {}
-        self.holdings: dict[Identity, Holding] = {}
+        self.gpus: dict[Key, GpuUsage] = {}
+        self.holds: dict[Key, Hold] = {}
         self.grid = grid
         self._client, self._match = client, match
-        self._meters: defaultdict[tuple[str, Identity], Meter] = defaultdict(Meter)
+        self._meters: defaultdict[tuple[str, Key], Meter] = defaultdict(Meter)
         # When each GPU was first seen, and for how long its exporter had counted by then.
-        self._first: dict[Identity, tuple[int, float]] = {}
-        self._latest: dict[Identity, int] = {}
-        self._least: dict[Identity, float] = {}
+        self._first: dict[Key, tuple[int, float]] = {}
+        self._latest: dict[Key, int] = {}
+        self._least: dict[Key, float] = {}
         chunks: set[int] = set()
         for first in range(0, grid.count + 1, _SLICE):
             chunks |= self._read(first, min(first + _SLICE - 1, grid.count))
@@ -209,7 +208,7 @@ class History:
         for one in series:
             raw = frozenset(one.labels.items())
             high, low = highs.get(raw, {}), lows.get(raw, {})
-            chunks = found[_identity(one.labels, labels)]
+            chunks = found[_key(one.labels, labels)]
             for at, value in one.points:
                 chunk = self.grid.chunk(at)
                 chunks[chunk][raw] = Point(value, high.get(chunk), low.get(chunk))
@@ -219,7 +218,7 @@ class History:
         """A gauge by GPU and chunk."""
         result: PerChunk = defaultdict(dict)
         for one in self._ask(expression, first, last):
-            chunks = result[_identity(one.labels, ())]
+            chunks = result[_key(one.labels, ())]
             chunks.update((self.grid.chunk(at), value) for at, value in one.points)
         return result
 
@@ -228,20 +227,20 @@ class History:
     def _read(self, first: int, last: int) -> set[int]:
         """Add one slice; the chunks of the window for which there is data."""
         found = self._points(STATE_SECONDS, ("state",), first, last, exact=True)
-        seen, gaps = self._meet(found)
+        seen, gaps = self._note_gpus(found)
         observed: PerChunk = defaultdict(lambda: defaultdict(float))
         used: PerChunk = defaultdict(lambda: defaultdict(float))
-        for identity, chunk, growth in self._grown(STATE_SECONDS, found, exact=True):
-            self.gpus[identity[:4]].states[identity[4]] += growth
-            if identity[4] != "down":
-                observed[identity[:4]][chunk] += growth
-            if identity[4] in {"active", "idle_held"}:
-                used[identity[:4]][chunk] += growth
+        for key, chunk, growth in self._grown(STATE_SECONDS, found, exact=True):
+            self.gpus[key[:4]].states[key[4]] += growth
+            if key[4] != "down":
+                observed[key[:4]][chunk] += growth
+            if key[4] in {"active", "idle_held"}:
+                used[key[:4]][chunk] += growth
         part = self._slice(observed, gaps, first, last)
         for key, usage in self.gpus.items():
             for chunk, seconds in observed[key].items():
                 _add(usage, seconds, part.score(key, chunk, seconds), part.joules[key].get(chunk))
-        self._hold(part, used, first, last)
+        self._add_holds(part, used, first, last)
         return seen
 
     def _slice(self, observed: PerChunk, gaps: PerChunk, first: int, last: int) -> _Slice:
@@ -261,16 +260,16 @@ class History:
             least_watts=self._least,
         )
 
-    def _meet(self, found: _Found) -> tuple[set[int], PerChunk]:
+    def _note_gpus(self, found: _Found) -> tuple[set[int], PerChunk]:
         """Remember which GPUs there are and since when; the chunks of the window that have data, and the gaps."""
-        present: defaultdict[Identity, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+        present: defaultdict[Key, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         gaps: PerChunk = defaultdict(dict)
-        for identity, chunks in found.items():
+        for key, chunks in found.items():
             for chunk, series in chunks.items():
-                present[identity[:4]][chunk] += max(point.last for point in series.values())
+                present[key[:4]][chunk] += max(point.last for point in series.values())
             newest = dict(next(iter(chunks[max(chunks)])))
-            usage = self.gpus.setdefault(identity[:4], GpuUsage(Gpu(*identity[:4]), "", ""))
-            usage.host, usage.model = newest.get("alias") or identity[1], newest.get("model", "")
+            usage = self.gpus.setdefault(key[:4], GpuUsage(Gpu(*key[:4]), "", ""))
+            usage.host, usage.model = newest.get("alias") or key[1], newest.get("model", "")
         for gpu, counted in present.items():
             self._first.setdefault(gpu, (min(counted), counted[min(counted)]))
             self.gpus[gpu].chunks += sum(chunk > 0 for chunk in counted)
@@ -281,7 +280,7 @@ class History:
                 self._latest[gpu] = chunk
         return {chunk for counted in present.values() for chunk in counted if chunk > 0}, gaps
 
-    def _counts(self, gpu: Identity, chunk: int) -> bool:
+    def _grew_within(self, gpu: Key, chunk: int) -> bool:
         """Whether what a counter holds when it is first seen grew within the window.
 
         It did where the GPU was seen before without that counter, and where the exporter itself is that young.
@@ -289,26 +288,26 @@ class History:
         first, age = self._first.get(gpu, (chunk, float("inf")))
         return first < chunk or age <= chunk * self.grid.step
 
-    def _grown(self, name: str, found: _Found, *, exact: bool) -> Iterator[tuple[Identity, int, float]]:
-        """Growth by identity and chunk of the window.
+    def _grown(self, name: str, found: _Found, *, exact: bool) -> Iterator[tuple[Key, int, float]]:
+        """Growth by key and chunk of the window.
 
         The exporter's own counters begin with it, at zero, and count seconds: those grow no faster than time.
         """
         own = name != ENERGY
-        for identity, chunks in found.items():
-            meter = self._meters[name, identity]
+        for key, chunks in found.items():
+            meter = self._meters[name, key]
             for chunk in sorted(chunks):
                 fresh, since = meter.value is None, max(meter.chunk, 0)
-                counts = fresh and own and self._counts(identity[:4], chunk)
+                counts = fresh and own and self._grew_within(key[:4], chunk)
                 growth = meter.advance(chunk, chunks[chunk], counts=counts)
                 if chunk > 0 and (exact or counts or not fresh):
-                    yield identity, chunk, min(growth, (chunk - since + 1) * self.grid.step) if own else growth
+                    yield key, chunk, min(growth, (chunk - since + 1) * self.grid.step) if own else growth
 
     def _quantity(self, name: str, observed: PerChunk, first: int, last: int) -> PerChunk:
         """Growth of a GPU's counter by chunk; where there is none, its gauge times the observed seconds."""
         result: PerChunk = defaultdict(dict)
-        for identity, chunk, growth in self._grown(name, self._points(name, (), first, last, exact=False), exact=False):
-            result[identity][chunk] = growth
+        for key, chunk, growth in self._grown(name, self._points(name, (), first, last, exact=False), exact=False):
+            result[key][chunk] = growth
         missing = {
             (gpu, chunk): seconds
             for gpu, chunks in observed.items()
@@ -322,35 +321,35 @@ class History:
                     result[gpu][chunk] = value * seconds
         return result
 
-    def _hold(self, part: _Slice, used: PerChunk, first: int, last: int) -> None:
+    def _add_holds(self, part: _Slice, used: PerChunk, first: int, last: int) -> None:
         """Add the holders' share of the slice."""
         labels = ("owner_kind", "owner", "namespace", "state")
         found = self._points(OWNER_SECONDS, labels, first, last, exact=True)
         grown = [row for row in self._grown(OWNER_SECONDS, found, exact=True) if row[0][:4] in self.gpus and row[2]]
         together: PerChunk = defaultdict(lambda: defaultdict(float))
-        for identity, chunk, growth in grown:
-            together[identity[:4]][chunk] += growth
-        for identity, chunk, growth in grown:
-            gpu, (kind, owner, namespace, state) = identity[:4], identity[4:]
-            holding = self.holdings.setdefault(identity[:7], Holding(Gpu(*gpu), kind, owner, namespace))
-            holding.states[state] += growth
+        for key, chunk, growth in grown:
+            together[key[:4]][chunk] += growth
+        for key, chunk, growth in grown:
+            gpu, owner, state = key[:4], Owner(*key[4:7]), key[7]
+            hold = self.holds.setdefault(key[:7], Hold(Gpu(*gpu), owner))
+            hold.states[state] += growth
             if state == "unknown":
                 self.gpus[gpu].unknown_held += growth
             # Somebody without a name may have held it as well.
             held = max(together[gpu][chunk], used[gpu].get(chunk, 0.0))
             energy = part.energy(gpu, chunk, held)
             score = part.score(gpu, chunk, held) if state in {"active", "idle_held"} else None
-            _add(holding, growth, score, None if energy is None else energy * growth / held)
+            _add(hold, growth, score, None if energy is None else energy * growth / held)
 
 
-_Found = defaultdict[Identity, defaultdict[int, dict[Raw, Point]]]
+_Found = defaultdict[Key, defaultdict[int, dict[Raw, Point]]]
 
 
-def _identity(labels: Mapping[str, str], names: tuple[str, ...]) -> Identity:
+def _key(labels: Mapping[str, str], names: tuple[str, ...]) -> Key:
     return tuple(labels.get(name, "") for name in ("cluster", "instance", "gpu", "uuid", *names))
 
 
-def _add(usage: GpuUsage | Holding, seconds: float, score: float | None, joules: float | None) -> None:
+def _add(usage: GpuUsage | Hold, seconds: float, score: float | None, joules: float | None) -> None:
     if score is not None:
         usage.score += score * seconds
         usage.scored += seconds

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from gpu_exporter.report.waste import COLUMNS, FIGURES, Report, Row, span
+from gpu_exporter.report.waste import COLUMNS, FIGURES, WORDS, Report, Row, span
 
 WIDTH: Final = 100
 _GAP: Final = 2
@@ -65,7 +65,7 @@ def table(report: Report) -> str:
 
 def _words(report: Report) -> list[str]:
     fleet, classes = report.fleet, report.classes
-    what = {"slurm": "job", "gpu": "GPU"}.get(report.by, report.by)
+    what = WORDS[report.by]
     hours = [
         f"{value:.1f} {name}"
         for name, value in (

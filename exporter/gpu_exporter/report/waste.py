@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Holding
+from gpu_exporter.catalog.owner_kinds import OWNER_KINDS, OwnerKind, Rows
+from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Hold
 
 CLASSES: Final = ("idle", "low", "normal", "high")
-BY: Final = ("user", "pod", "namespace", "slurm", "gpu")
 FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "score", "energy_kwh")
 NOBODY: Final = "(unknown)"
 _HOUR: Final = 3600.0
@@ -48,7 +48,7 @@ class Row:
             return None
         return CLASSES[(self.score >= 0.1) + (self.score >= 0.2) + (self.score >= 0.7)]
 
-    def add(self, usage: GpuUsage | Holding) -> None:
+    def add(self, usage: GpuUsage | Hold) -> None:
         """Add one GPU's time."""
         hours = {state: seconds / _HOUR for state, seconds in usage.states.items()}
         used, idle, unknown = (hours.get(state, 0.0) for state in ("active", "idle_held", "unknown"))
@@ -91,39 +91,34 @@ class Report:
         return self.total.idle_held_hours / self.total.held_hours if self.total.held_hours > 0 else 0.0
 
 
-def _user(holding: Holding) -> dict[str, str] | None:
-    return None if holding.owner_kind == "pod" else {"user": holding.owner or NOBODY}
-
-
-def _pod(holding: Holding) -> dict[str, str] | None:
-    if holding.owner_kind != "pod":
-        return None
-    return {"namespace": holding.namespace, "pod": holding.owner or NOBODY}
-
-
-def _namespace(holding: Holding) -> dict[str, str] | None:
-    return {"namespace": holding.namespace or NOBODY} if holding.owner_kind == "pod" else None
-
-
-def _slurm(holding: Holding) -> dict[str, str] | None:
-    if holding.owner_kind != "slurm":
-        return None
-    return {"user": holding.owner or NOBODY, "job": holding.namespace}
-
-
-_KEYS: Final[Mapping[str, tuple[Callable[[Holding], dict[str, str] | None], str]]] = {
-    "user": (_user, "(pods)"),
-    "pod": (_pod, "(not in pods)"),
-    "namespace": (_namespace, "(not in pods)"),
-    "slurm": (_slurm, "(not in Slurm jobs)"),
+_ROWS: Final[Mapping[str, tuple[OwnerKind, Rows]]] = {
+    rows.by: (kind, rows) for kind in OWNER_KINDS for rows in kind.rows
 }
+WORDS: Final[Mapping[str, str]] = {**{by: rows.word for by, (_, rows) in _ROWS.items()}, "gpu": "GPU"}
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {  # what tells the rows apart
-    "user": ("cluster", "user"),
-    "pod": ("cluster", "namespace", "pod"),
-    "namespace": ("cluster", "namespace"),
-    "slurm": ("cluster", "user", "job"),
+    **{by: ("cluster", *(title for title, _ in rows.columns)) for by, (_, rows) in _ROWS.items()},
     "gpu": ("cluster", "host", "gpu", "model", "uuid"),
 }
+
+
+def _in_rows(rows: Rows) -> Mapping[str, OwnerKind]:
+    """The kinds whose owners are in such rows."""
+    needed = {label for _, label in rows.columns}
+    return {row.kind: row for row in OWNER_KINDS if needed <= {row.name, row.namespace}}
+
+
+def _keys(hold: Hold, kind: OwnerKind, rows: Rows) -> dict[str, str]:
+    """What tells the row of a hold apart. An owner without a name is NOBODY, and a row without any word as well."""
+    told = {kind.namespace: hold.owner.namespace, kind.name: hold.owner.name or NOBODY}
+    alone = len(rows.columns) == 1
+    return {title: told[label] or (NOBODY if alone else "") for title, label in rows.columns}
+
+
+def _rest_name(kind: OwnerKind, inside: Mapping[str, OwnerKind]) -> str:
+    """What is no row."""
+    if kind.labels:
+        return f"(not in {kind.plural})"
+    return f"({', '.join(row.plural for row in OWNER_KINDS if row.kind not in inside)})"
 
 
 def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) -> Report:
@@ -132,9 +127,8 @@ def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) ->
     if by == "gpu":
         rows, rest, total = [_gpu(usage) for usage in history.gpus.values()], None, fleet
     else:
-        keys, name = _KEYS[by]
-        total = _sum(history.holdings.values())
-        rows, rest = _group(history.holdings.values(), keys, {COLUMNS[by][1]: name})
+        total = _sum(history.holds.values())
+        rows, rest = _group(history.holds.values(), by)
     rows.sort(key=lambda row: (-row.idle_held_hours, row.score if row.score is not None else 1.0, -row.held_hours))
     classes = Counter(row.grade for row in rows)
     return Report(
@@ -149,7 +143,7 @@ def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) ->
         mean={name: sum(values) / len(values) if values else None for name, values in _figures(rows)},
         high={name: max(values, default=None) for name, values in _figures(rows)},
         classes={name: classes[name] for name in CLASSES},
-        warnings=[*warnings, *_doubts(history, fleet, _sum(history.holdings.values()))],
+        warnings=[*warnings, *_doubts(history, fleet, _sum(history.holds.values()))],
     )
 
 
@@ -160,23 +154,23 @@ def _gpu(usage: GpuUsage) -> Row:
     return row
 
 
-def _group(
-    holdings: Iterable[Holding], keys: Callable[[Holding], dict[str, str] | None], rest_keys: dict[str, str]
-) -> tuple[list[Row], Row | None]:
-    """Rows of what has keys, and one of the rest. Names in two clusters are two holders."""
+def _group(holds: Iterable[Hold], by: str) -> tuple[list[Row], Row | None]:
+    """Rows of the owners that such rows are made of, and one of the rest. Names in two clusters are two holders."""
+    kind, wanted = _ROWS[by]
+    inside = _in_rows(wanted)
     rows: dict[tuple[str, ...], Row] = {}
-    rest = Row({"cluster": "", **rest_keys})
-    for holding in holdings:
-        found = keys(holding)
+    rest = Row({"cluster": "", COLUMNS[by][1]: _rest_name(kind, inside)})
+    for hold in holds:
+        found = inside.get(hold.owner.kind)
         if found is None:
-            rest.add(holding)
+            rest.add(hold)
         else:
-            named = {"cluster": holding.gpu.cluster, **found}
-            rows.setdefault(tuple(named.values()), Row(named)).add(holding)
+            named = {"cluster": hold.gpu.cluster, **_keys(hold, found, wanted)}
+            rows.setdefault(tuple(named.values()), Row(named)).add(hold)
     return [row for row in rows.values() if row.held_hours > 0], rest if rest.held_hours > 0 else None
 
 
-def _sum(usages: Iterable[GpuUsage | Holding]) -> Row:
+def _sum(usages: Iterable[GpuUsage | Hold]) -> Row:
     row = Row({})
     for usage in usages:
         row.add(usage)

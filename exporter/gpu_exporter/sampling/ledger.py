@@ -9,23 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Reading, Reason, Xid
-from gpu_exporter.sampling.tenancy import Tenancies, tenants
+from gpu_exporter.config import AccountingConfig
+from gpu_exporter.model import Reading, Reason, State, Xid
+from gpu_exporter.sampling.tenancy import OwnerTimes, holds
 
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
-    counter: gauge
+    counter: by_name(counter.integral_of, **dict(counter.labels))
     for counter in DEVICE_METRICS
     if counter.integral_of is not None
-    for gauge in DEVICE_METRICS
-    if gauge.name == counter.integral_of and gauge.labels == counter.labels
 }
-_ROWS: Final = {metric.name: metric for metric in DEVICE_METRICS if not metric.labels}
-_BUSY: Final = _ROWS["gpu_busy_seconds_total"]
-_UTILIZATION: Final = _ROWS["gpu_utilization_ratio"]
-_MIG_MODE: Final = _ROWS["gpu_mig_mode_enabled"]
-_MEMORY_USED: Final = _ROWS["gpu_memory_used_bytes"]
+_BUSY: Final = by_name("gpu_busy_seconds_total")
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
+_MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
 
 
 @dataclass(slots=True)
@@ -42,44 +40,41 @@ class _Account:
     looked: float | None = None
     answered: bool = False
     busy: float | None = None
-    states: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
-    tenancies: Tenancies = field(default_factory=Tenancies)
+    states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
+    owners: OwnerTimes = field(default_factory=OwnerTimes)
 
 
 class Ledger:
-    """Completes readings with what adds up over time.
+    """Adds to readings what adds up over time.
 
     ``gap`` (seconds) bounds what one reading can stand for: a longer silence was not observed and is added to nothing.
-    A GPU is active where it was busy for ``active_ratio`` of the time since its previous reading, and held by whoever
-    has more than ``held_bytes`` of its memory, or was allocated it.
+    A GPU is active where it was busy for ``accounting.active_ratio`` of the time since its previous reading, and held
+    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it.
     """
 
-    def __init__(self, *, gap: float, active_ratio: float = 0.05, held_bytes: float = 256 * 1024**2) -> None:
+    def __init__(self, *, gap: float, accounting: AccountingConfig | None = None) -> None:
         self.gap = gap
-        self._active_ratio = active_ratio
-        self._held_bytes = held_bytes
+        self._accounting = accounting or AccountingConfig()
         self._accounts: dict[str, _Account] = {}
 
-    def complete(self, reading: Reading, *, now: float) -> Reading:
+    def account(self, reading: Reading, *, now: float) -> Reading:
         """The reading with gpu_up, failure counts, XIDs, integrated counters, times; ``now`` is monotonic seconds."""
         account = self._account(reading.device.key)
         values = dict(reading.values)
+        if reading.failure is not None and not reading.failure.standing:
+            account.errors[reading.failure.reason] += 1
         if reading.failure is None:
             self._integrate(account, reading, now)
             values |= account.totals
         else:
             account.last = None
             values.clear()
-        held = self._attend(account, reading, values.get(_BUSY), now)
+        owned = self._charge(account, reading, values.get(_BUSY), now)
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
-        labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **held}
+        labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **owned}
         return replace(reading, values=values, labelled=labelled, increments={})
-
-    def count_failure(self, key: str, reason: Reason) -> None:
-        """One more reading of the device that failed."""
-        self._account(key).errors[reason] += 1
 
     def count_xid(self, event: Xid) -> None:
         """One more XID event."""
@@ -117,7 +112,7 @@ class Ledger:
                     before = previous[1].get(gauge, value)
                     account.totals[counter] += (before + value) / 2 * (now - previous[0])
 
-    def _attend(
+    def _charge(
         self, account: _Account, reading: Reading, busy: float | None, now: float
     ) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows."""
@@ -130,27 +125,29 @@ class Ledger:
         elapsed = now - looked if looked is not None and 0 < now - looked <= self.gap else 0.0
         if not up:
             account.states["down"] += elapsed
-            return account.tenancies.rows((), now)
-        holders = tenants(reading, more_than=self._held_bytes)
+            return account.owners.rows((), now)
+        held = holds(reading, more_than=self._accounting.held_bytes)
         if elapsed and was_up:
-            state = self._state(reading, before, busy, elapsed, held=bool(holders))
+            state = self._state(reading, before, busy, elapsed, held=bool(held))
             account.states[state] += elapsed
-            account.tenancies.charge(holders, state, elapsed)
+            account.owners.charge(held, state, elapsed)
         elif elapsed:  # it came back at some moment in between; it was not seen working
             account.states["down"] += elapsed
-        return account.tenancies.rows(holders, now)
+        return account.owners.rows(held, now)
 
-    def _state(self, reading: Reading, before: float | None, busy: float | None, elapsed: float, *, held: bool) -> str:
+    def _state(
+        self, reading: Reading, before: float | None, busy: float | None, elapsed: float, *, held: bool
+    ) -> State:
         share = reading.values.get(_UTILIZATION)
         if before is not None and busy is not None and busy >= before:
             share = (busy - before) / elapsed
         if not _tells_activity(reading) or share is None:
             return "unknown"
-        if share >= self._active_ratio:
+        if share >= self._accounting.active_ratio:
             return "active"
         if not held and reading.processes is None:
             # Who is there is not known, but somebody's memory is.
-            held = reading.values.get(_MEMORY_USED, 0.0) > self._held_bytes
+            held = reading.values.get(_MEMORY_USED, 0.0) > self._accounting.held_bytes
         return "idle_held" if held else "idle_free"
 
     @staticmethod

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from gpu_exporter.catalog import (
-    PROCESS_LABELS,
-    PROCESS_MEMORY,
-    PROCESS_UTILIZATION,
-    PROCESSES,
-    PROCESSES_DROPPED,
-)
+from gpu_exporter.catalog import PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, PROCESSES_DROPPED
+from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Owner, Process, Reading
+from gpu_exporter.model import Identity, Process, Reading
 from gpu_exporter.sampling.tenancy import merged
 
 _Rows: TypeAlias = tuple[dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]
@@ -29,10 +24,10 @@ class ProcessTable:
 
     def __init__(self, *, most: int, labels: Sequence[str]) -> None:
         self._most = most
-        self._kept = tuple(label in labels for label in PROCESS_LABELS)
+        self._kept = tuple(label if label in labels else None for label in PROCESS_LABELS)
         self._before: dict[str, tuple[tuple[Process, ...], _Rows]] = {}
 
-    def complete(self, reading: Reading) -> Reading:
+    def add_rows(self, reading: Reading) -> Reading:
         """The reading with its processes' rows; as it is where it is not known what runs on the device."""
         if reading.processes is None or reading.failure is not None:
             self._before.pop(reading.device.key, None)
@@ -59,18 +54,8 @@ class ProcessTable:
         return {**counts, PROCESSES_DROPPED: dropped}, labelled
 
     def _labels(self, process: Process) -> tuple[str, ...]:
-        owner = process.owner or Owner()
-        values = (
-            str(process.pid),
-            owner.process,
-            owner.user,
-            owner.container,
-            owner.pod,
-            owner.namespace,
-            owner.slurm_job,
-        )
-        kept = (value if keep else "" for value, keep in zip(values, self._kept, strict=True))
-        return (*kept, process.mig_uuid)
+        told = {"pid": str(process.pid), **(process.identity or Identity()).all_labels()}
+        return (*(told.get(label, "") if label else "" for label in self._kept), process.mig_uuid)
 
     @staticmethod
     def _put(

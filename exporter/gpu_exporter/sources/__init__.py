@@ -1,13 +1,26 @@
-"""Where readings come from. ``opener`` picks the module; each source is one file or folder beside this one."""
+"""Where readings come from: each source is a folder beside this file, and one line in ``REGISTRY``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Reading, Xid
+from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
+
+# name (of ``config.SOURCES``) -> the module with its ``KIND``. It is imported only when the source is used, so that a
+# simulated fleet needs no driver binding and the other way round.
+REGISTRY: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "nvml": "gpu_exporter.sources.nvml",
+        "fake": "gpu_exporter.sources.fake",
+    }
+)
+_AUTO: Final = "nvml"
 
 
 class SourceError(Exception):
@@ -17,10 +30,12 @@ class SourceError(Exception):
 class Source(Protocol):
     """An open source. The constructor opens it and raises SourceError where that fails.
 
-    ``read`` may block for as long as the driver does; calls for different devices may overlap, calls for one never do.
+    ``simulated`` tells that no real GPU is read. ``read`` may block for as long as the driver does; calls for different
+    devices may overlap, calls for one never do.
     """
 
     name: str
+    simulated: bool
     driver: Driver
 
     @property
@@ -40,24 +55,37 @@ class Source(Protocol):
         """Let go of the driver; with ``hung``, a call still hangs inside and the driver must not be shut down."""
 
 
-def opener(config: Config) -> tuple[str, Callable[[], Source]]:
-    """The configured source's name, and what opens it (again and again, should it fail).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceKind:
+    """What there is to know of a source before it is opened.
 
-    Modules are imported here, so that a simulated fleet needs no driver binding and the other way round.
+    ``opener`` gives what opens it, again and again, should it fail. ``check`` raises ConfigError where a file that only
+    this source reads cannot be used. ``findings`` are what ``doctor`` tells of it before the first reading; the path is
+    the root of the machine's files.
     """
-    if config.source == "fake":
-        from gpu_exporter.sources.fake import FakeFleet  # noqa: PLC0415
 
-        fake = config.fake
-        fleet = FakeFleet(
-            gpus=fake.gpus,
-            model=fake.model,
-            seed=fake.seed,
-            scenario=fake.scenario,
-            owners=fake.owners if config.processes.enabled else None,
-        )
-        return "fake", fleet.open
-    from gpu_exporter.sources.nvml import NvmlSource  # noqa: PLC0415
+    source: type[Source]
+    opener: Callable[[Config], Callable[[], Source]]
+    check: Callable[[Config], None] = lambda _: None
+    findings: Callable[[Config, Path], Iterable[Finding]] = lambda _, __: ()
 
-    processes = config.processes.interval if config.processes.enabled else None
-    return "nvml", partial(NvmlSource, processes=processes)
+    @property
+    def name(self) -> str:
+        """What it is called in the settings, and in what is published."""
+        return self.source.name
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it reads no real GPU."""
+        return self.source.simulated
+
+
+def source_kind(config: Config) -> SourceKind:
+    """The configured source's kind."""
+    kind: SourceKind = import_module(REGISTRY[_AUTO if config.source == "auto" else config.source]).KIND
+    return kind
+
+
+def open_source(config: Config) -> Callable[[], Source]:
+    """What opens the configured source. Raises ConfigError where a file of its own cannot be used."""
+    return source_kind(config).opener(config)

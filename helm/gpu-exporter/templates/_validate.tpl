@@ -79,6 +79,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if or (and $v.scrape.basicAuth $v.scrape.authorization) (and $v.scrape.oauth2 (or $v.scrape.basicAuth $v.scrape.authorization)) }}
 {{- fail "scrape.basicAuth, scrape.authorization and scrape.oauth2 exclude each other; keep one." }}
 {{- end }}
+{{- if and $v.service.loadBalancerSourceRanges (ne $v.service.type "LoadBalancer") }}
+{{- fail (printf "service.loadBalancerSourceRanges is told, but service.type is %s; use LoadBalancer." $v.service.type) }}
+{{- end }}
 {{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") }}
 {{- fail "service.nodePort is told, but service.type is ClusterIP; use NodePort or LoadBalancer." }}
 {{- end }}

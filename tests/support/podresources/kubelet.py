@@ -17,7 +17,7 @@ from podresources.api import Api
 
 
 class Kubelet:
-    """Answers List and GetAllocatableResources with ``answer`` and ``allocatable`` until told otherwise.
+    """Answers List with ``answer`` until told otherwise.
 
     ``fail`` is a (status name, message) that every List ends with. While ``hold`` is set, List does not answer;
     ``asked`` counts the calls of List.
@@ -27,8 +27,6 @@ class Kubelet:
         self.api = api
         self.path = path
         self.answer: Any = api.answer()
-        self.allocatable: Any = api.messages["AllocatableResourcesResponse"]()
-        self.allocatable_works = True
         self.fail: tuple[str, str] | None = None
         self.hold = threading.Event()
         self.asked = 0
@@ -46,7 +44,7 @@ class Kubelet:
         """Listen, on a socket made anew, as a kubelet does that starts."""
         self.path.unlink(missing_ok=True)
         grpc = self.api.grpc
-        behaviours = {"List": self._list, "GetAllocatableResources": self._get_allocatable}
+        behaviours = {"List": self._list}
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 behaviours[name], request_deserializer=asked.FromString, response_serializer=_serialize
@@ -73,11 +71,6 @@ class Kubelet:
         if self.fail is not None:
             context.abort(getattr(self.api.grpc.StatusCode, self.fail[0]), self.fail[1])
         return self.answer
-
-    def _get_allocatable(self, _: Any, context: Any) -> Any:
-        if not self.allocatable_works:
-            context.abort(self.api.grpc.StatusCode.UNKNOWN, "Pod Resources API GetAllocatableResources disabled")
-        return self.allocatable
 
 
 def _serialize(answer: Any) -> bytes:
@@ -123,7 +116,7 @@ def socket_folder() -> Iterator[Path]:
 
 def record(api: Api, answer: Any) -> bytes:
     """All that grpcio's server sends in one call of List."""
-    from gpu_exporter.owners.kubernetes.podresources import exchange  # noqa: PLC0415 - needs h2, which may not be installed
+    from gpu_exporter.owners.kubernetes.client import exchange  # noqa: PLC0415 - needs h2, which may not be installed
 
     sent = bytearray()
 

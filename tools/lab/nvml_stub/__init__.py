@@ -21,9 +21,9 @@ from typing import Final
 
 from tools.lab.nvml_stub.compiler import FUNCTIONS, build
 from tools.lab.nvml_stub.gpu import SETTINGS, Gpu, Mig, Process, ProcessKind, Usage, microseconds
-from tools.lab.nvml_stub.presets import GPM, MODELS, Setting
+from tools.lab.nvml_stub.presets import FIELDS, GPM, MODELS, Answer, Setting
 
-__all__ = ["FUNCTIONS", "MODELS", "SETTINGS", "Mig", "Process", "Stub", "Usage", "build"]
+__all__ = ["FIELDS", "FUNCTIONS", "MODELS", "SETTINGS", "Mig", "Process", "Stub", "Usage", "build"]
 
 _MAX_GPUS: Final = 64
 _MAX_EVENTS: Final = 256
@@ -239,6 +239,8 @@ class Stub:
         for name, value in MODELS[model].items():
             gpu.set(name, value.format(index=index) if isinstance(value, str) else value, at=self.now)
         gpu.gpm.update(GPM.get(model, {}))
+        for number, answer in FIELDS.get(model, {}).items():
+            gpu.answer(number, answer)
         self._gpus.append(gpu)
         self._count = len(self._gpus)
         self._write()
@@ -256,10 +258,11 @@ class Stub:
             self._gpus[device].set(each, value, at=self.now)
         self._write()
 
-    def field(self, device: int, number: int, value: int = 0, *, error: int = 0) -> None:
-        """Fix the answer for one field, by its number."""
-        gpu = self._gpus[device]
-        gpu.fields[number], gpu.field_errors[number] = value, error
+    def field(
+        self, device: int, number: int | tuple[int, int], value: int = 0, *, kind: int = 3, error: int = 0
+    ) -> None:
+        """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does."""
+        self._gpus[device].answer(number, Answer(value, kind, error))
         self._write()
 
     def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:

@@ -102,6 +102,17 @@ static nvmlReturn_t link_value(const struct number_list *numbers, unsigned scope
     return NVML_SUCCESS;
 }
 
+static void set_value(nvmlFieldValue_t *field, unsigned type, int64_t wide)
+{
+    field->value_type = type;
+    if (type == VALUE_UNSIGNED_LONG_LONG)
+        field->value.u64 = (unsigned long long)wide;
+    else if (type == VALUE_SIGNED_INT)
+        field->value.i32 = (int)wide;
+    else
+        field->value.u32 = (unsigned)wide;
+}
+
 static nvmlReturn_t answer_number(const struct call *call, enum value value, unsigned type, nvmlFieldValue_t *field)
 {
     int64_t wide;
@@ -111,13 +122,7 @@ static nvmlReturn_t answer_number(const struct call *call, enum value value, uns
     bool narrow = value == V_pcie_tx_bytes || value == V_pcie_rx_bytes;
     if (narrow && call->gpu->values[V_pcie_counter_bits] == 32)
         type = VALUE_UNSIGNED_INT;
-    field->value_type = type;
-    if (type == VALUE_UNSIGNED_LONG_LONG)
-        field->value.u64 = (unsigned long long)wide;
-    else if (type == VALUE_SIGNED_INT)
-        field->value.i32 = (int)wide;
-    else
-        field->value.u32 = (unsigned)wide;
+    set_value(field, type, wide);
     return NVML_SUCCESS;
 }
 
@@ -150,12 +155,13 @@ static nvmlReturn_t answer_link_field(const struct call *call, unsigned at, nvml
 static nvmlReturn_t answer_field(const struct call *call, nvmlFieldValue_t *field)
 {
     const struct gpu *gpu = call->gpu;
-    for (unsigned i = 0; i < gpu->field_count; i++)
-        if (gpu->fields[i].field == field->field) {
-            field->value_type = VALUE_UNSIGNED_LONG_LONG;
-            field->value.u64 = (unsigned long long)gpu->fields[i].value;
-            return gpu->fields[i].error;
+    for (unsigned i = 0; i < gpu->field_count; i++) {
+        const struct field_override *override = &gpu->fields[i];
+        if (override->field == field->field && (override->scope == ALL_SCOPES || override->scope == field->scope)) {
+            set_value(field, override->type, override->value);
+            return override->error;
         }
+    }
     for (unsigned i = 0; i < sizeof FIELDS / sizeof *FIELDS; i++)
         if (FIELDS[i].field == field->field)
             return answer_number(call, FIELDS[i].value, FIELDS[i].type, field);

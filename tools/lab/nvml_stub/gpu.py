@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from tools.lab.nvml_stub.compiler import table
-from tools.lab.nvml_stub.presets import Setting
+from tools.lab.nvml_stub.presets import Answer, Setting
 
 ProcessKind: TypeAlias = Literal["compute", "graphics", "mps"]
 
@@ -61,8 +61,7 @@ class Gpu:
     delay_us: int = 0
     process_bytes: int = 0
     function_errors: dict[str, int] = field(default_factory=dict)
-    fields: dict[int, int] = field(default_factory=dict)
-    field_errors: dict[int, int] = field(default_factory=dict)
+    fields: dict[str, Answer] = field(default_factory=dict)
     processes: dict[ProcessKind, tuple[Process, ...]] = field(default_factory=dict)
     usage: tuple[Usage, ...] = ()
     history: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -85,6 +84,10 @@ class Gpu:
         changes.append((microseconds(at), value))
         del changes[:-_MAX_HISTORY]
 
+    def answer(self, number: int | tuple[int, int], answer: int | Answer) -> None:
+        place = str(number) if isinstance(number, int) else ".".join(map(str, number))
+        self.fields[place] = Answer(answer) if isinstance(answer, int) else answer
+
     def lines(self) -> Iterator[str]:
         # In the order of the C tables, which makes reading fast.
         for name in (*_VALUES, *_LISTS, *_STRINGS):
@@ -95,8 +98,9 @@ class Gpu:
             if number := int(getattr(self, name)):
                 yield f"{name} {number}"
         yield from (f"error.{name} {code}" for name, code in self.function_errors.items())
-        yield from (f"field.{number} {value}" for number, value in self.fields.items())
-        yield from (f"field_error.{number} {code}" for number, code in self.field_errors.items())
+        # One scope before any.
+        for place, answer in sorted(self.fields.items(), key=lambda told: "." not in told[0]):
+            yield f"field.{place} {_tuples([answer])}"
         for kind, processes in self.processes.items():
             yield f"processes.{kind} {_tuples(processes)}"
         yield f"process_utilization {_tuples(self.usage)}"

@@ -1,12 +1,12 @@
 """GPUs as NVML shows them: numbers in NVML's own units, as recorded on real boards where that was possible.
 
-What a model does not name, it does not support.
+What a model does not name, it does not support. A field that values.h and fields.c do not know is one line in FIELDS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 Setting: TypeAlias = int | str | Sequence[int]
 
@@ -106,7 +106,7 @@ def _clocks(graphics: int, memory: int, video: int, graphics_max: int, video_max
     }
 
 
-MODELS: Final[Mapping[str, Mapping[str, Setting]]] = {
+_BOARDS: Final[dict[str, Mapping[str, Setting]]] = {
     "h100": {
         **_COMMON,
         **_ECC,
@@ -245,6 +245,71 @@ MODELS: Final[Mapping[str, Mapping[str, Setting]]] = {
         "pcie_generation": 4,
         "pcie_generation_max": 4,
     },
+}
+
+MODELS: Final[Mapping[str, Mapping[str, Setting]]] = {
+    **_BOARDS,
+    "gh200": {
+        **_BOARDS["h100"],
+        "name": "NVIDIA GH200 480GB",
+        "cores": 16896,
+        "pci_device_id": 0x234210DE,
+        "pci_subsystem_id": 0x16EB10DE,
+        "memory_total": 97871 * MIB,
+        "memory_reserved": 489 * MIB,
+        "memory_used": 1 * MIB,
+    },
+    # The rows that only boards before Ampere have.
+    "v100": {
+        **_COMMON,
+        **_power(42_300, 150_000, 300_000, 300_000),
+        **_clocks(1290, 877, 1155, 1530, 1372),
+        "name": "Tesla V100-SXM2-32GB",
+        "serial": "03243190000{index:02d}",
+        "vbios_version": "88.00.43.00.03",
+        "brand": 2,
+        "architecture": 5,
+        "compute_major": 7,
+        "compute_minor": 0,
+        "cores": 5120,
+        "pci_device_id": 0x1DB510DE,
+        "pci_subsystem_id": 0x124910DE,
+        "persistence_mode": 1,
+        "utilization": 0,
+        "memory_utilization": 0,
+        "memory_total": 32768 * MIB,
+        "memory_reserved": 271 * MIB,
+        "memory_used": 1 * MIB,
+        "bar1_total": 32768 * MIB,
+        "bar1_used": 2 * MIB,
+        "temperature": 33,
+        "memory_temperature": 31,
+        "limit_shutdown": 90,
+        "limit_slowdown": 87,
+        "limit_max_operating": 83,
+        "limit_memory_max": 85,
+        "pcie_generation": 3,
+        "pcie_generation_max": 3,
+        "ecc_enabled": 1,
+        "ecc_pending": 1,
+        "retired_sbe": 0,
+        "retired_dbe": 0,
+        "retired_pending": 0,
+    },
+}
+
+
+class Answer(NamedTuple):
+    """What a field answers: ``kind`` is NVML's type (1 unsigned, 3 long unsigned, 5 signed), ``error`` its code."""
+
+    value: int
+    kind: int = 3
+    error: int = 0
+
+
+# Fields by their number, or by (number, scope), that no other setting stands for: {171: 1} or {171: Answer(1, kind=1)}.
+FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {
+    "gh200": {170: 10, 171: 1},  # C2C links, and the state of each
 }
 
 # Profiling metrics (GPM) by NVML's number, in percent; Hopper and newer.

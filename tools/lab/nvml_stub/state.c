@@ -107,16 +107,18 @@ static void parse_mig(struct gpu *gpu, char *key, char *value)
     mig->present = true;
 }
 
-static struct field_override *field_override(struct gpu *gpu, const char *key)
+/* "field.171 1:3:0" is value, type and return code for whatever scope, "field.171.2 …" for one. */
+static void parse_field(struct gpu *gpu, char *key, char *value)
 {
-    unsigned field = (unsigned)integer(key);
-    for (unsigned i = 0; i < gpu->field_count; i++)
-        if (gpu->fields[i].field == field)
-            return &gpu->fields[i];
     if (gpu->field_count == MAX_OVERRIDES)
         refuse("too many fields:", key);
-    gpu->fields[gpu->field_count].field = field;
-    return &gpu->fields[gpu->field_count++];
+    int64_t part[3];
+    char *field = strsep(&key, ".");
+    if (!next_tuple(&value, part, 3, 0))
+        refuse("no answer of the field:", field);
+    gpu->fields[gpu->field_count++] = (struct field_override){
+        (unsigned)integer(field), key == NULL ? ALL_SCOPES : (unsigned)integer(key), (unsigned)part[1], part[0],
+        (nvmlReturn_t)part[2]};
 }
 
 static enum function function_called(const char *name)
@@ -159,9 +161,7 @@ static void parse_gpu(struct gpu *gpu, char *key, char *value, unsigned hints[3]
     } else if ((rest = after(key, "error."))) {
         gpu->function_error[function_called(rest)] = (nvmlReturn_t)integer(value);
     } else if ((rest = after(key, "field."))) {
-        field_override(gpu, rest)->value = integer(value);
-    } else if ((rest = after(key, "field_error."))) {
-        field_override(gpu, rest)->error = (nvmlReturn_t)integer(value);
+        parse_field(gpu, rest, value);
     } else if ((rest = after(key, "processes."))) {
         int kind = find(PROCESS_NAMES, PROCESS_KINDS, rest, &(unsigned){0});
         if (kind < 0)

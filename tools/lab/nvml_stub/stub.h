@@ -60,7 +60,7 @@ struct mig {
 };
 
 struct field_override {
-    unsigned field;
+    unsigned field, scope, type;
     int64_t value;
     nvmlReturn_t error;
 };

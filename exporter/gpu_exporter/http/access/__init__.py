@@ -1,4 +1,4 @@
-"""Who may talk to the exporter: TLS, client certificates, passwords, rate; all from the web configuration file."""
+"""Who may talk to the exporter: TLS, client certificates, passwords and a rate limit, from a web configuration file."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from gpu_exporter.config import ConfigError
+from gpu_exporter.config import ConfigError, Watch
 from gpu_exporter.http.access import file, tls
 from gpu_exporter.http.access.file import AccessConfig
 from gpu_exporter.http.access.rate import Allowance
+from gpu_exporter.http.wsgi import App, Environ, Headers, StartResponse, status_answer
 
 if TYPE_CHECKING:
     from gpu_exporter.http.access.basic import Passwords
 
 log = logging.getLogger(__name__)
-
-App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_Stamp: TypeAlias = tuple[int, int, int, int] | None
-_PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,7 @@ class Gate:
         self._path = path
         self._lock = threading.Lock()
         self._complaint = ""
-        self._watched: tuple[Path, ...] = (path,)
-        self._seen: list[_Stamp] = []
+        self._watch = Watch(path)
         self._checks: Passwords | None = None
         self._state = self._read(None)
 
@@ -73,41 +69,43 @@ class Gate:
     def protect(self, application: App) -> App:
         """The application behind the rate limit, the headers and the passwords."""
 
-        def protected(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def protected(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             state = self._current()
             headers = state.config.headers
             replaced = {name.lower() for name in headers}
 
-            def start(status: str, fields: list[tuple[str, str]], *rest: Any) -> Any:
+            def start(status: str, fields: Headers, *rest: Any) -> Any:
                 kept = [(name, value) for name, value in fields if name.lower() not in replaced]
                 return start_response(status, [*kept, *headers.items()], *rest)
 
             refusal = self._refusal(state, environ)
             if refusal is None:
                 return application(environ, start)
-            start(refusal, [_PLAIN, *([("WWW-Authenticate", "Basic")] if refusal.startswith("401") else [])])
-            return [f"{refusal}\n".encode()]
+            asking = [("WWW-Authenticate", "Basic")] if refusal.startswith("401") else []
+            status, fields, body = status_answer(refusal, *asking)
+            start(status, fields)
+            return [body]
 
         return protected
 
-    def _refusal(self, state: _State, environ: dict[str, Any]) -> str | None:
+    def _refusal(self, state: _State, environ: Environ) -> str | None:
         if state.allowance is not None and not state.allowance.take():
             return "429 Too Many Requests"
         if not state.config.users or self._checks is None:
             return None
         header = environ.get("HTTP_AUTHORIZATION", "")
-        right = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
-        if right is None:
+        correct = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
+        if correct is None:
             return "429 Too Many Requests"
-        return None if right else "401 Unauthorized"
+        return None if correct else "401 Unauthorized"
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def _current(self) -> _State:
-        """The state in force, after a look at whether the files changed; whoever comes meanwhile gets the old one."""
+        """The state in force, after checking whether the files changed; callers meanwhile get the old one."""
         if self._lock.acquire(blocking=False):
             try:
-                if [_stamp(path) for path in self._watched] != self._seen:
+                if self._watch.changed():
                     self._replace()
             finally:
                 self._lock.release()
@@ -125,13 +123,9 @@ class Gate:
             log.info("web configuration reloaded")
 
     def _read(self, old: _State | None) -> _State:
-        # The stamps are taken before the reading: a change during it is seen the next time.
-        self._seen = [_stamp(path) for path in self._watched]
+        self._watch.mark()
         config = file.load(self._path)
-        watched = (self._path, *_files(config))
-        if watched != self._watched:
-            self._watched = watched
-            self._seen = [self._seen[0], *(_stamp(path) for path in watched[1:])]
+        self._watch.follow(self._path, *_files(config))
         if old is not None:
             # A file that is being written may be empty for a moment: what protects is never dropped on the way.
             for key, before, now in (
@@ -142,7 +136,7 @@ class Gate:
                     raise ConfigError(f"{self._path}: {key}: is gone; to do without it needs a restart")
             if config.tls is not None and old.config.tls is None:
                 raise ConfigError(f"{self._path}: tls_server_config: is new; to serve TLS needs a restart")
-        context = None if config.tls is None else tls.context(config.tls, file=self._path)
+        context = None if config.tls is None else tls.make_context(config.tls, file=self._path)
         if config.users and self._checks is None:
             from gpu_exporter.http.access.basic import Passwords  # noqa: PLC0415 - bcrypt is an extra
 
@@ -154,7 +148,7 @@ def check(path: Path) -> None:
     """Raise ConfigError unless the file and the certificates that it names can be used."""
     config = file.load(path)
     if config.tls is not None:
-        tls.context(config.tls, file=path)
+        tls.make_context(config.tls, file=path)
 
 
 def _allowance(config: AccessConfig, old: _State | None) -> Allowance | None:
@@ -170,12 +164,3 @@ def _files(config: AccessConfig) -> tuple[Path, ...]:
         return ()
     pems = (config.tls.cert, config.tls.key, config.tls.client_ca)
     return tuple(pem.path for pem in pems if pem is not None and pem.path is not None)
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What differs once the file was changed or replaced; follows links, as a mounted Secret is replaced by one."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)

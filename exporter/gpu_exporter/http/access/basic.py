@@ -16,7 +16,7 @@ import bcrypt
 
 _REMEMBERED: Final = 100  # passwords that were right; their check costs nothing the next time
 _PATIENCE: Final = 5.0  # seconds to wait for one's turn
-_A_PEER: Final = 4  # checks that one address may have waiting
+_CHECKS_PER_PEER: Final = 4  # checks that one address may have waiting
 _LONGEST: Final = 72  # bytes of a password that bcrypt looks at
 _ALPHABET: Final = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -69,7 +69,7 @@ class Passwords:
 
     def _compare(self, password: bytes, known: bytes, peer: str) -> bool | None:
         with self._lock:
-            if self._waiting[peer] >= _A_PEER:
+            if self._waiting[peer] >= _CHECKS_PER_PEER:
                 return None
             self._waiting[peer] += 1
         try:

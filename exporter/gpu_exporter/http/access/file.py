@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from gpu_exporter.config import ConfigError, read_yaml
-from gpu_exporter.config.parsers import RefusedError, boolean, duration, integer_between, quoted
+from gpu_exporter.config import Section, read_yaml
+from gpu_exporter.config.parsers import RefusedError, boolean, duration, integer_between, quoted, text
 
 VERIFIES: Final = {
     "NoClientCert": ssl.CERT_NONE,
@@ -90,16 +90,16 @@ class AccessConfig:
 
 def load(path: Path) -> AccessConfig:
     """Read and check the file, without the files that it names. Raises ConfigError."""
-    file = _Mapping(path, "", read_yaml(path))
-    file.known("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit")
-    http = file.mapping("http_server_config", "http2", "headers")
+    file = _Section(path, read_yaml(path))
+    file.known(("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit"))
+    http = _section(file, "http_server_config", "http2", "headers")
     http.value("http2", boolean)
-    rate = file.mapping("rate_limit", "interval", "burst")
-    interval = rate.value("interval", _interval) or 0.0
-    burst = rate.value("burst", integer_between(1, 2**31)) or 0
+    rate = _section(file, "rate_limit", "interval", "burst")
+    interval = rate.value("interval", _interval, 0.0)
+    burst = rate.value("burst", integer_between(1, 2**31), 0)
     if interval and not burst:
         rate.refuse("burst", "is missing; write how many requests may come at once")
-    headers = http.mapping("headers", *_HEADERS)
+    headers = _section(http, "headers", *_HEADERS)
     return AccessConfig(
         tls=_tls(file),
         headers={name: value for name in _HEADERS if (value := headers.value(name, _header(name)))},
@@ -109,65 +109,26 @@ def load(path: Path) -> AccessConfig:
     )
 
 
-class _Mapping:
-    """One mapping of the file; its methods raise ConfigError that names the place."""
+class _Section(Section):
+    """A mapping as Go reads it."""
 
-    def __init__(self, path: Path, prefix: str, document: Any) -> None:
-        self.path = path
-        self.prefix = prefix
-        if document is not None and not isinstance(document, dict):
-            self.refuse("", "is no mapping; write its keys below it, indented")
-        self.entries: dict[Any, Any] = document or {}
+    blank = True
 
-    def refuse(self, key: str, why: str) -> NoReturn:
-        place = f"{self.prefix}{key}".rstrip(".")
-        raise ConfigError(f"{self.path}: {place + ': ' if place else ''}{why}")
 
-    def known(self, *names: str) -> None:
-        for name in self.entries:
-            if name not in names:
-                self.refuse(quoted(name)[1:-1], f"unknown key; write one of {', '.join(names)}")
-
-    def mapping(self, key: str, *names: str) -> _Mapping:
-        """The mapping below a key; without names, any."""
-        inner = _Mapping(self.path, f"{self.prefix}{key}.", self.entries.get(key))
-        if names:
-            inner.known(*names)
-        return inner
-
-    def value(self, key: str, parse: Callable[[Any], Any]) -> Any:
-        """The parsed value; None where it is left out or left empty."""
-        value = self.entries.get(key)
-        if value is None or value == "":
-            return None
-        try:
-            return parse(value)
-        except RefusedError as error:
-            self.refuse(key, str(error))
-
-    def items(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-        """The parsed items of a list."""
-        value = self.entries.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self.refuse(key, f"{quoted(value)} is not a list; write one item a line, each behind a dash")
-        parsed = []
-        for item in value:
-            try:
-                parsed.append(parse(item))
-            except RefusedError as error:
-                self.refuse(key, str(error))
-        return tuple(parsed)
+def _section(parent: Section, key: str, *names: str) -> Section:
+    """The mapping below a key. Not all of its keys fit into the line for what is no mapping at all."""
+    section = parent.section(key)
+    section.known(names)
+    return section
 
 
 # --- tls_server_config ------------------------------------------------------------------------------------------------
 
 
-def _tls(file: _Mapping) -> TlsConfig | None:
+def _tls(file: Section) -> TlsConfig | None:
     pems = ("cert", "key", "client_ca")
-    section = file.mapping(
-        "tls_server_config", *pems, *(f"{name}_file" for name in pems), "client_auth_type", "client_allowed_sans",
+    section = _section(
+        file, "tls_server_config", *pems, *(f"{name}_file" for name in pems), "client_auth_type", "client_allowed_sans",
         "min_version", "max_version", "cipher_suites", "prefer_server_cipher_suites", "curve_preferences",
     )  # fmt: skip
     if not section.entries:
@@ -176,12 +137,12 @@ def _tls(file: _Mapping) -> TlsConfig | None:
     if cert is None or key is None:
         missing = "cert_file" if cert is None else "key_file"
         section.refuse(missing, "is missing; TLS needs cert_file and key_file")
-    verify = section.value("client_auth_type", _auth_type) or "NoClientCert"
-    minimum = section.value("min_version", _version) or ssl.TLSVersion.TLSv1_2
-    maximum = section.value("max_version", _version) or ssl.TLSVersion.TLSv1_3
+    verify = section.value("client_auth_type", _auth_type, "NoClientCert")
+    minimum = section.value("min_version", _version, ssl.TLSVersion.TLSv1_2)
+    maximum = section.value("max_version", _version, ssl.TLSVersion.TLSv1_3)
     if minimum > maximum:
         section.refuse("min_version", "is above max_version; write TLS12 or the same version")
-    sans = section.items("client_allowed_sans", _text)
+    sans = section.items("client_allowed_sans", text)
     if sans and verify != "RequireAndVerifyClientCert":
         section.refuse("client_allowed_sans", "needs client_auth_type: RequireAndVerifyClientCert")
     if client_ca is None and verify != "NoClientCert":
@@ -194,7 +155,6 @@ def _tls(file: _Mapping) -> TlsConfig | None:
     if len(curves) > 1 and not hasattr(ssl.SSLContext, "set_groups"):
         only = "OpenSSL's own order has all of them; leave the key out, or write the one curve to be used"
         section.refuse("curve_preferences", f"this Python cannot order several curves; {only}")
-    order = section.value("prefer_server_cipher_suites", boolean)
     return TlsConfig(
         cert=cert,
         key=key,
@@ -205,24 +165,18 @@ def _tls(file: _Mapping) -> TlsConfig | None:
         minimum=maximum if named and not ciphers else minimum,
         maximum=maximum,
         ciphers=ciphers,
-        server_order=True if order is None else order,
+        server_order=section.value("prefer_server_cipher_suites", boolean, default=True),
         curves=curves,
     )
 
 
-def _pem(section: _Mapping, name: str) -> Pem | None:
-    path, text = section.value(f"{name}_file", _text), section.value(name, _text)
-    if path is not None and text is not None:
+def _pem(section: Section, name: str) -> Pem | None:
+    path, inline = section.value(f"{name}_file", text), section.value(name, text)
+    if path is not None and inline is not None:
         section.refuse(name, f"is written twice, here and in {name}_file; write one of them")
     if path is not None:
-        return Pem(f"{section.prefix}{name}_file", section.path.parent / path)
-    return None if text is None else Pem(f"{section.prefix}{name}", None, text)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise RefusedError(f"{quoted(value)} is not text; put it in quotes")
-    return value
+        return Pem(f"{section.place}.{name}_file", section.path.parent / path)
+    return None if inline is None else Pem(f"{section.place}.{name}", None, inline)
 
 
 def _auth_type(value: Any) -> str:
@@ -265,15 +219,15 @@ def _header(name: str) -> Callable[[Any], str]:
     return parse
 
 
-def _users(file: _Mapping) -> dict[str, bytes]:
-    section = file.mapping("basic_auth_users")
+def _users(file: Section) -> dict[str, bytes]:
+    section = file.section("basic_auth_users")
     users = dict(_hashes(section))
     if users and find_spec("bcrypt") is None:
         file.refuse("basic_auth_users", "needs the package bcrypt; run: pip install 'gpu-exporter[auth]'")
     return users
 
 
-def _hashes(section: _Mapping) -> Iterator[tuple[str, bytes]]:
+def _hashes(section: Section) -> Iterator[tuple[str, bytes]]:
     for name, value in section.entries.items():
         if not isinstance(name, str) or not name or ":" in name:
             section.refuse(quoted(name)[1:-1], "is not a user's name; write text without a colon")

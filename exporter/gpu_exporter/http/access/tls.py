@@ -33,37 +33,37 @@ class _Context(ssl.SSLContext):
     allowed: frozenset[str] = frozenset()
 
 
-def context(config: TlsConfig, *, file: Path) -> ssl.SSLContext:
+def make_context(config: TlsConfig, *, file: Path) -> ssl.SSLContext:
     """The context for the configuration of this file. Raises ConfigError where a certificate or key cannot be used."""
-    made = _Context(ssl.PROTOCOL_TLS_SERVER)
-    made.allowed = frozenset(_normal(name) for name in config.allowed_sans)
-    made.minimum_version, made.maximum_version = config.minimum, config.maximum
-    made.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
+    context.allowed = frozenset(_normal(name) for name in config.allowed_sans)
+    context.minimum_version, context.maximum_version = config.minimum, config.maximum
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     if config.server_order:
-        made.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
-        made.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    made.set_alpn_protocols(["http/1.1"])
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
     if config.ciphers:
-        made.set_ciphers(":".join(config.ciphers))
+        context.set_ciphers(":".join(config.ciphers))
     if len(config.curves) == 1:
         try:
-            made.set_ecdh_curve(config.curves[0])
+            context.set_ecdh_curve(config.curves[0])
         except (ssl.SSLError, ValueError):
             # Before Python 3.12 with OpenSSL 3 the call knows NIST's curves only.
             key = "tls_server_config.curve_preferences"
             why = f"'{config.curves[0]}' is not known to this Python's OpenSSL; write CurveP256, or leave the key out"
             raise ConfigError(f"{file}: {key}: {why}") from None
     elif config.curves:
-        made.set_groups(":".join(config.curves))  # type: ignore[attr-defined] # Python 3.15
-    _identity(made, config, file)
+        context.set_groups(":".join(config.curves))  # type: ignore[attr-defined] # Python 3.15
+    _load_identity(context, config, file)
     if config.client_ca is not None:
-        _clients(made, config.client_ca, file)
-        made.verify_mode = config.verify
-    return made
+        _load_client_ca(context, config.client_ca, file)
+        context.verify_mode = config.verify
+    return context
 
 
-def _identity(made: ssl.SSLContext, config: TlsConfig, file: Path) -> None:
+def _load_identity(context: ssl.SSLContext, config: TlsConfig, file: Path) -> None:
     cert, key = _read(config.cert, file), _read(config.key, file)
     if b"-----BEGIN CERTIFICATE-----" not in cert:
         raise _unusable(config.cert, file, "holds no certificate; write one in PEM")
@@ -73,7 +73,7 @@ def _identity(made: ssl.SSLContext, config: TlsConfig, file: Path) -> None:
         # Through memory: a file that is replaced between two looks at it would be half old, half new.
         cert_path, key_path = (stack.enter_context(_InMemory(pem)).path for pem in (cert, key))
         try:
-            made.load_cert_chain(cert_path, key_path, password=_no_password)
+            context.load_cert_chain(cert_path, key_path, password=_no_password)
         except ssl.SSLError as error:
             if error.reason in _MISMATCH:
                 raise _unusable(config.key, file, "is not the key of the certificate") from None
@@ -83,13 +83,13 @@ def _identity(made: ssl.SSLContext, config: TlsConfig, file: Path) -> None:
             raise _unusable(config.key, file, "is encrypted; write a key without a passphrase") from None
 
 
-def _clients(made: ssl.SSLContext, pem: Pem, file: Path) -> None:
+def _load_client_ca(context: ssl.SSLContext, pem: Pem, file: Path) -> None:
     try:
-        made.load_verify_locations(cadata=_read(pem, file).decode("ascii", "ignore"))
+        context.load_verify_locations(cadata=_read(pem, file).decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError):
         raise _unusable(pem, file, "holds no certificate; write those of the CAs in PEM") from None
     # As in Go, an intermediate CA in the file is trusted by itself.
-    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _read(pem: Pem, file: Path) -> bytes:

@@ -15,23 +15,20 @@ from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from gpu_exporter.model import Owner
-
-if TYPE_CHECKING:
-    from gpu_exporter.owners.kubernetes.podresources import Grant
+from gpu_exporter.config import ConfigError, OwnersConfig
+from gpu_exporter.model import Identity
+from gpu_exporter.owners import Allocations
+from gpu_exporter.owners.kubernetes.messages import Allocation, PodResourcesError, allocations
 
 log = logging.getLogger(__name__)
 
-SOCKET: Final = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
-# What NVIDIA's device plugin registers: whole GPUs, shared ones (renameByDefault), MIG with the mixed strategy.
-RESOURCES: Final = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*")
 STALE_AFTER: Final = 3  # intervals
 _DRA_DRIVER: Final = "gpu.nvidia.com"
 _RETRY_MOST: Final = 30.0
-_MOST_HOLDERS: Final = 16_384  # (device, owner) pairs; 16 GPUs shared 100 ways are a tenth of that
-_NOBODY: Final[Mapping[str, Sequence[Owner]]] = MappingProxyType({})
+_MOST_HOLDERS: Final = 16_384  # (device, identity) pairs; 16 GPUs shared 100 ways are a tenth of that
+_NOTHING: Final[Mapping[str, Sequence[Identity]]] = MappingProxyType({})
 
 _HEX: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # ``::3`` is the replica of a time-sliced or MPS-shared device (AnnotatedID of NVIDIA's k8s-device-plugin).
@@ -43,6 +40,16 @@ _NAMED: Final = re.compile(rf"(?<![0-9a-z])(gpu|mig)-({_HEX})(?![0-9a-z])", re.I
 
 class MissingExtraError(Exception):
     """A library that this feature needs is not installed; the message tells how to install it."""
+
+
+def open_allocations(config: OwnersConfig, _user_name: Callable[[int], str]) -> Allocations | None:
+    """What the settings ask for. Raises ConfigError where the library for it is missing."""
+    if not config.kubernetes:
+        return None
+    try:
+        return KubernetesAllocations(socket=config.kubernetes_socket, resources=config.kubernetes_resources)
+    except MissingExtraError as error:
+        raise ConfigError(f"owners.kubernetes: {error}") from None
 
 
 def device_key(identifier: str) -> str | None:
@@ -64,11 +71,10 @@ def named_devices(names: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class _Known:
     """What is known at one moment. ``asked`` is when the answer was asked for, on the monotonic clock."""
 
-    owners: Mapping[str, Sequence[Owner]] = field(default_factory=lambda: _NOBODY)
-    allocatable: frozenset[str] | None = None
+    identities: Mapping[str, Sequence[Identity]] = field(default_factory=lambda: _NOTHING)
     asked: float | None = None
     trouble: str | None = "the kubelet has not answered yet"
 
@@ -84,14 +90,14 @@ class KubernetesAllocations:
     def __init__(
         self,
         *,
-        socket: Path = SOCKET,
-        resources: Sequence[str] = RESOURCES,
+        socket: Path,
+        resources: Sequence[str],
         interval: float = 10.0,
         timeout: float = 2.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
-            from gpu_exporter.owners.kubernetes import podresources  # noqa: PLC0415 - an extra
+            from gpu_exporter.owners.kubernetes.client import Client  # noqa: PLC0415 - an extra
         except ModuleNotFoundError as error:
             library = (error.name or "").partition(".")[0]
             if library not in {"h2", "hpack", "hyperframe"}:
@@ -99,12 +105,11 @@ class KubernetesAllocations:
             raise MissingExtraError(
                 f"asking the kubelet needs the Python library {library}: pip install 'gpu-exporter[kubernetes]'"
             ) from None
-        self._api = podresources
-        self._client = podresources.Client(path=socket, timeout=timeout)
+        self._client = Client(path=socket, timeout=timeout)
         self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))
         self._interval = interval
         self._monotonic = monotonic
-        self._state = _State()
+        self._known = _Known()
         self._logged: str | None = None
         self._unknown_told = False
         self._closing = threading.Event()
@@ -114,19 +119,14 @@ class KubernetesAllocations:
 
     # --- for any thread ----------------------------------------------------------------------------------------------
 
-    def current(self) -> Mapping[str, Sequence[Owner]]:
-        """Owners by UUID or index; nobody where the kubelet has not been heard for three intervals."""
-        state = self._state
-        return state.owners if self._fresh(state) else _NOBODY
-
-    def allocatable(self) -> frozenset[str] | None:
-        """Every device (UUID or index) that the kubelet could give to pods; None where it does not tell."""
-        state = self._state
-        return state.allocatable if self._fresh(state) else None
+    def current(self) -> Mapping[str, Sequence[Identity]]:
+        """Identities by UUID or index; nobody where the kubelet has not been heard for three intervals."""
+        known = self._known
+        return known.identities if self._fresh(known) else _NOTHING
 
     def trouble(self) -> str | None:
         """None where the latest question was answered, else why not; one line."""
-        return self._state.trouble
+        return self._known.trouble
 
     def wait_first(self, timeout: float) -> bool:
         """Wait until the kubelet was asked once, well or badly."""
@@ -138,8 +138,8 @@ class KubernetesAllocations:
         self._client.close()
         self._thread.join(1.0)
 
-    def _fresh(self, state: _State) -> bool:
-        return state.asked is not None and self._monotonic() - state.asked <= STALE_AFTER * self._interval
+    def _fresh(self, known: _Known) -> bool:
+        return known.asked is not None and self._monotonic() - known.asked <= STALE_AFTER * self._interval
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -149,13 +149,13 @@ class KubernetesAllocations:
             try:
                 self._ask()
                 failures = 0
-            except self._api.PodResourcesError as error:
+            except PodResourcesError as error:
                 failures += 1
                 self._fail(str(error))
             except Exception:  # the thread must outlive a bug
                 failures += 1
                 log.exception("asking the kubelet failed: this is a bug in gpu-exporter")
-                self._state = replace(self._state, trouble="a bug in gpu-exporter, which its log tells")
+                self._known = replace(self._known, trouble="a bug in gpu-exporter, which its log tells")
             self._first_round.set()
             self._closing.wait(self._pause(failures))
 
@@ -168,57 +168,47 @@ class KubernetesAllocations:
     def _ask(self) -> None:
         asked = self._monotonic()
         message = self._client.call("List")
-        owners: dict[str, list[Owner]] = {}
+        identities: dict[str, list[Identity]] = {}
         holders = 0
-        for device, owner in self._holders(message):
-            given = owners.setdefault(device, [])
-            if owner in given[-1:] or owner in given:
+        for device, identity in self._holders(message):
+            given = identities.setdefault(device, [])
+            if identity in given[-1:] or identity in given:
                 continue
-            given.append(owner)
+            given.append(identity)
             holders += 1
             if holders > _MOST_HOLDERS:
-                raise self._api.PodResourcesError(f"the answer has more than {_MOST_HOLDERS} holders of devices")
-        self._state = _State(
-            owners=MappingProxyType({device: tuple(given) for device, given in owners.items()}),
-            allocatable=self._ask_allocatable(),
+                raise PodResourcesError(f"the answer has more than {_MOST_HOLDERS} holders of devices")
+        self._known = _Known(
+            identities=MappingProxyType({device: tuple(given) for device, given in identities.items()}),
             asked=asked,
             trouble=None,
         )
         if self._logged is not None or not self._first_round.is_set():
             self._logged = None
-            log.info("the kubelet tells which pods hold GPUs", extra={"devices": len(owners), "holders": holders})
+            log.info("the kubelet tells which pods hold GPUs", extra={"devices": len(identities), "holders": holders})
 
-    def _ask_allocatable(self) -> frozenset[str] | None:
-        """Kubernetes before 1.23 has this call switched off; that is no trouble."""
-        try:
-            message = self._client.call("GetAllocatableResources")
-            keys = {device_key(device) for device in self._api.allocatable(message, wanted=self._wanted)}
-        except self._api.PodResourcesError as error:
-            log.debug("the kubelet does not tell its devices", extra={"why": str(error)})
-            return None
-        return frozenset(key for key in keys if key is not None)
-
-    def _holders(self, message: bytes) -> Iterator[tuple[str, Owner]]:
-        """Device and owner of every grant that names a GPU."""
-        for grant in self._api.grants(message, wanted=self._wanted):
-            if grant.dynamic:
-                keys = named_devices(grant.device)
+    def _holders(self, message: bytes) -> Iterator[tuple[str, Identity]]:
+        """Device and identity of every allocation that names a GPU."""
+        for given in allocations(message, wanted=self._wanted):
+            if given.dynamic:
+                keys = named_devices(given.device)
             else:
-                key = device_key(grant.device)
+                key = device_key(given.device)
                 keys = frozenset() if key is None else frozenset({key})
-            if not keys and (not grant.dynamic or grant.resource == _DRA_DRIVER):
-                self._tell_unknown(grant)
+            if not keys and (not given.dynamic or given.resource == _DRA_DRIVER):
+                self._tell_unknown(given)
             for key in sorted(keys):
-                yield key, Owner(pod=grant.pod, namespace=grant.namespace, container=grant.container)
+                labels = {"pod": given.pod, "namespace": given.namespace}
+                yield key, Identity(container=given.container, labels=labels)
 
-    def _tell_unknown(self, grant: Grant) -> None:
+    def _tell_unknown(self, given: Allocation) -> None:
         """Log the first device that no GPU can be found for; a node has one device plugin, so others are alike."""
         if not self._unknown_told:
             self._unknown_told = True
-            device = grant.device[:200].replace("\n", " ")
+            device = given.device[:200].replace("\n", " ")
             log.warning(
                 "a pod holds a device whose name does not tell which GPU it is; it is left out",
-                extra={"pod": grant.pod, "namespace": grant.namespace, "resource": grant.resource, "device": device},
+                extra={"pod": given.pod, "namespace": given.namespace, "resource": given.resource, "device": device},
             )
 
     def _fail(self, why: str) -> None:
@@ -226,7 +216,7 @@ class KubernetesAllocations:
         if why != self._logged and not self._closing.is_set():
             log.warning("not known which pods hold GPUs: %s", why)
         self._logged = why
-        self._state = replace(self._state, trouble=why)
+        self._known = replace(self._known, trouble=why)
 
 
 def _matches(patterns: Sequence[str], resource: str) -> bool:

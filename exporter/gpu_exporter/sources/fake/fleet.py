@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Metric
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
@@ -26,8 +26,8 @@ from gpu_exporter.sources.fake.workloads import SimulatedProcess, assign, key
 Wait: TypeAlias = Callable[[threading.Event, float], bool]
 
 DRIVER: Final = Driver(driver_version="590.48.01", cuda_version="13.1", nvml_version="13.590.48.01")
-_PLAIN: Final = tuple((row, row.fake) for row in DEVICE_METRICS if row.fake is not None and not row.dynamic)
-_FANS: Final = next(row for row in DEVICE_METRICS if row.fake == "fan_speeds")
+_SIMULATED: Final = tuple((row, row.fake) for row in DEVICE_METRICS if isinstance(row.fake, str) and not row.dynamic)
+_FANS: Final = by_name("gpu_fan_speed_ratio")
 _LOOK_EVERY: Final = 1.0  # seconds of the clock between looks at the scenario file
 _POLL: Final = 0.05  # seconds between looks of a hanging read at the story
 _MOST_XIDS: Final = 4096  # kept until somebody asks
@@ -40,7 +40,7 @@ _FAILURES: Final[dict[str, tuple[Reason, str]]] = {
 class FakeFleet:
     """Simulated GPUs of one machine, and what happens to them.
 
-    ``owners`` tells as whom the work is done (user, pod, slurm); None lists no processes. ``clock`` tells Unix time.
+    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time.
     ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads pass their time. Raises
     ConfigError where the scenario cannot be used.
     """
@@ -57,6 +57,7 @@ class FakeFleet:
         wait: Wait = threading.Event.wait,
     ) -> None:
         board = MODELS[model]
+        self._fixed = _fixed(board)
         self._owners = owners
         self._clock = clock
         self._lock = threading.RLock()
@@ -106,11 +107,6 @@ class FakeFleet:
         slow = self._active[index].get("slow")
         return slow.delay if slow is not None else 0.0
 
-    def processes(self, index: int) -> tuple[SimulatedProcess, ...]:
-        """Who holds memory of this GPU as of its latest reading; nothing of a GPU that does not answer."""
-        with self._lock:
-            return () if self._failure(index) else self._simulations[index].processes()
-
     def reading(self, index: int, now: float) -> Reading:
         """What the driver answers for one GPU at Unix time ``now``."""
         device = self.devices[index]
@@ -123,7 +119,7 @@ class FakeFleet:
             quantities = simulation.quantities()
             fans = simulation.fan_speeds()
             processes = None if self._owners is None else tuple(self._processes(simulation.processes(), quantities))
-        values = {row: quantities[name] for row, name in _PLAIN if name in quantities}
+        values = self._fixed | {row: quantities[name] for row, name in _SIMULATED if name in quantities}
         labelled: dict[tuple[Metric, tuple[str, ...]], float] = {
             (_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)
         }
@@ -138,7 +134,7 @@ class FakeFleet:
                 type=process.type,
                 memory_used=float(process.memory_used),
                 utilization=busy or None,
-                owner=process.owner(self._owners or ""),
+                identity=process.identity(self._owners or ""),
             )
 
     def take_xids(self) -> tuple[Xid, ...]:
@@ -221,6 +217,7 @@ class FakeSource:
     """The Source over a fleet, from opening to ``close``. Raises SourceError while the driver is gone."""
 
     name = "fake"
+    simulated = True
 
     def __init__(self, *, fleet: FakeFleet) -> None:
         fleet.advance()
@@ -287,6 +284,19 @@ def _conditions(active: dict[str, Event]) -> Conditions:
         remap_failure=any(event.remap == "failure" for event in events),
         processes=tuple(event.process for event in events if event.process is not None),
     )
+
+
+def _fixed(model: GpuModel) -> dict[Metric, float]:
+    """What never changes on a board."""
+    values: dict[Metric, float] = {}
+    for row in DEVICE_METRICS:
+        if isinstance(row.fake, Constant):
+            values[row] = row.fake.value
+        elif isinstance(row.fake, Board):
+            value = getattr(model, row.fake.attribute)
+            if value is not None:
+                values[row] = float(scaled(value, row.fake.scale))
+    return values
 
 
 def _identity(model: GpuModel, seed: int, index: int) -> Device:

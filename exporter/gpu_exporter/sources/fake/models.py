@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
-from gpu_exporter.catalog.row import MHZ, MIB
+from gpu_exporter.catalog.row import MIB
 
 _PCIE_LANE_BYTES: Final = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 _HGX_HOPPER: Final = ("19", "3B", "4C", "5D", "9B", "BB", "CB", "DB")
 _HGX_AMPERE: Final = ("07", "0F", "47", "4E", "87", "90", "B7", "BD")
 _PCIE_SERVER: Final = ("01", "25", "41", "61", "81", "A1", "C1", "E1")
-_NEVER_SET: Final = ("applications_clocks_setting", "sync_boost", "display_clock_setting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class GpuModel:
 
     ``thermal_resistance`` is K/W from the core to the inlet air at full air flow; ``time_constant`` is in seconds.
     ``idle_state`` and ``busy_state`` are performance states; GeForce runs CUDA in P2, data-centre boards idle in P0.
-    Empty tuples, zeros and None are what the board does not have.
+    Empty tuples, zeros and None are what the board does not have. A board that is not ``offered`` is there for tests.
     """
 
     name: str
@@ -42,6 +41,7 @@ class GpuModel:
     brand: str
     vbios: str
     buses: tuple[str, ...]
+    offered: bool = True
     serial: bool = True
     memory: int
     reserved: int
@@ -92,37 +92,15 @@ class GpuModel:
         """Bytes/s one way over the full link; 85 % of the raw rate, which is what copies reach."""
         return _PCIE_LANE_BYTES[self.pcie] * 16 * 0.85
 
-    def fixed(self) -> dict[str, float]:
-        """Quantities that never change on a healthy board."""
-        fixed = {
-            "memory_total": float(self.total_bytes),
-            "memory_reserved": self.reserved * MIB,
-            "bar1_total": self.bar1 * MIB,
-            "limit_slowdown": self.slowdown,
-            "limit_shutdown": self.shutdown,
-            "limit_max_operating": self.max_operating,
-            "power_limit": self.power,
-            "power_default_limit": self.power,
-            "power_min_limit": self.power_min,
-            "power_max_limit": self.power_max,
-            "clock_max_sm": self.sm * MHZ,
-            "clock_max_graphics": self.sm * MHZ,
-            "clock_max_memory": self.memory_clock * MHZ,
-            "clock_max_video": self.video * MHZ,
-            "pcie_generation_max": float(self.pcie),
-            "pcie_width_max": 16.0,
-            "persistence_mode": 1.0,
-            "compute_mode": 0.0,
-            "reason_seconds_sync_boost": 0.0,
-            **{f"reason_{reason}": 0.0 for reason in _NEVER_SET},
-        }
-        if self.memory_max is not None:
-            fixed["limit_memory_max"] = self.memory_max
-        if self.ecc:
-            fixed["ecc_enabled"] = 1.0
-        if self.fabric:
-            fixed["fabric_state"] = 3.0
-        return fixed
+    @property
+    def ecc_enabled(self) -> float | None:
+        """ECC cannot be switched off here; a board without it has no such mode."""
+        return 1.0 if self.ecc else None
+
+    @property
+    def fabric_state(self) -> float | None:
+        """Registered with the fabric manager, where there is one."""
+        return 3.0 if self.fabric else None
 
 
 _H100: Final = GpuModel(
@@ -274,6 +252,7 @@ _ALL: Final = (
     ),
     GpuModel(
         name="v100",
+        offered=False,
         product="Tesla V100-SXM2-32GB",
         architecture="Volta",
         brand="Tesla",
@@ -309,6 +288,7 @@ _ALL: Final = (
     ),
     GpuModel(
         name="b200",
+        offered=False,
         product="NVIDIA B200",
         architecture="Blackwell",
         brand="NVIDIA",

@@ -20,6 +20,7 @@ from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.workloads import Demand, Kind, SimulatedProcess, Workload, allocated, noise
 
 _STEP: Final = 6.0
+_LEAST_SPAN: Final = 1e-9  # a shorter one is left to the next: in it nothing changes by what a float can tell
 _MOST_STEPS: Final = 64
 _WARM_UP: Final = 240.0
 _EPOCH: Final = 1735689600.0  # 2025-01-01T00:00:00Z: from here the simulated machines were rebooted every three weeks
@@ -92,7 +93,6 @@ class Simulation:
         "_demand",
         "_ecc",
         "_fan",
-        "_fixed",
         "_flags",
         "_heat",
         "_hot",
@@ -111,7 +111,6 @@ class Simulation:
         self.model = model
         self.conditions = HEALTHY
         self._workload = workload
-        self._fixed = model.fixed()
         self._ambient = 26.0 + 5.0 * noise(workload.own, -1)
         self._demand = workload.demand(start - _WARM_UP)
         self._power = self._wanted(self._demand)
@@ -138,7 +137,7 @@ class Simulation:
     def advance(self, now: float) -> None:
         """Integrate up to Unix time ``now``; a clock that went back changes nothing."""
         span = now - self._now
-        if span <= 0.0:
+        if span < _LEAST_SPAN:
             return
         steps = min(_MOST_STEPS, math.ceil(span / _STEP))
         for step in range(1, steps):
@@ -294,7 +293,7 @@ class Simulation:
         return (round(self._fan, 2),) * self.model.fans
 
     def quantities(self) -> Mapping[str, float]:
-        """Every simulated quantity by its name in the catalogue's ``fake`` column: base units, rounded as NVML does."""
+        """What the catalogue's ``fake`` columns name, worked out: base units, rounded as NVML does."""
         model, demand, totals, conditions = self.model, self._demand, self._totals, self.conditions
         busy = demand.utilization >= 0.005
         state = model.busy_state if busy else model.idle_state
@@ -303,8 +302,7 @@ class Simulation:
         slow = 15 * MHZ
         sm = (model.sm * self._ratio // 15 * slow) if busy else model.sm_idle * MHZ
         swing = 1.0 + 0.02 * (noise(self._workload.own, int(self._now)) - 0.5)
-        quantities = dict(self._fixed)
-        quantities |= {
+        quantities = {
             "recovery_action": 1.0 if conditions.remap_pending else 0.0,
             "utilization": round(demand.utilization, 2),
             "memory_io": round(demand.memory_io, 2),

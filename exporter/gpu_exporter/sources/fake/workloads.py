@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from gpu_exporter.model import Owner
+from gpu_exporter.catalog.owner_kinds import BY_KIND
+from gpu_exporter.model import Identity
 
 Kind: TypeAlias = Literal["training", "inference", "idle", "held"]
 KINDS: Final[tuple[Kind, ...]] = ("training", "inference", "idle", "held")
@@ -90,20 +91,23 @@ class SimulatedProcess:
     memory_used: int
     type: ProcessType = "compute"
     job: int = 0
-    pod: str = ""
-    namespace: str = ""
-    slurm_job: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
-    def owner(self, kind: str) -> Owner:
-        """Who that is on a machine whose work is done as ``kind``: user, pod or slurm."""
-        if not self.job or kind == "user":
-            return Owner(self.name, self.user, pod=self.pod, namespace=self.namespace, slurm_job=self.slurm_job)
-        if kind == "slurm":
-            return Owner(self.name, self.user, slurm_job=str(100_000 + self.job % 900_000))
-        container = f"{key(self.job, 'container'):016x}"[:12]
-        namespace = "serving" if self.name in _PROGRAMS["inference"][:2] else "research"
-        pod = f"{self.user}-{self.name.rstrip('3')}-{self.job % 36**4:x}"
-        return Owner(self.name, "root", container, pod, namespace)
+    def identity(self, kind: str) -> Identity:
+        """Who that is on a machine whose work is done as that kind of owner."""
+        simulated = BY_KIND[kind].simulated if self.job else ()
+        if not simulated:
+            return Identity(self.name, self.user, labels=self.labels)
+        facts = {
+            "user": self.user,
+            "program": self.name.rstrip("3"),
+            "team": "serving" if self.name in _PROGRAMS["inference"][:2] else "research",
+            "number": 100_000 + self.job % 900_000,
+            "code": f"{self.job % 36**4:x}",
+            "container": f"{key(self.job, 'container'):016x}"[:12],
+        }
+        labels = {label: value.format_map(facts) for label, value in simulated}
+        return Identity(self.name, labels.pop("user", self.user), labels.pop("container", ""), labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pynvml
 
+from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
-from gpu_exporter.sources import SourceError
+from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
+from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.plan import Plan
 from gpu_exporter.sources.nvml.processes import ProcessLists
 
@@ -47,6 +50,7 @@ class NvmlSource:
     """
 
     name = "nvml"
+    simulated = False
 
     def __init__(
         self,
@@ -150,3 +154,10 @@ class NvmlSource:
             pynvml.nvmlShutdown()
         except pynvml.NVMLError as error:
             log.debug("NVML did not shut down", extra={"error": str(error)})
+
+
+def _opener(config: Config) -> Callable[[], NvmlSource]:
+    return partial(NvmlSource, processes=config.processes.interval if config.processes.enabled else None)
+
+
+KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=findings)

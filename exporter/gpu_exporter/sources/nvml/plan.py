@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import pynvml
 
-from gpu_exporter.catalog import DEVICE_METRICS
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
@@ -27,6 +27,8 @@ from gpu_exporter.sources.nvml.fields import MEMBER, NOT_AVAILABLE, FieldBatch
 
 # What a device is asked for itself; processes are read by another module.
 _Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
+_TEMPERATURE: Final = by_name("gpu_temperature_celsius")
+_KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
 _LINKS_UP: Final = frozenset({pynvml.NVML_NVLINK_STATE_ACTIVE, pynvml.NVML_NVLINK_STATE_SLEEP})
 # nvml.h, nvmlDeviceGetSamples: a sample stands for 1/6 to 1 s. A longer gap between two was not observed.
 _LONGEST_SAMPLE: Final = 2_000_000  # microseconds
@@ -115,14 +117,17 @@ class Plan:
 
     # --- what can be asked --------------------------------------------------------------------------------------------
 
-    def _count_links(self) -> int:
-        count = FieldBatch([(pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT, 0)])
+    def _count_links(self) -> dict[str, int]:
+        """How many links the device has of each kind that it has any of."""
+        kinds = [kind for kind in _KINDS_OF_LINKS if hasattr(pynvml, kind)]
+        counts = FieldBatch([(getattr(pynvml, kind), 0) for kind in kinds])
         try:
-            (code,) = count.ask(self.handle)
+            codes = counts.ask(self.handle)
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, FIELD_VALUES)
-            return 0
-        return 0 if code else int(count.value(0) or 0)
+            return {}
+        found = {kind: counts.value(at) for at, kind in enumerate(kinds) if not codes[at]}
+        return {kind: int(count) for kind, count in found.items() if count}
 
     def _count_fans(self) -> int:
         try:
@@ -133,13 +138,15 @@ class Plan:
 
     def _possible(self, column: _Column, metric: Metric) -> bool:
         """Whether this driver, binding and device can have the column at all."""
-        if metric.name.startswith("gpu_nvlink_") and not self._links:
+        if metric.links is not None and metric.links not in self._links:
             return False
         if isinstance(column, Field):
             return self._field_id(column) is not None
         if isinstance(column, Fans):
             return self._fans > 0
-        return not isinstance(column, (Call, Samples, Limit)) or hasattr(pynvml, column.name)
+        if isinstance(column, Links):
+            return hasattr(pynvml, column.state)
+        return hasattr(pynvml, column.name)
 
     def _field_id(self, column: Field) -> int | None:
         if not column.renumbered:
@@ -172,13 +179,14 @@ class Plan:
         return work
 
     def _add_field(self, work: _Work, metric: Metric, column: Field | Links | Limit) -> None:
+        links = range(self._links.get(metric.links or "", 0))
         if isinstance(column, Links):
-            asked = [(pynvml.NVML_FI_DEV_NVLINK_GET_STATE, link) for link in range(self._links)]
+            asked = [(getattr(pynvml, column.state), link) for link in links]
         elif isinstance(column, Limit):
             asked = [(getattr(pynvml, column.name), 0)]
         else:
             number = self._field_id(column) or 0
-            scopes = range(self._links) if column.scope == "links" else (column.scope,)
+            scopes = links if column.scope == "links" else (column.scope,)
             asked = [(number, scope) for scope in scopes]
         places = []
         for item in asked:
@@ -255,7 +263,12 @@ class Plan:
         for metric, column, places in fields:
             bad = next((codes[place] for place in places if codes[place]), 0)
             if bad:
-                self._refused(bad, f"{FIELD_VALUES}({getattr(column, 'name', 'NVLINK_GET_STATE')})", [metric], answers)
+                self._refused(
+                    bad,
+                    f"{FIELD_VALUES}({column.state if isinstance(column, Links) else column.name})",
+                    [metric],
+                    answers,
+                )
                 continue
             raw = [value for place in places if (value := batch.value(place)) is not None]
             if not raw:
@@ -286,7 +299,7 @@ class Plan:
             limits,
             answers,
         )
-        temperature = next((v for m, v in answers.values.items() if m.name == "gpu_temperature_celsius"), None)
+        temperature = answers.values.get(_TEMPERATURE)
         return None if margin is None or temperature is None else temperature + margin[0]
 
     def _samples(self, metric: Metric, column: Samples, answers: _Answers) -> None:
@@ -330,7 +343,7 @@ class Plan:
 
     def _link_states(self, rows: list[tuple[Metric, Links]], answers: _Answers) -> None:
         states = []
-        for link in range(self._links):
+        for link in range(self._links[rows[0][0].links or ""]):
             state = self._ask(
                 "nvmlDeviceGetNvLinkState",
                 lambda link=link: (pynvml.nvmlDeviceGetNvLinkState(self.handle, link),),  # type: ignore[misc]

@@ -1,7 +1,6 @@
-"""The kubelet's pod-resources API: a gRPC call over HTTP/2 on its unix socket, and its two answers decoded.
+"""A call of the kubelet's pod-resources API: gRPC over HTTP/2 on its unix socket.
 
-Field numbers are those of Kubernetes' staging/src/k8s.io/kubelet/pkg/apis/podresources/v1/api.proto (1.20 to 1.36); the
-bound on an answer is that of the kubelet's own client. Importing this module needs ``h2``, the extra ``kubernetes``.
+The bound on an answer is that of the kubelet's own client. Importing this needs ``h2``, the extra ``kubernetes``.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -29,26 +26,18 @@ from h2.events import (
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
+from gpu_exporter.owners.kubernetes.messages import PodResourcesError
+
 LARGEST: Final = 16 * 1024 * 1024  # bytes of one message: defaultPodResourcesMaxSize of Kubernetes
 _OVERHEAD: Final = 1024 * 1024  # bytes of frames and headers around it
 _CHUNK: Final = 16 * 1024
 _PREFIX: Final = 5  # bytes before a gRPC message: one that tells compression, four of length
-# 1 000 pods come to some 15 000 fields. An answer of 16 MiB could hold 8 million, which would take seconds to walk.
-_MOST_FIELDS: Final = 250_000
-_LONGEST_TEXT: Final = 4096  # Kubernetes' own names end at 317
 # https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 _STATUSES: Final = (  # noqa: SIM905 - a line for each word helps nobody
     "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
     "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
     "UNAUTHENTICATED"
 ).split()
-
-
-class PodResourcesError(Exception):
-    """The kubelet could not be asked or its answer not be read; the message is one line."""
-
-
-# --- the call ---------------------------------------------------------------------------------------------------------
 
 
 class Client:
@@ -201,128 +190,3 @@ class _Answer:
 def _shown(text: str) -> str:
     """Somebody else's text, fit for one line of a log."""
     return text[:200].encode("unicode_escape").decode()
-
-
-# --- the answers ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """One device that a container was given.
-
-    ``resource`` is the device plugin's resource and ``device`` its identifier; with ``dynamic``, ``resource`` is the
-    DRA driver and ``device`` every name that the claim has for the device, one a line.
-    """
-
-    pod: str
-    namespace: str
-    container: str
-    resource: str
-    device: str
-    dynamic: bool = False
-
-
-def grants(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[Grant]:
-    """The devices in an answer to List: of resources that are ``wanted``, and everything that DRA handed out."""
-    read = _Reader()
-    for pod in read.all(memoryview(message), 1):
-        parts = read.fields(pod, 3)
-        name, namespace = _last(parts[0]), _last(parts[1])
-        for container in parts[2]:
-            names, plugins, _, _, claims = read.fields(container, 5)
-            for resource, device in _devices(read, plugins, wanted):
-                yield Grant(name, namespace, _last(names), resource, device)
-            for claim in claims:
-                for given in read.all(claim, 4):
-                    cdi, drivers, _, devices = read.fields(given, 4)
-                    told = [_last(read.fields(device, 1)[0]) for device in cdi] + [_last(devices)]
-                    yield Grant(name, namespace, _last(names), _last(drivers), "\n".join(told), dynamic=True)
-
-
-def allocatable(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """The devices in an answer to GetAllocatableResources: all that the kubelet could give, of ``wanted`` resources."""
-    read = _Reader()
-    for _, device in _devices(read, read.all(memoryview(message), 1), wanted):
-        yield device
-
-
-def _devices(
-    read: _Reader, messages: Iterator[memoryview] | list[memoryview], wanted: Callable[[str], bool]
-) -> Iterator[tuple[str, str]]:
-    """Resource and device of each ContainerDevices."""
-    for message in messages:
-        resources, identifiers = read.fields(message, 2)
-        resource = _last(resources)
-        if wanted(resource):
-            for identifier in identifiers:
-                yield resource, _text(identifier)
-
-
-class _Reader:
-    """Walks protobuf messages, of which this service needs strings and messages only; counts the fields it passes."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_FIELDS
-
-    def fields(self, message: memoryview, count: int) -> tuple[list[memoryview], ...]:
-        """What the fields 1 to ``count`` hold."""
-        found: tuple[list[memoryview], ...] = tuple([] for _ in range(count))
-        for number, value in self._walk(message):
-            if number <= count:
-                found[number - 1].append(value)
-        return found
-
-    def all(self, message: memoryview, wanted: int) -> Iterator[memoryview]:
-        """What one field holds, one after the other."""
-        return (value for number, value in self._walk(message) if number == wanted)
-
-    def _walk(self, message: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """The length-delimited fields (https://protobuf.dev/programming-guides/encoding); others are passed over."""
-        at, end = 0, len(message)
-        while at < end:
-            self._left -= 1
-            if self._left < 0:
-                raise PodResourcesError(f"the answer has more than {_MOST_FIELDS} fields")
-            tag, at = _varint(message, at)
-            number, kind = tag >> 3, tag & 7
-            if number == 0:
-                raise PodResourcesError("the answer is no protobuf message: field number 0")
-            if kind == 2:
-                size, start = _varint(message, at)
-                at = start + size
-                if at <= end:
-                    yield number, message[start:at]
-            elif kind == 0:
-                _, at = _varint(message, at)
-            elif kind in {1, 5}:
-                at += 8 if kind == 1 else 4
-            else:
-                raise PodResourcesError(f"the answer is no protobuf message: wire type {kind}")
-        if at > end:
-            raise PodResourcesError("the answer is no protobuf message: it is cut off")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The number at a position, and the position after it."""
-    if at < len(message) and message[at] < 0x80:  # nearly always
-        return message[at], at + 1
-    value = 0
-    for place, byte in enumerate(message[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return value, at + place + 1
-    raise PodResourcesError("the answer is no protobuf message: it is cut off, or a number has no end")
-
-
-def _last(values: list[memoryview]) -> str:
-    """A field that occurs once; protobuf lets the last one win. Absent is empty."""
-    return _text(values[-1]) if values else ""
-
-
-def _text(value: memoryview) -> str:
-    if len(value) > _LONGEST_TEXT:
-        raise PodResourcesError(f"the answer has a name of {len(value)} bytes")
-    try:
-        return str(value, "utf-8")
-    except UnicodeDecodeError:
-        raise PodResourcesError("the answer has a name that is not UTF-8") from None

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from gpu_exporter.catalog import XID_ERRORS
-from gpu_exporter.model import Device, Driver, Failure, Owner, Process, Reading, Reason, Snapshot
+from gpu_exporter.model import Device, Driver, Failure, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.status_page import render
 from snapshots import FULL, NASTY, reading, row, snapshot
 
@@ -112,30 +112,32 @@ def test_the_xids_of_a_gpu_stand_beside_its_state() -> None:
     assert [cells["State"].partition("XID")[2] for cells in made.rows[1:]] == [" 8, 79", " 8, 79", ""]
 
 
-def held_by(*processes: Process, allocations: tuple[Owner, ...] = ()) -> str:
+def held_by(*processes: Process, allocations: tuple[Identity, ...] = ()) -> str:
     return page(snapshot(reading(processes=processes, allocations=allocations))).rows[1]["Held by"]
 
 
 def test_the_page_says_who_holds_a_gpu_most_memory_first() -> None:
     pids = count(1)
 
-    def of(memory: float | None, owner: Owner | None) -> Process:
-        return Process(next(pids), "compute", memory, owner=owner)
+    def of(memory: float | None, who: Identity | None) -> Process:
+        return Process(next(pids), "compute", memory, identity=who)
 
-    alice, job = Owner(process="python", user="alice"), Owner(user="bob", slurm_job="17")
-    pod = Owner(user="root", pod="train-0", namespace="ml", container="0123456789abcdef")
+    alice, job = Identity(process="python", user="alice"), Identity(user="bob", labels={"slurm_job": "17"})
+    pod = Identity(user="root", labels={"pod": "train-0", "namespace": "ml"}, container="0123456789abcdef")
     assert held_by(of(1.0, alice), of(2.0, pod), of(1.5, alice)) == "aliceml/train-0"
     assert held_by(of(None, job)) == "bob, job 17"
-    assert held_by(of(5.0, None), of(1.0, Owner(container="0123456789ab"))) == "unknown0123456789ab"
+    assert held_by(of(5.0, None), of(1.0, Identity(container="0123456789ab"))) == "unknown0123456789ab"
     assert held_by(allocations=(pod,)) == "ml/train-0", "a pod holds what it was given, busy or not"
     assert held_by() == "nobody"
-    many = [of(float(memory), Owner(user=f"user{memory}")) for memory in range(9)]
+    many = [of(float(memory), Identity(user=f"user{memory}")) for memory in range(9)]
     assert held_by(*many) == "user8user7user6and 6 more"
-    assert "python" not in held_by(of(1.0, Owner(process="python"))), "a program is not somebody"
+    assert "python" not in held_by(of(1.0, Identity(process="python"))), "a program is not somebody"
 
 
 def test_the_page_says_loudly_that_data_is_simulated() -> None:
-    assert "SIMULATED DATA" in page(snapshot(FULL, source="fake")).words
+    words = page(snapshot(FULL, source="another", simulated=True)).words
+    assert "SIMULATED DATA: no real GPU is read (source: another)" in words
+    assert "SIMULATED" not in page(snapshot(FULL, source="fake")).words, "the source says it, not its name"
 
 
 def test_the_page_tells_trouble_once() -> None:

@@ -1,0 +1,111 @@
+"""Clocks, performance states, and what holds the clocks down."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import ACTIVE, MHZ, MICRO, NANO, Board, Call, Constant, Fake, Field, Metric, Smi, row
+
+gauge: Final = partial(row, "gauge", "clocks")
+counter: Final = partial(row, "counter", "clocks")
+
+_CLOCKS: Final = {  # label: suffix of the domain, the simulated board's highest
+    "sm": ("SM", "sm"),
+    "graphics": ("GRAPHICS", "sm"),
+    "memory": ("MEM", "memory_clock"),
+    "video": ("VIDEO", "video"),
+}
+_REASONS: Final = {  # label, which is nvidia-smi's name as well: bit of the mask
+    "gpu_idle": "GpuIdle",
+    "applications_clocks_setting": "ApplicationsClocksSetting",
+    "sw_power_cap": "SwPowerCap",
+    "hw_slowdown": "HwSlowdown",
+    "sync_boost": "SyncBoost",
+    "sw_thermal_slowdown": "SwThermalSlowdown",
+    "hw_thermal_slowdown": "HwThermalSlowdown",
+    "hw_power_brake_slowdown": "HwPowerBrakeSlowdown",
+    "display_clock_setting": "DisplayClockSetting",
+}
+
+
+def _renumbered(name: str, now: int, before: int) -> Field:
+    """Drivers 575 to 580 number these 251 to 253; from 590 on those numbers belong to power smoothing."""
+    return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((590, now), (575, before)))
+
+
+def _simulated(quantity: str, reason: str) -> Fake:
+    """What holds the clocks of the simulated GPUs down is heat, power and idleness."""
+    never = reason in {"applications_clocks_setting", "sync_boost", "display_clock_setting"}
+    return Constant(0.0) if never else f"{quantity}_{reason}"
+
+
+_REASON_COUNTERS: Final[dict[str, tuple[Field, ...]]] = {
+    "sw_power_cap": (Field("NVML_FI_DEV_PERF_POLICY_POWER", scale=NANO),),
+    "hw_slowdown": (),
+    "sync_boost": (Field("NVML_FI_DEV_PERF_POLICY_SYNC_BOOST", scale=NANO),),
+    "sw_thermal_slowdown": (_renumbered("SW_THERM_SLOWDOWN", 269, 251),),
+    "hw_thermal_slowdown": (_renumbered("HW_THERM_SLOWDOWN", 270, 252),),
+    "hw_power_brake_slowdown": (_renumbered("HW_POWER_BRAKE_SLOWDOWN", 271, 253),),
+}
+
+CLOCK_EVENTS: Final = {
+    reason: gauge(
+        "gpu_clock_event_active",
+        "1 while this reason holds the clocks below what they could be.",
+        unitless=True,
+        labels={"reason": reason},
+        nvml=(
+            Call("nvmlDeviceGetCurrentClocksEventReasons", bit=f"nvmlClocksEventReason{bit}"),
+            Call("nvmlDeviceGetCurrentClocksThrottleReasons", bit=f"nvmlClocksThrottleReason{bit}"),
+        ),
+        smi=Smi(f"clocks_event_reasons.{reason}", words=ACTIVE) if reason != "display_clock_setting" else None,
+        fake=_simulated("reason", reason),
+    )
+    for reason, bit in _REASONS.items()
+}
+ROWS: Final[tuple[Metric, ...]] = (
+    *(
+        gauge(
+            "gpu_clock_hertz",
+            "Clock at this moment.",
+            labels={"clock": clock},
+            nvml=Call("nvmlDeviceGetClockInfo", (f"NVML_CLOCK_{domain}",), scale=MHZ),
+            smi=Smi(f"clocks.current.{clock}", MHZ),
+            fake=f"clock_{clock}",
+        )
+        for clock, (domain, _) in _CLOCKS.items()
+    ),
+    *(
+        gauge(
+            "gpu_clock_max_hertz",
+            "Highest clock that the device can run at.",
+            labels={"clock": clock},
+            nvml=Call("nvmlDeviceGetMaxClockInfo", (f"NVML_CLOCK_{domain}",), scale=MHZ, slow=True),
+            smi=Smi(f"clocks.max.{clock}", MHZ) if clock != "video" else None,
+            fake=Board(highest, MHZ),
+        )
+        for clock, (domain, highest) in _CLOCKS.items()
+    ),
+    gauge(
+        "gpu_performance_state",
+        "Performance state: 0 is the fastest, 15 the slowest (P0 to P15).",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetPerformanceState", absent=(32.0,)),
+        smi=Smi("pstate", words=tuple((f"P{state}", float(state)) for state in range(16))),
+        fake="performance_state",
+    ),
+    *CLOCK_EVENTS.values(),
+    *(
+        counter(
+            "gpu_clock_event_seconds_total",
+            "Time for which this reason held the clocks down: the driver's counter, else integrated from the flag.",
+            labels={"reason": reason},
+            nvml=fields,
+            smi=Smi(f"clocks_event_reasons_counters.{reason}", MICRO) if reason != "hw_slowdown" else None,
+            integral_of="gpu_clock_event_active",
+            fake=_simulated("reason_seconds", reason),
+        )
+        for reason, fields in _REASON_COUNTERS.items()
+    ),
+)

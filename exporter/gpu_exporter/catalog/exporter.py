@@ -1,0 +1,76 @@
+"""The exporter itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import Metric, row
+
+info: Final = partial(row, "info", "exporter")
+gauge: Final = partial(row, "gauge", "exporter")
+counter: Final = partial(row, "counter", "exporter")
+
+ROWS: Final[tuple[Metric, ...]] = (
+    info(
+        "gpu_exporter_build_info",
+        "Version of the exporter and of the Python that runs it; always 1.",
+        own="build",
+        info=("version", "python_version"),
+    ),
+    info(
+        "gpu_exporter_source_info",
+        'Where the readings come from; always 1. Simulated data says source="fake".',
+        own="source",
+        info=("source",),
+    ),
+    gauge(
+        "gpu_exporter_last_sample_success",
+        "1 where the latest reading reached the driver and at least one GPU answered.",
+        unitless=True,
+        own="ok",
+    ),
+    gauge(
+        "gpu_exporter_last_sample_timestamp_seconds",
+        "Unix time at which the latest successful reading ended; absent before the first.",
+        own="timestamp",
+    ),
+    gauge(
+        "gpu_exporter_sample_duration_seconds",
+        "How long the latest reading of all GPUs took.",
+        own="duration",
+    ),
+    counter(
+        "gpu_exporter_sample_overruns_total",
+        "Readings that were skipped because the one before took longer than collection.interval.",
+        own="overruns",
+    ),
+    gauge(
+        "gpu_exporter_stuck_reads",
+        "Driver calls that have not returned within collection.timeout and still hang.",
+        unitless=True,
+        own="stuck",
+    ),
+    gauge(
+        "gpu_exporter_paused",
+        "1 while SIGUSR1 holds the driver closed.",
+        unitless=True,
+        own="paused",
+    ),
+    *(
+        gauge(
+            "gpu_exporter_gpus",
+            "GPUs by state; expected only where configured.",
+            unitless=True,
+            labels={"state": state},
+            own=f"gpus_{state}",
+        )
+        for state in ("found", "up", "expected")
+    ),
+    gauge(
+        "gpu_exporter_config_reload_success",
+        "1 where the latest reading of the configuration file succeeded, 0 where the last good one is still in force.",
+        unitless=True,
+        own="config_ok",
+    ),
+)

@@ -1,0 +1,148 @@
+"""PCIe, NVLink and the NVLink fabric."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import KIB, Board, Call, Constant, Field, Links, Metric, Smi, row
+
+gauge: Final = partial(row, "gauge", "PCIe, NVLink")
+counter: Final = partial(row, "counter", "PCIe, NVLink")
+
+_NVLINK: Final = "NVML_FI_DEV_NVLINK_LINK_COUNT"
+_NVLINK_STATE: Final = "NVML_FI_DEV_NVLINK_GET_STATE"
+_ALL_LINKS: Final = 0xFFFFFFFF
+_NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
+    "crc_flit": (
+        Field("NVML_FI_DEV_NVLINK_ERROR_DL_CRC", scope="links"),
+        Field("NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL"),
+    ),
+    "crc_data": (Field("NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL"),),
+    "replay": (
+        Field("NVML_FI_DEV_NVLINK_ERROR_DL_REPLAY", scope="links"),
+        Field("NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL"),
+    ),
+    "recovery": (
+        Field("NVML_FI_DEV_NVLINK_ERROR_DL_RECOVERY", scope="links"),
+        Field("NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL"),
+        Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_EVENTS", scope="links"),
+    ),
+    "symbol": (Field("NVML_FI_DEV_NVLINK_COUNT_SYMBOL_ERRORS", scope="links"),),
+}
+
+ROWS: Final[tuple[Metric, ...]] = (
+    counter(
+        "gpu_pcie_transmit_bytes_total",
+        "Bytes that the GPU sent over PCIe (the driver's counter).",
+        nvml=Field("NVML_FI_DEV_PCIE_COUNT_TX_BYTES", wraps=True),
+        fake="pcie_transmit_bytes",
+    ),
+    counter(
+        "gpu_pcie_receive_bytes_total",
+        "Bytes that the GPU received over PCIe (the driver's counter).",
+        nvml=Field("NVML_FI_DEV_PCIE_COUNT_RX_BYTES", wraps=True),
+        fake="pcie_receive_bytes",
+    ),
+    counter(
+        "gpu_pcie_replays_total",
+        "PCIe packets that had to be sent again.",
+        nvml=(Field("NVML_FI_DEV_PCIE_REPLAY_COUNTER"), Call("nvmlDeviceGetPcieReplayCounter")),
+        fake="pcie_replays",
+    ),
+    gauge(
+        "gpu_pcie_link_generation",
+        "PCIe generation of the link now; idle GPUs step down to save power.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetCurrPcieLinkGeneration"),
+        smi=Smi("pcie.link.gen.current"),
+        fake="pcie_generation",
+    ),
+    gauge(
+        "gpu_pcie_link_generation_max",
+        "Highest PCIe generation that GPU and slot share.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetMaxPcieLinkGeneration", slow=True),
+        smi=Smi("pcie.link.gen.max"),
+        fake=Board("pcie"),
+    ),
+    gauge(
+        "gpu_pcie_link_width",
+        "PCIe lanes in use.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetCurrPcieLinkWidth"),
+        smi=Smi("pcie.link.width.current"),
+        fake="pcie_width",
+    ),
+    gauge(
+        "gpu_pcie_link_width_max",
+        "PCIe lanes that GPU and slot share.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetMaxPcieLinkWidth", slow=True),
+        smi=Smi("pcie.link.width.max"),
+        fake=Constant(16.0),
+    ),
+    *(
+        gauge(
+            "gpu_nvlink_links",
+            "NVLinks of the GPU by state; a link that sleeps to save power counts as active.",
+            unitless=True,
+            labels={"state": state},
+            links=_NVLINK,
+            nvml=(Links(_NVLINK_STATE, active=active), Links(_NVLINK_STATE, active=active, per_link=True)),
+            fake=f"nvlinks_{state}",
+        )
+        for state, active in (("active", True), ("inactive", False))
+    ),
+    counter(
+        "gpu_nvlink_transmit_bytes_total",
+        "Payload bytes sent over all NVLinks of the GPU.",
+        links=_NVLINK,
+        nvml=(
+            Field("NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX", scope=_ALL_LINKS, scale=KIB),
+            Field("NVML_FI_DEV_NVLINK_COUNT_XMIT_BYTES", scope="links"),
+        ),
+        fake="nvlink_transmit_bytes",
+    ),
+    counter(
+        "gpu_nvlink_receive_bytes_total",
+        "Payload bytes received over all NVLinks of the GPU.",
+        links=_NVLINK,
+        nvml=(
+            Field("NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX", scope=_ALL_LINKS, scale=KIB),
+            Field("NVML_FI_DEV_NVLINK_COUNT_RCV_BYTES", scope="links"),
+        ),
+        fake="nvlink_receive_bytes",
+    ),
+    *(
+        counter(
+            "gpu_nvlink_errors_total",
+            "NVLink errors over all links of the GPU, by kind.",
+            labels={"kind": kind},
+            links=_NVLINK,
+            nvml=fields,
+            fake=f"nvlink_errors_{kind}",
+        )
+        for kind, fields in _NVLINK_ERRORS.items()
+    ),
+    *(
+        gauge(
+            "gpu_c2c_links",
+            "C2C links between the GPU and the CPU of its module (Grace Hopper, Grace Blackwell), by state.",
+            unitless=True,
+            labels={"state": state},
+            links="NVML_FI_DEV_C2C_LINK_COUNT",
+            nvml=Links("NVML_FI_DEV_C2C_LINK_GET_STATUS", active=active),
+            fake_absent="no simulated board has a CPU beside it",
+        )
+        for state, active in (("active", True), ("inactive", False))
+    ),
+    gauge(
+        "gpu_fabric_state",
+        "Registration with the NVLink fabric manager: 1 not started, 2 in progress, 3 completed.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetGpuFabricInfoV", struct="c_nvmlGpuFabricInfoV_t", part=("state",), absent=(0.0,)),
+        smi=Smi("fabric.state", words=(("Not Started", 1.0), ("In Progress", 2.0), ("Completed", 3.0))),
+        fake=Board("fabric_state"),
+    ),
+)

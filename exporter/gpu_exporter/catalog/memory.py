@@ -1,0 +1,60 @@
+"""Device memory, and the window through which it is reached."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import MIB, Board, Call, Metric, Smi, row
+
+gauge: Final = partial(row, "gauge", "memory")
+
+
+def _part(name: str) -> tuple[Call, ...]:
+    """Version 1 of the call counts reserved memory as used; it stands in where a driver has no version 2."""
+    newer = Call("nvmlDeviceGetMemoryInfo", ("nvmlMemory_v2",), part=(name,))
+    return (newer,) if name == "reserved" else (newer, Call("nvmlDeviceGetMemoryInfo", part=(name,)))
+
+
+ROWS: Final[tuple[Metric, ...]] = (
+    gauge(
+        "gpu_memory_total_bytes",
+        "Device memory that is fitted.",
+        nvml=_part("total"),
+        smi=Smi("memory.total", MIB),
+        fake=Board("total_bytes"),
+    ),
+    gauge(
+        "gpu_memory_used_bytes",
+        "Device memory that processes have allocated; drivers before 510 count what the driver reserves as well.",
+        nvml=_part("used"),
+        smi=Smi("memory.used", MIB),
+        fake="memory_used",
+    ),
+    gauge(
+        "gpu_memory_free_bytes",
+        "Device memory that can still be allocated.",
+        nvml=_part("free"),
+        smi=Smi("memory.free", MIB),
+        fake="memory_free",
+    ),
+    gauge(
+        "gpu_memory_reserved_bytes",
+        "Device memory that the driver and firmware keep for themselves.",
+        nvml=_part("reserved"),
+        smi=Smi("memory.reserved", MIB),
+        fake=Board("reserved", MIB),
+    ),
+    gauge(
+        "gpu_bar1_memory_total_bytes",
+        "Size of the BAR1 window through which the CPU and peers reach device memory.",
+        nvml=Call("nvmlDeviceGetBAR1MemoryInfo", part=("bar1Total",)),
+        fake=Board("bar1", MIB),
+    ),
+    gauge(
+        "gpu_bar1_memory_used_bytes",
+        "Part of the BAR1 window that is mapped.",
+        nvml=Call("nvmlDeviceGetBAR1MemoryInfo", part=("bar1Used",)),
+        fake="bar1_used",
+    ),
+)

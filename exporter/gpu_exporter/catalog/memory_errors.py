@@ -1,0 +1,129 @@
+"""ECC errors, and memory that was taken out of use because of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Field, Metric, Nvml, Smi, row
+
+gauge: Final = partial(row, "gauge", "memory errors")
+counter: Final = partial(row, "counter", "memory errors")
+
+_SRAM_STATUS: Final = "c_nvmlEccSramErrorStatus_v1_t"
+_SRAM_PARTS: Final = {
+    ("corrected", "volatile"): ("volatileCor",),
+    ("corrected", "aggregate"): ("aggregateCor",),
+    ("uncorrected", "volatile"): ("volatileUncParity", "volatileUncSecDed"),
+    ("uncorrected", "aggregate"): ("aggregateUncParity", "aggregateUncSecDed"),
+}
+_LOCATIONS: Final = {  # label: (suffix of the field, suffix of the memory location)
+    "dram": ("DEV", "DEVICE_MEMORY"),
+    "sram": (None, "SRAM"),
+    "l1_cache": ("L1", None),
+    "l2_cache": ("L2", None),
+    "register_file": ("REG", None),
+    "texture_memory": ("TEX", None),
+}
+
+
+def _ecc(severity: str, lifetime: str, location: str) -> tuple[Nvml, ...]:
+    suffix, place = _LOCATIONS[location]
+    error = "SBE" if severity == "corrected" else "DBE"
+    best: Nvml = Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=_SRAM_PARTS[severity, lifetime])
+    if suffix is not None:
+        best = Field(f"NVML_FI_DEV_ECC_{error}_{lifetime[:3].upper()}_{suffix}")
+    if place is None:
+        return (best,)
+    which = (
+        f"NVML_MEMORY_ERROR_TYPE_{severity.upper()}",
+        f"NVML_{lifetime.upper()}_ECC",
+        f"NVML_MEMORY_LOCATION_{place}",
+    )
+    return (best, Call("nvmlDeviceGetMemoryErrorCounter", which))
+
+
+ROWS: Final[tuple[Metric, ...]] = (
+    gauge(
+        "gpu_ecc_enabled",
+        "1 where ECC is in force, 0 where it is switched off.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
+        smi=Smi("ecc.mode.current", words=ON_OFF),
+        fake=Board("ecc_enabled"),
+    ),
+    *(
+        counter(
+            "gpu_ecc_errors_total",
+            "ECC errors: volatile since the driver was loaded or the GPU reset, aggregate over the board's life.",
+            labels={"lifetime": lifetime, "location": location, "severity": severity},
+            nvml=_ecc(severity, lifetime, location),
+            smi=Smi(f"ecc.errors.{severity}.{lifetime}.{location}"),
+            fake=f"ecc_{severity}_{lifetime}_{location}",
+        )
+        for severity, lifetime in _SRAM_PARTS
+        for location in _LOCATIONS
+    ),
+    gauge(
+        "gpu_ecc_sram_threshold_exceeded",
+        "1 where uncorrected SRAM errors passed NVIDIA's threshold for replacing the board.",
+        unitless=True,
+        nvml=Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=("bThresholdExceeded",)),
+        smi=Smi("ecc.errors.uncorrected.aggregate.sram.thresholdExceeded", words=YES_NO),
+        fake="sram_threshold_exceeded",
+    ),
+    *(
+        gauge(
+            "gpu_remapped_rows",
+            "Rows of device memory that were remapped to spare ones, by the kind of error (Ampere and newer).",
+            unitless=True,
+            labels={"severity": severity},
+            nvml=Field(field),
+            smi=Smi(smi),
+            fake=f"remapped_{severity}",
+        )
+        for severity, field, smi in (
+            ("corrected", "NVML_FI_DEV_REMAPPED_COR", "remapped_rows.correctable"),
+            ("uncorrected", "NVML_FI_DEV_REMAPPED_UNC", "remapped_rows.uncorrectable"),
+        )
+    ),
+    gauge(
+        "gpu_row_remap_pending",
+        "1 where a row waits for a GPU reset to be remapped.",
+        unitless=True,
+        nvml=Field("NVML_FI_DEV_REMAPPED_PENDING"),
+        smi=Smi("remapped_rows.pending", words=YES_NO),
+        fake="remap_pending",
+    ),
+    gauge(
+        "gpu_row_remap_failure",
+        "1 where a row could not be remapped: NVIDIA's criterion for replacing the board.",
+        unitless=True,
+        nvml=Field("NVML_FI_DEV_REMAPPED_FAILURE"),
+        smi=Smi("remapped_rows.failure", words=YES_NO),
+        fake="remap_failure",
+    ),
+    *(
+        gauge(
+            "gpu_retired_pages",
+            "Pages of device memory taken out of use, by cause (before Ampere).",
+            unitless=True,
+            labels={"cause": cause},
+            nvml=Field(field),
+            smi=Smi(smi),
+            fake=f"retired_{cause}",
+        )
+        for cause, field, smi in (
+            ("single_bit_ecc", "NVML_FI_DEV_RETIRED_SBE", "retired_pages.single_bit_ecc.count"),
+            ("double_bit_ecc", "NVML_FI_DEV_RETIRED_DBE", "retired_pages.double_bit.count"),
+        )
+    ),
+    gauge(
+        "gpu_retired_pages_pending",
+        "1 where a page waits for a reboot to be retired.",
+        unitless=True,
+        nvml=Field("NVML_FI_DEV_RETIRED_PENDING"),
+        smi=Smi("retired_pages.pending", words=YES_NO),
+        fake="retired_pending",
+    ),
+)

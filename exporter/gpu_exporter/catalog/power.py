@@ -1,0 +1,67 @@
+"""Power draw, its limits, and energy."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import MILLI, Board, Call, Field, Metric, Samples, Smi, row
+
+gauge: Final = partial(row, "gauge", "power")
+counter: Final = partial(row, "counter", "power")
+
+ROWS: Final[tuple[Metric, ...]] = (
+    gauge(
+        "gpu_power_watts",
+        "Power draw of the board at this moment (on old devices and drivers: over the last second).",
+        nvml=(Field("NVML_FI_DEV_POWER_INSTANT", scale=MILLI), Call("nvmlDeviceGetPowerUsage", scale=MILLI)),
+        smi=Smi("power.draw.instant"),
+        fake="power",
+    ),
+    gauge(
+        "gpu_power_average_watts",
+        "Power draw of the board averaged over the last second.",
+        nvml=Field("NVML_FI_DEV_POWER_AVERAGE", scale=MILLI),
+        smi=Smi("power.draw.average"),
+        fake="power_average",
+    ),
+    gauge(
+        "gpu_power_limit_watts",
+        "Power limit in force, the lowest of all that apply.",
+        nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI, slow=True),
+        smi=Smi("enforced.power.limit"),
+        fake=Board("power"),
+    ),
+    gauge(
+        "gpu_power_default_limit_watts",
+        "Power limit that the board starts with.",
+        nvml=Call("nvmlDeviceGetPowerManagementDefaultLimit", scale=MILLI, slow=True),
+        smi=Smi("power.default_limit"),
+        fake=Board("power"),
+    ),
+    gauge(
+        "gpu_power_min_limit_watts",
+        "Lowest power limit that can be set.",
+        nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(0,), scale=MILLI, slow=True),
+        smi=Smi("power.min_limit"),
+        fake=Board("power_min"),
+    ),
+    gauge(
+        "gpu_power_max_limit_watts",
+        "Highest power limit that can be set.",
+        nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(1,), scale=MILLI, slow=True),
+        smi=Smi("power.max_limit"),
+        fake=Board("power_max"),
+    ),
+    counter(
+        "gpu_energy_joules_total",
+        "Energy drawn: the driver's counter (Volta and newer), else integrated from its power samples.",
+        nvml=(
+            Field("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION", scale=MILLI),
+            Call("nvmlDeviceGetTotalEnergyConsumption", scale=MILLI),
+            Samples("NVML_TOTAL_POWER_SAMPLES", MILLI),
+        ),
+        integral_of="gpu_power_watts",
+        fake="energy",
+    ),
+)

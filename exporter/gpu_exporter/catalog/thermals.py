@@ -1,0 +1,59 @@
+"""Temperatures, the device's own limits of them, and fans."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gpu_exporter.catalog.row import PERCENT, Board, Call, Fans, Field, Limit, Metric, Smi, row
+
+gauge: Final = partial(row, "gauge", "thermals")
+
+_LIMITS: Final[dict[str, tuple[str, tuple[Limit, ...]]]] = {  # label: suffix of the threshold, the margin before it
+    "slowdown": ("SLOWDOWN", (Limit("NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT"),)),
+    "shutdown": ("SHUTDOWN", (Limit("NVML_FI_DEV_TEMPERATURE_SHUTDOWN_TLIMIT"),)),
+    "max_operating": ("GPU_MAX", (Limit("NVML_FI_DEV_TEMPERATURE_GPU_MAX_TLIMIT"),)),
+    # The memory's margin is counted from the core's temperature: it says nothing in degrees.
+    "memory_max": ("MEM_MAX", ()),
+}
+
+ROWS: Final[tuple[Metric, ...]] = (
+    gauge(
+        "gpu_temperature_celsius",
+        "Temperature of the GPU core.",
+        nvml=(
+            Call("nvmlDeviceGetTemperatureV", ("NVML_TEMPERATURE_GPU",)),
+            Call("nvmlDeviceGetTemperature", ("NVML_TEMPERATURE_GPU",)),
+        ),
+        smi=Smi("temperature.gpu"),
+        fake="temperature",
+    ),
+    gauge(
+        "gpu_memory_temperature_celsius",
+        "Temperature of the device memory (HBM; on some GDDR boards as well).",
+        nvml=Field("NVML_FI_DEV_MEMORY_TEMP"),
+        smi=Smi("temperature.memory"),
+        fake="memory_temperature",
+    ),
+    *(
+        gauge(
+            "gpu_temperature_limit_celsius",
+            "The device's own limits: where it slows down, shuts down, and the highest it should run at.",
+            labels={"limit": limit},
+            nvml=(
+                Call("nvmlDeviceGetTemperatureThreshold", (f"NVML_TEMPERATURE_THRESHOLD_{suffix}",), slow=True),
+                *margin,
+            ),
+            fake=Board(limit),
+        )
+        for limit, (suffix, margin) in _LIMITS.items()
+    ),
+    gauge(
+        "gpu_fan_speed_ratio",
+        "Intended fan speed as a share of the maximum, 0 to 1; a blocked fan still tells the intended speed.",
+        dynamic=("fan",),
+        nvml=Fans(),
+        smi=Smi("fan.speed", PERCENT),
+        fake="fan_speeds",
+    ),
+)

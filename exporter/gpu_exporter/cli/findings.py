@@ -1,0 +1,111 @@
+"""What works here, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpu_exporter import __version__
+from gpu_exporter.app import read_once
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.config import Config
+from gpu_exporter.model import Finding, Reading, Snapshot
+from gpu_exporter.owners.kubernetes import KubernetesAllocations
+from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE
+from gpu_exporter.pages.failures import WORDS
+from gpu_exporter.sources import source_kind
+
+
+def findings(config: Config, root: Path = Path("/")) -> Iterator[Finding]:
+    """Look at everything, in the order in which one thing needs the other."""
+    yield Finding("ok", "gpu-exporter", f"{__version__} on Python {platform.python_version()}, {platform.machine()}")
+    kind = source_kind(config)
+    if kind.simulated:
+        yield Finding("warn", "source", f"{kind.name}: the data is simulated", "leave --source out to read real GPUs")
+    yield from kind.findings(config, root)
+    yield from _readings(config)
+    yield from _namespace(root)
+    if config.owners.kubernetes:
+        yield from _kubelet(config)
+
+
+def _readings(config: Config) -> Iterator[Finding]:
+    snapshot, why = read_once(config)
+    if snapshot.driver is None:
+        yield Finding("fail", "driver", why or "does not answer")
+        return
+    driver = snapshot.driver
+    yield Finding(
+        "ok",
+        "driver",
+        f"{driver.driver_version}, CUDA {driver.cuda_version}, NVML {driver.nvml_version}, "
+        f"all GPUs read in {(snapshot.duration or 0) * 1000:.0f} ms",
+    )
+    if not snapshot.readings:
+        yield Finding("fail", "GPUs", "the driver lists none", "lspci -d 10de: shows what the machine sees")
+    for reading in snapshot.readings:
+        yield _gpu(reading)
+    yield from _modes(snapshot)
+
+
+def _gpu(reading: Reading) -> Finding:
+    device = reading.device
+    name = f"GPU {device.index}"
+    if reading.failure is not None:
+        advice = WORDS[reading.failure.reason].advice.format(gpu=device.index)
+        return Finding("fail", name, f"{reading.failure.reason}: {reading.failure.message}", advice)
+    rows = {metric.name for metric in reading.values} | {metric.name for metric, _ in reading.labelled}
+    missing = sorted({metric.name for metric in DEVICE_METRICS if metric.nvml} - rows)
+    detail = f"{device.model}, {device.uuid}, {len(reading.values) + len(reading.labelled)} series"
+    if missing:
+        detail += f"; it does not have: {', '.join(missing)}"
+    return Finding("ok", name, detail)
+
+
+def _kubelet(config: Config) -> Iterator[Finding]:
+    pods = KubernetesAllocations(socket=config.owners.kubernetes_socket, resources=config.owners.kubernetes_resources)
+    try:
+        pods.wait_first(5.0)
+        trouble, held = pods.trouble(), len(pods.current())
+    finally:
+        pods.close()
+    if trouble is None:
+        yield Finding("ok", "kubelet", f"answers; pods hold {held} device{'' if held == 1 else 's'}")
+    else:
+        yield Finding("warn", "kubelet", trouble, "docs/KUBERNETES_OWNERS.md tells what the socket needs")
+
+
+def _modes(snapshot: Snapshot) -> Iterator[Finding]:
+    def gpus_where(name: str, wrong: Callable[[float], bool]) -> str:
+        return ", ".join(
+            str(reading.device.index)
+            for reading in snapshot.readings
+            if (value := reading.values.get(by_name(name))) is not None and wrong(value)
+        )
+
+    if off := gpus_where("gpu_persistence_mode_enabled", lambda value: value == 0):
+        yield Finding(
+            "warn",
+            "persistence mode",
+            f"off on GPU {off}",
+            "nvidia-smi -pm 1, or enable nvidia-persistenced: without it each start of a job waits for the driver",
+        )
+    if mig := gpus_where("gpu_mig_mode_enabled", lambda value: value == 1):
+        yield Finding("warn", "MIG", f"on for GPU {mig}", "utilization does not exist in MIG mode; it is left out")
+
+
+def _namespace(root: Path) -> Iterator[Finding]:
+    try:
+        namespace = str((root / "proc/self/ns/pid").readlink())
+    except OSError:
+        return
+    if namespace == BOOT_PID_NAMESPACE:
+        yield Finding("ok", "PID namespace", "the host's")
+    else:
+        yield Finding(
+            "warn",
+            "PID namespace",
+            "a container's own: processes of other containers cannot be named",
+            "--pid=host (in Kubernetes: hostPID: true) if you want to know who holds a GPU",
+        )

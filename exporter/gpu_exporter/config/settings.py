@@ -1,0 +1,249 @@
+"""The one table of settings: every setting is a dataclass field.
+
+Its metadata feeds the command line, the environment twins, the parser and docs/CONFIGURATION.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from gpu_exporter.catalog.owner_kinds import BY_KIND, PROCESS_LABELS
+from gpu_exporter.config import parsers
+
+# Every source and what it is: the choices of ``source``. ``sources.REGISTRY`` says where each one stands.
+SOURCES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "nvml": "the driver's library",
+        "fake": "simulated",
+    }
+)
+MODELS: Final = ("h100", "h200", "a100", "l40s", "rtx4090")
+_LEVELS: Final = ("debug", "info", "warning", "error")
+_FORMATS: Final = ("logfmt", "json")
+T = TypeVar("T")
+
+
+def _setting(default: T, parse: Callable[[Any], T], text: str, *, reload: bool = False, shown: str | None = None) -> T:
+    """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart."""
+    return field(default=default, metadata={"parse": parse, "help": text, "reload": reload, "shown": shown})
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionConfig:
+    """How the driver is read."""
+
+    interval: float = _setting(
+        5.0, parsers.duration_between(0.1, 3600), "How often every GPU is read.", reload=True, shown="5s"
+    )
+    timeout: float = _setting(
+        3.0,
+        parsers.duration_between(0.05, 600),
+        "How long one GPU's reading may take before that GPU is reported down and parked; at most the interval.",
+        reload=True,
+        shown="3s",
+    )
+    pause: float = _setting(
+        300.0, parsers.duration_between(1, 86400), "How long SIGUSR1 keeps the driver closed.", reload=True, shown="5m"
+    )
+    expected_gpus: int | None = _setting(
+        None,
+        parsers.integer_between(0, 4096),
+        'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
+        reload=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """The HTTP server."""
+
+    listen_address: parsers.Address = _setting(
+        parsers.Address("", 9435),
+        parsers.listen_address,
+        "Address and port to listen on; without a host, on all of them.",
+        shown=":9435",
+    )
+    telemetry_path: str = _setting("/metrics", parsers.url_path, "URL path of the metrics.", shown="/metrics")
+    allow: tuple[parsers.Network, ...] = _setting(
+        (),
+        parsers.networks,
+        "Networks that may connect, in CIDR form (a list in the file, commas in a flag); empty lets everybody.",
+        reload=True,
+        shown="",
+    )
+    config_file: Path | None = _setting(
+        None,
+        parsers.file_path,
+        "Prometheus's web configuration file: TLS, client certificates, passwords; read again when it changes.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FakeConfig:
+    """The simulated GPUs of ``source: fake``."""
+
+    gpus: int = _setting(8, parsers.integer_between(1, 1024), "How many GPUs to simulate.", shown="8")
+    model: str = _setting("h100", parsers.one_of(*MODELS), f"What to simulate: {', '.join(MODELS)}.", shown="h100")
+    seed: int = _setting(1, parsers.integer_between(0, 2**31), "The same seed gives the same fleet.", shown="1")
+    owners: str = _setting(
+        "user", parsers.one_of(*BY_KIND), f"As whom simulated work is done: {', '.join(BY_KIND)}.", shown="user"
+    )
+    scenario: Path | None = _setting(None, parsers.file_path, "YAML file of timed faults; read again when it changes.")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesConfig:
+    """What is told of the processes on the GPUs."""
+
+    enabled: bool = _setting(True, parsers.boolean, "Whether processes are listed at all.", shown="true")
+    interval: float = _setting(
+        15.0,
+        parsers.duration_between(0.1, 3600),
+        "How often the driver is asked for its processes, which can take it 5 ms a GPU. One that has ended is "
+        "dropped at the next reading all the same.",
+        shown="15s",
+    )
+    max: int = _setting(
+        64,
+        parsers.integer_between(0, 4096),
+        "How many processes of a GPU get series of their own, largest memory first.",
+        shown="64",
+    )
+    labels: tuple[str, ...] = _setting(
+        PROCESS_LABELS,
+        parsers.subset(*PROCESS_LABELS),
+        f"Labels of those series: some of {', '.join(PROCESS_LABELS)} (a list in the file, commas in a flag).",
+        shown=",".join(PROCESS_LABELS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersConfig:
+    """Where names of owners come from; see docs/OWNERS.md and docs/KUBERNETES_OWNERS.md."""
+
+    procfs: bool = _setting(True, parsers.boolean, "Ask /proc whose a process is.", shown="true")
+    procfs_nested: bool = _setting(
+        False,
+        parsers.boolean,
+        "Trust /proc although it is of a pid namespace below the machine's (LXC, kind).",
+        shown="false",
+    )
+    kubernetes: bool = _setting(
+        False,
+        parsers.boolean,
+        "Ask the kubelet which pod was given which GPU; needs pip install 'gpu-exporter[kubernetes]'.",
+        shown="false",
+    )
+    kubernetes_socket: Path = _setting(
+        Path("/var/lib/kubelet/pod-resources/kubelet.sock"),
+        parsers.file_path,
+        "The kubelet's pod-resources socket.",
+        shown="/var/lib/kubelet/pod-resources/kubelet.sock",
+    )
+    kubernetes_resources: tuple[str, ...] = _setting(
+        ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),
+        parsers.words,
+        "Resources that stand for GPUs; * and ? are wild.",
+        shown="nvidia.com/gpu,nvidia.com/gpu.shared,nvidia.com/mig-*",
+    )
+    slurm_directory: Path = _setting(
+        Path("/run/gpu-exporter/slurm"),
+        parsers.file_path,
+        "Where a Slurm prolog writes which job was given which GPU; one that does not exist means no jobs.",
+        shown="/run/gpu-exporter/slurm",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AccountingConfig:
+    """What counts as active, and as held."""
+
+    active_ratio: float = _setting(
+        0.05, parsers.ratio, "A GPU is active where it was busy for this share of the time or more.", shown="0.05"
+    )
+    held_bytes: float = _setting(
+        256 * 1024.0**2,
+        parsers.size,
+        "An idle GPU is held by whoever has more than this of its memory, or was allocated it.",
+        shown="256MiB",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is written to standard error."""
+
+    level: str = _setting("info", parsers.one_of(*_LEVELS), f"One of {', '.join(_LEVELS)}.", reload=True, shown="info")
+    format: str = _setting("logfmt", parsers.one_of(*_FORMATS), f"One of {', '.join(_FORMATS)}.", shown="logfmt")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings."""
+
+    source: str = _setting(
+        "auto",
+        parsers.one_of("auto", *SOURCES),
+        f"Where readings come from: {', '.join(f'{name} is {what}' for name, what in SOURCES.items())}; "
+        "auto is nvml, never fake.",
+        shown="auto",
+    )
+    require_gpu: bool = _setting(
+        False, parsers.boolean, "Exit with status 2 where no GPU can be read at the start.", shown="false"
+    )
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    web: WebConfig = field(default_factory=WebConfig)
+    processes: ProcessesConfig = field(default_factory=ProcessesConfig)
+    owners: OwnersConfig = field(default_factory=OwnersConfig)
+    accounting: AccountingConfig = field(default_factory=AccountingConfig)
+    fake: FakeConfig = field(default_factory=FakeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as the command line and the documentation see it."""
+
+    key: str
+    help: str
+    shown: str | None
+    reload: bool
+    parse: Callable[[Any], Any]
+
+    @property
+    def flag(self) -> str:
+        """``collection.interval`` is ``--collection.interval``; underscores become dashes.
+
+        ``web.config_file`` is the exception, since all of Prometheus's exporters call it ``--web.config.file``.
+        A switch that is on unless told otherwise has the flag that turns it off: ``--no-processes.enabled``.
+        """
+        name = self.key.replace("config_file", "config.file").replace("_", "-")
+        return f"--no-{name}" if self.shown == "true" else f"--{name}"
+
+    @property
+    def switch(self) -> str | None:
+        """What the flag says where it takes no value."""
+        return {"true": "false", "false": "true"}.get(self.shown or "")
+
+    @property
+    def variable(self) -> str:
+        """The environment twin of the flag."""
+        return "GPU_EXPORTER_" + self.key.replace(".", "_").upper()
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting, in the order of the documentation."""
+    for entry in fields(Config):
+        if entry.metadata:
+            yield _as_setting(entry.name, entry.metadata)
+        else:
+            for inner in fields(entry.default_factory):  # type: ignore[arg-type]
+                yield _as_setting(f"{entry.name}.{inner.name}", inner.metadata)
+
+
+def _as_setting(key: str, metadata: Mapping[str, Any]) -> Setting:
+    return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"])

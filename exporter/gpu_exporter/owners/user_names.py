@@ -1,0 +1,163 @@
+"""The names of the host's users: from a passwd file, and from a name service that may take as long as it likes."""
+
+from __future__ import annotations
+
+import logging
+import pwd
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from gpu_exporter.config import Watch
+
+log = logging.getLogger(__name__)
+
+# Where a container has the host's /etc mounted; the chart and the compose file agree on it.
+HOST_ETC: Final = Path("/host/etc")
+_MOST_NAMES: Final = 4096
+_MOST_ASKED: Final = 64  # names waiting for the name service
+_ASK_AGAIN: Final = 600.0  # seconds until the name service is asked for the same uid again
+_LOOK_AGAIN: Final = 10.0  # seconds between looks at /etc/passwd
+_LARGEST_PASSWD: Final = 16 * 1024 * 1024
+
+
+def _ask_name_service(uid: int) -> str:
+    return pwd.getpwuid(uid).pw_name
+
+
+class UserNames:
+    """User names by uid: ``passwd`` first, then ``resolve``, which may take as long as it likes on a thread of its own.
+
+    ``resolve`` raises KeyError for a user that is unknown. None for either means that there is no such thing, as in a
+    container, whose own files and name service know other users than the host's.
+    """
+
+    def __init__(
+        self,
+        *,
+        passwd: Path | None = Path("/etc/passwd"),
+        resolve: Callable[[int], str] | None = _ask_name_service,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._passwd = passwd
+        self._watch = Watch(passwd) if passwd is not None else None
+        self._resolve = resolve
+        self._monotonic = monotonic
+        self._local: Mapping[int, str] = MappingProxyType({})
+        self._complained = False
+        self._look_at = float("-inf")
+        # Everything below belongs to the condition's lock.
+        self._changed = threading.Condition()
+        self._answers: dict[int, tuple[str, float]] = {}  # name (empty: unknown), when to ask again
+        self._questions: deque[int] = deque()
+        self._asking: int | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def name(self, uid: int) -> str:
+        """The name, or the uid as text while no name is known. Never waits; belongs to one thread."""
+        now = self._monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_AGAIN
+            self._read_passwd()
+        if local := self._local.get(uid):
+            return local
+        if self._resolve is None:
+            return str(uid)
+        with self._changed:
+            name, ask_at = self._answers.get(uid, ("", now))
+            if now >= ask_at:
+                self._ask(uid)
+        return name or str(uid)
+
+    def close(self) -> None:
+        """Ask no more. A question that hangs in the name service is left behind on its daemon thread."""
+        with self._changed:
+            self._closed = True
+            self._questions.clear()
+            self._changed.notify_all()
+            idle = self._thread if self._asking is None else None
+        if idle is not None:
+            idle.join(1.0)
+
+    def _ask(self, uid: int) -> None:
+        if self._closed or len(self._questions) >= _MOST_ASKED or uid == self._asking or uid in self._questions:
+            return  # the next tick asks again
+        self._questions.append(uid)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="user names", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        resolve = self._resolve
+        while resolve is not None:
+            with self._changed:
+                while not self._questions and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                self._asking = uid = self._questions.popleft()
+            name: str | None = None
+            try:
+                name = resolve(uid)
+            except KeyError:
+                name = ""
+            except Exception as error:  # noqa: BLE001 - a name service is somebody else's plugin
+                log.debug("the name service failed", extra={"uid": uid, "error": str(error)})
+            with self._changed:
+                self._asking = None
+                before, _ = self._answers.pop(uid, ("", 0.0))
+                name = before if name is None else name
+                while len(self._answers) >= _MOST_NAMES:
+                    del self._answers[next(iter(self._answers))]
+                self._answers[uid] = (name, self._monotonic() + _ASK_AGAIN)
+                self._changed.notify_all()
+
+    def _read_passwd(self) -> None:
+        if self._passwd is None or self._watch is None or not self._watch.changed():
+            return
+        try:
+            status = self._passwd.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_PASSWD:
+                raise OSError("not a file of reasonable size")  # noqa: TRY301 - handled as any unreadable file
+            text = self._passwd.read_bytes().decode("utf-8", "replace")
+        except OSError as error:
+            if not self._complained:
+                log.warning("users cannot be named", extra={"file": str(self._passwd), "error": str(error)})
+            self._local, self._complained = MappingProxyType({}), True
+            self._watch.forget()
+            return
+        names: dict[int, str] = {}
+        for line in text.split("\n"):
+            name, _, rest = line.partition(":")
+            uid = rest.partition(":")[2].partition(":")[0]
+            if name and name[0] not in "+-#" and uid.isascii() and uid.isdigit() and len(uid) <= 10:
+                names.setdefault(int(uid), name)  # of two names the first counts, as in getpwuid(3)
+        self._local, self._complained = MappingProxyType(names), False
+
+
+def host_names(*, root: Path = Path("/"), monotonic: Callable[[], float] = time.monotonic) -> UserNames:
+    """Names of the host's users, from inside a container as well.
+
+    There they come from /host/etc/passwd, or from an /etc/passwd that was mounted; else uids stay numbers, because the
+    image's own users are different people. The mark of a container is that its runtime mounted /etc/hosts (Docker,
+    containerd, CRI-O and Podman all do, with the host's network too).
+    """
+    mounted = root / HOST_ETC.relative_to("/") / "passwd"
+    if mounted.exists():
+        return UserNames(passwd=mounted, resolve=None, monotonic=monotonic)
+    try:
+        lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    mounts = {fields[4] for fields in map(str.split, lines) if len(fields) > 4}
+    passwd = root / "etc/passwd"
+    if "/etc/hosts" not in mounts:
+        return UserNames(passwd=passwd, monotonic=monotonic)
+    return UserNames(passwd=passwd if "/etc/passwd" in mounts else None, resolve=None, monotonic=monotonic)

@@ -1,0 +1,78 @@
+"""A snapshot as JSON documents; openapi.json describes their shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from gpu_exporter.catalog import CATALOG, GPU_UP
+from gpu_exporter.catalog.row import Metric
+from gpu_exporter.model import Identity, Reading, Snapshot
+
+# The names that tell several rows apart are lists in the JSON, whatever rows a GPU happens to have.
+_LISTED: Final = frozenset(metric.name for metric in CATALOG if metric.labels or metric.dynamic)
+
+
+def gpus_document(snapshot: Snapshot) -> dict[str, Any]:
+    """The whole snapshot: its source, the driver, and every GPU."""
+    body: dict[str, Any] = {
+        "source": snapshot.source,
+        "simulated": snapshot.simulated,
+        "sample_success": snapshot.ok,
+    }
+    if snapshot.timestamp is not None:
+        body["sample_timestamp_seconds"] = snapshot.timestamp
+    if snapshot.driver is not None:
+        body["driver"] = {name: value for name, value in asdict(snapshot.driver).items() if value}
+    readings = sorted(snapshot.readings, key=lambda reading: reading.device.index)
+    body["gpus"] = [gpu_document(reading) for reading in readings]
+    return body
+
+
+def gpu_document(reading: Reading) -> dict[str, Any]:
+    """One GPU: identity, state, and its metrics under their own names; what it does not have is absent."""
+    device = reading.device
+    identity = {name: value for name, value in asdict(device).items() if value and name != "index"}
+    up = reading.failure is None
+    metrics: dict[str, Any] = {GPU_UP.name: int(up)}
+    rows = [(row, dict(row.labels), reading.values.get(row)) for row in CATALOG if row is not GPU_UP]
+    rows += [
+        (row, {**dict(row.labels), **{k: v for k, v in zip(row.dynamic, texts, strict=True) if v}}, value)
+        for (row, texts), value in _labelled(reading)
+    ]
+    for row, labels, value in rows:
+        if value is None or not math.isfinite(value):  # JSON has no word for infinity
+            continue
+        number = int(value) if float(value).is_integer() and abs(value) < 2**53 else value
+        if row.name in _LISTED:
+            metrics.setdefault(row.name, []).append({"labels": labels, "value": number})
+        else:
+            metrics[row.name] = number
+    # The failure's own words are for the log: they may hold what must not leave by HTTP.
+    failure = None if reading.failure is None else reading.failure.reason
+    return {"gpu": device.index, **identity, "up": up, "failure": failure, "metrics": metrics}
+
+
+def processes_document(snapshot: Snapshot, labels: Sequence[str]) -> dict[str, Any]:
+    """Every process on every GPU; what is not known, and the labels that the site does not want, are absent."""
+    entries = []
+    for reading in sorted(snapshot.readings, key=lambda reading: reading.device.index):
+        for process in reading.processes or ():
+            facts = {"pid": process.pid, **(process.identity or Identity()).all_labels()}
+            entry = {"gpu": reading.device.index, "uuid": reading.device.uuid, "mig_uuid": process.mig_uuid}
+            entry |= {"type": process.type, **{name: facts.get(name, "") for name in labels}}
+            if process.memory_used is not None:
+                entry["memory_used_bytes"] = int(process.memory_used)
+            if process.utilization is not None:
+                entry["utilization_ratio"] = process.utilization
+            entries.append({name: value for name, value in entry.items() if value != ""})
+    return {"source": snapshot.source, "simulated": snapshot.simulated, "processes": entries}
+
+
+def _labelled(reading: Reading) -> list[tuple[tuple[Metric, tuple[str, ...]], float]]:
+    """Rows with labels valued at run time; 2 stands before 10."""
+    return sorted(
+        reading.labelled.items(), key=lambda item: (item[0][0].name, [(len(text), text) for text in item[0][1]])
+    )

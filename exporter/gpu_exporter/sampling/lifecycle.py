@@ -1,0 +1,161 @@
+"""The source's life: opened with backoff, closed, paused, and left behind where a call hangs in it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from gpu_exporter.sampling.poller import Outcome, Poller
+from gpu_exporter.sources import Source, SourceError
+
+log = logging.getLogger(__name__)
+
+# Without persistence mode the driver initialises every GPU as it is opened, 1 to 2 s each.
+_OPEN_TIMEOUT: Final = 60.0
+_CLOSE_TIMEOUT: Final = 5.0
+_RETRY_FIRST: Final = 1.0
+_RETRY_MOST: Final = 60.0
+
+
+class Lifecycle:
+    """Opens and closes the source. Belongs to the sampler's thread; all times are monotonic seconds.
+
+    ``hanging`` tells how many calls hang in the source: the driver must not be shut down beneath them. ``closing`` is
+    called with each source that is about to be closed. ``wake`` is notified when an opening that hung has ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_source: Callable[[], Source],
+        poller: Poller,
+        monotonic: Callable[[], float],
+        hanging: Callable[[], int],
+        closing: Callable[[Source], None],
+        wake: threading.Condition,
+    ) -> None:
+        self._open_source = open_source
+        self._poller = poller
+        self._monotonic = monotonic
+        self._hanging = hanging
+        self._closing = closing
+        self._wake = wake
+        self.source: Source | None = None
+        self.trouble: str | None = None
+        self.opening = False  # a call to open the source hangs
+        self.retry_in = _RETRY_FIRST
+        self._retry_at = 0.0
+        self._opened_late: Source | None = None
+        self._abandoned: list[Source] = []
+        self._paused_until: float | None = None
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def opened(self, now: float) -> Source | None:
+        """The open source; opened here, where that is due and succeeds."""
+        if self.source is not None:
+            return self.source
+        with self._wake:
+            late, self._opened_late = self._opened_late, None
+        if late is not None:
+            return self._adopt(late)
+        if self.opening or now < self._retry_at:
+            return None
+        self.opening = True
+        (outcome,) = self._poller.run([self._open_source], timeout=_OPEN_TIMEOUT, late=self._opening_returned)
+        if outcome is None:
+            self._tell("the driver does not answer: opening it hangs")
+            return None
+        self.opening = False
+        try:
+            return self._adopt(outcome.get())
+        except SourceError as error:
+            self._back_off()
+            self._tell(str(error))
+            return None
+
+    def failed(self, why: str) -> None:
+        """The open source cannot be used any more: close it; it is opened again with backoff."""
+        self._back_off()
+        self._tell(why)
+        self._close()
+
+    def _opening_returned(self, _position: int, outcome: Outcome[Source]) -> None:
+        with self._wake:
+            self.opening = False
+            self._opened_late = outcome.result
+            self._wake.notify_all()
+
+    def _adopt(self, source: Source) -> Source:
+        self.source = source
+        self.retry_in = _RETRY_FIRST
+        self.trouble = None
+        log.info(
+            "source opened",
+            extra={"source": source.name, "gpus": len(source.devices), "driver": source.driver.driver_version},
+        )
+        if not source.devices:
+            log.warning("the driver lists no GPU")
+        return source
+
+    def _back_off(self) -> None:
+        self._retry_at = self._monotonic() + self.retry_in
+        self.retry_in = min(2 * self.retry_in, _RETRY_MOST)
+
+    def _tell(self, why: str) -> None:
+        """Log a trouble once, not once a retry."""
+        if why != self.trouble:
+            log.error("no readings: %s", why)
+        self.trouble = why
+
+    # --- pausing -----------------------------------------------------------------------------------------------------
+
+    def toggle_pause(self, now: float, *, seconds: float) -> None:
+        """Close the driver for so many seconds; or, where it is paused already, end that."""
+        if self._paused_until is not None:
+            self._resume()
+            return
+        self._paused_until = now + seconds
+        log.warning("paused: the driver is closed", extra={"seconds": seconds})
+        self._close()
+
+    def paused(self, now: float) -> bool:
+        """Whether the driver is to stay closed; a pause whose time is over ends here."""
+        if self._paused_until is not None and now >= self._paused_until:
+            self._resume()
+        return self._paused_until is not None
+
+    def _resume(self) -> None:
+        self._paused_until = None
+        self._retry_at = 0.0
+        log.info("resumed")
+
+    # --- closing -----------------------------------------------------------------------------------------------------
+
+    def close_abandoned(self) -> None:
+        """Shut the driver down as often as it was opened: only then does it let go, and forget a failed session."""
+        while self._abandoned and not self._hanging():
+            self._call_close(self._abandoned.pop(), hung=False)
+
+    def _close(self) -> None:
+        """Close it; where a call still hangs inside, without shutting the driver down until that has returned."""
+        source, self.source = self.source, None
+        if source is None:
+            return
+        self._closing(source)
+        hanging = self._hanging()
+        if hanging:
+            log.warning("the driver stays open: calls still hang in it", extra={"stuck": hanging})
+            self._abandoned.append(source)
+        self._call_close(source, hung=bool(hanging))
+
+    def _call_close(self, source: Source, *, hung: bool) -> None:
+        close = partial(source.close, hung=hung)
+        (outcome,) = self._poller.run([close], timeout=_CLOSE_TIMEOUT, late=lambda _, __: None)
+        if outcome is None:
+            log.warning("closing the driver hangs; going on without")
+        elif outcome.error is not None:
+            log.info("closing the driver failed", extra={"error": str(outcome.error)})

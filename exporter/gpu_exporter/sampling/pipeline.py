@@ -1,0 +1,66 @@
+"""What a reading goes through before it is published, in one place for daemon, demo and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gpu_exporter.config import AccountingConfig, ProcessesConfig
+from gpu_exporter.model import Reading, Xid
+from gpu_exporter.owners.resolver import Resolver
+from gpu_exporter.sampling.ledger import Ledger
+from gpu_exporter.sampling.processes import ProcessTable
+
+
+class Pipeline:
+    """Names the owners of a reading's processes, adds what adds up over time, and makes series of the processes.
+
+    Belongs to the sampler's thread and outlives every reopening of the source. ``gap`` (seconds) bounds the time that
+    one reading can stand for.
+    """
+
+    def __init__(
+        self,
+        *,
+        gap: float,
+        resolver: Resolver | None = None,
+        processes: ProcessesConfig | None = None,
+        accounting: AccountingConfig | None = None,
+    ) -> None:
+        processes = processes or ProcessesConfig()
+        self._resolver = resolver or Resolver()
+        self._ledger = Ledger(gap=gap, accounting=accounting)
+        self._table = ProcessTable(most=processes.max, labels=processes.labels)
+
+    @property
+    def gap(self) -> float:
+        """Seconds that one reading can stand for at most."""
+        return self._ledger.gap
+
+    @gap.setter
+    def gap(self, seconds: float) -> None:
+        self._ledger.gap = seconds
+
+    def complete(self, readings: Sequence[Reading], now: float) -> tuple[Reading, ...]:
+        """The readings with everything that a snapshot tells of them; ``now`` is monotonic seconds."""
+        return tuple(
+            self._table.add_rows(self._ledger.account(reading, now=now))
+            for reading in self._resolver.name_owners(readings)
+        )
+
+    def count_xids(self, events: Iterable[Xid]) -> None:
+        """Count XID events; they are told from the next reading on."""
+        for event in events:
+            self._ledger.count_xid(event)
+
+    def add_late(self, readings: Iterable[Reading]) -> None:
+        """Add the growth that readings tell which came too late to be served."""
+        for reading in readings:
+            self._ledger.add_increments(reading)
+
+    def interrupt(self) -> None:
+        """Nobody looks for a while (the driver is closed): the time until the next reading is charged to nobody."""
+        self._ledger.interrupt()
+
+    def close(self) -> None:
+        """Stop asking for owners."""
+        self._resolver.close()

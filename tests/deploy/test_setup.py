@@ -1,0 +1,87 @@
+"""tools/setup: what it says before it touches the machine, and that it writes nothing outside of the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tools.lab import ROOT
+
+LACKING = "no-such-program|its-package another|does something; without it, something is left out"
+SAID = "setup: missing: no-such-program, which does something; without it, something is left out\n"
+
+
+def call(folder: Path, function: str, *, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """One function of the script, in the folder, on a machine whose apt-get only tells that it was run."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, does in {"apt-get": 'echo "apt-get $*" >&2', "id": f"echo {user}"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    script = f"source '{ROOT / 'tools/setup'}' .venv dev; cd '{folder}'; {function} 2>&1"
+    return subprocess.run(
+        ["bash", "-c", script],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_root_is_told_before_anything_is_installed(tmp_path: Path) -> None:
+    done = call(tmp_path, f"apt_install() {{ echo installing \"$@\"; }}; install_missing '{LACKING}'")
+    assert done.returncode == 0
+    told, planned, updated, installed = done.stdout.splitlines(keepends=True)
+    assert told == SAID
+    assert "outside of this checkout" in planned
+    assert planned.endswith("apt-get install its-package another\n")
+    assert updated == "apt-get update -qq\n"
+    assert installed == "installing its-package another\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "environment", "words"),
+    [
+        (0, {"APT": "no"}, "setup: not installed, because APT=no: apt-get install its-package another\n"),
+        (1000, {}, "setup: only root can install them: sudo apt-get install its-package another\n"),
+    ],
+    ids=["APT=no", "a user"],
+)
+def test_nothing_is_installed_unasked(tmp_path: Path, user: int, environment: dict[str, str], words: str) -> None:
+    done = call(tmp_path, f"install_missing '{LACKING}'", user=user, **environment)
+    assert (done.returncode, done.stdout) == (1, SAID + words)
+
+
+def test_a_machine_that_lacks_nothing_is_left_alone(tmp_path: Path) -> None:
+    done = call(tmp_path, "install_missing 'sh bash|packages|does something'")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_unpacked_program_finds_its_files_wherever_it_runs(tmp_path: Path) -> None:
+    """The path that Debian builds in is read from the checkout, whether or not the machine has it."""
+    unpacked = tmp_path / ".build/debian/usr"
+    (unpacked / "share/prometheus").mkdir(parents=True)
+    (unpacked / "share/prometheus/default.tmpl").write_text("a template\n")
+    program = unpacked / "bin/prometheus-alertmanager"
+    program.parent.mkdir()
+    # As in a compiled program: bytes that are no text, and a length that must not change.
+    program.write_bytes(b'cat /usr/share/prometheus/default.tmpl; echo "$1"; exit 3\n\0\xff\xfe')
+    program.chmod(0o755)
+    size = program.stat().st_size
+    for _ in range(2):  # what is done already is not done again
+        assert call(tmp_path, "relocate").stdout == ""
+        assert program.with_name("prometheus-alertmanager.unpacked").stat().st_size == size
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = program.read_text().replace('exec "$0.unpacked"', '. "$0.unpacked"')  # a shell stands in for the kernel
+    program.write_text(script)
+    done = subprocess.run([program, "word"], cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "a template\nword\n"), done.stderr
+
+
+def test_setup_writes_nowhere_else() -> None:
+    script = (ROOT / "tools/setup").read_text()
+    assert "/usr/share/prometheus" in script
+    assert not [line for line in script.splitlines() if line.lstrip().startswith(("cp ", "mkdir -p /", "sudo "))]
