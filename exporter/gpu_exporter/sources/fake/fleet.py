@@ -192,7 +192,9 @@ class FakeFleet:
         active[name] = event
         if event.fault == "ecc":
             rows = event.count if event.remap in {"done", "pending"} else 0
-            simulation.count_ecc(severity=event.severity, location=event.location, count=event.count, rows=rows)
+            simulation.memory_errors.count(
+                severity=event.severity, location=event.location, count=event.count, rows=rows
+            )
         elif event.fault == "pcie":
             simulation.count_link_errors(pcie_replays=event.count)
         elif event.fault == "nvlink":
@@ -204,7 +206,7 @@ class FakeFleet:
             self._simulations[index].advance(when)
             self._active[index].clear()
             self._simulations[index].change(Conditions())
-            self._simulations[index].reset()
+            self._simulations[index].memory_errors.reset()
 
     def _failure(self, index: int) -> Failure | None:
         for fault, (reason, message) in _FAILURES.items():

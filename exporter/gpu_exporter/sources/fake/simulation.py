@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gpu_exporter.catalog.row import MHZ, MIB
+from gpu_exporter.sources.fake.memory_errors import MemoryErrors
 from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.workloads import Demand, Kind, SimulatedProcess, Workload, allocated, noise
 
@@ -30,7 +31,6 @@ _STALLED: Final = 0.2  # what is left of the air flow by convection
 _SW_FLOOR: Final = 0.4  # shares of the span from idle to the limit that the governors can get down to
 _HW_FLOOR: Final = 0.15
 _BRAKE: Final = 0.3
-_SRAM_THRESHOLD: Final = 4  # NVIDIA does not publish its own
 _HIDDEN_BY_MIG: Final = (
     "utilization",
     "memory_io",
@@ -91,7 +91,6 @@ class Simulation:
         "_ambient",
         "_decay",
         "_demand",
-        "_ecc",
         "_fan",
         "_flags",
         "_heat",
@@ -99,11 +98,11 @@ class Simulation:
         "_now",
         "_power",
         "_ratio",
-        "_remapped",
         "_temperature",
         "_totals",
         "_workload",
         "conditions",
+        "memory_errors",
         "model",
     )
 
@@ -119,13 +118,7 @@ class Simulation:
         self._fan = 0.5 if model.fans and self._demand.utilization else 0.0
         self._heat = self._demand.memory_io
         self._flags = dict.fromkeys(_REASONS, False)
-        self._remapped = {"corrected": 0, "uncorrected": 0}
-        self._ecc = {
-            (severity, lifetime, location): 0
-            for severity in ("corrected", "uncorrected")
-            for lifetime in ("volatile", "aggregate")
-            for location in model.ecc
-        }
+        self.memory_errors = MemoryErrors(model)
         flow = 1.0 if not model.fans else 0.7
         settled = self._ambient + model.thermal_resistance / flow * min(self._power, model.power)
         self._temperature = min(settled, model.max_operating)
@@ -166,22 +159,10 @@ class Simulation:
             processes.append(replace(process, memory_used=memory_used))
         return tuple(processes)
 
-    def count_ecc(self, *, severity: str, location: str, count: int, rows: int) -> None:
-        """Memory errors happened, and ``rows`` rows (pages, before Ampere) were taken out of use."""
-        self._ecc[severity, "volatile", location] += count
-        self._ecc[severity, "aggregate", location] += count
-        self._remapped[severity] += rows
-
     def count_link_errors(self, *, pcie_replays: int = 0, nvlink_errors: int = 0) -> None:
         """Packets had to be repeated."""
         self._totals.pcie_replays += pcie_replays
         self._totals.nvlink_errors += nvlink_errors
-
-    def reset(self) -> None:
-        """What an administrator's GPU reset does to the counters: volatile ones start again."""
-        for place in self._ecc:
-            if place[1] == "volatile":
-                self._ecc[place] = 0
 
     # --- physics ----------------------------------------------------------------------------------------------------
 
@@ -344,24 +325,10 @@ class Simulation:
                 quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors
         if model.mig:
             quantities["mig_mode"] = float(conditions.mig)
-        self._add_memory_errors(quantities)
+        quantities |= self.memory_errors.quantities(
+            remap_pending=conditions.remap_pending, remap_failure=conditions.remap_failure
+        )
         if conditions.mig:
             for name in _HIDDEN_BY_MIG:
                 quantities.pop(name, None)
         return MappingProxyType(quantities)
-
-    def _add_memory_errors(self, quantities: dict[str, float]) -> None:
-        for (severity, lifetime, location), count in self._ecc.items():
-            quantities[f"ecc_{severity}_{lifetime}_{location}"] = float(count)
-        if "sram" in self.model.ecc:
-            bad = self._ecc["uncorrected", "aggregate", "sram"] >= _SRAM_THRESHOLD
-            quantities["sram_threshold_exceeded"] = float(bad)
-        if self.model.spares == "rows":
-            quantities["remapped_corrected"] = float(self._remapped["corrected"])
-            quantities["remapped_uncorrected"] = float(self._remapped["uncorrected"])
-            quantities["remap_pending"] = float(self.conditions.remap_pending)
-            quantities["remap_failure"] = float(self.conditions.remap_failure)
-        elif self.model.spares == "pages":
-            quantities["retired_single_bit_ecc"] = float(self._remapped["corrected"])
-            quantities["retired_double_bit_ecc"] = float(self._remapped["uncorrected"])
-            quantities["retired_pending"] = float(self.conditions.remap_pending)
