@@ -38,7 +38,7 @@ def poller(clock: Watched) -> Iterator[Poller]:
 
 
 class Hanging:
-    """Calls that return when they are released."""
+    """Calls that return when they are released, at the latest when the block ends: a test that fails must not hang."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
@@ -51,12 +51,11 @@ class Hanging:
     def release(self) -> None:
         self._release.set()
 
+    def __enter__(self) -> Hanging:  # noqa: PYI034 - typing has Self from Python 3.11 on
+        return self
 
-@pytest.fixture
-def hanging() -> Iterator[Hanging]:
-    hanging = Hanging()
-    yield hanging
-    hanging.release()
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def ignore(position: int, outcome: Outcome[object]) -> None:
@@ -99,36 +98,32 @@ def test_one_thread_serves_many_runs(poller: Poller) -> None:
     assert len(seen) == 1
 
 
-def test_a_hung_call_is_parked_and_the_others_go_on(poller: Poller, clock: Watched, hanging: Hanging) -> None:
+def test_a_hung_call_is_parked_and_the_others_go_on(poller: Poller, clock: Watched) -> None:
     told: list[tuple[int, object]] = []
-    calls: list[Callable[[], int]] = [lambda: 0, hanging.call, lambda: 2, lambda: 3]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, Hanging() as hanging:
+        calls: list[Callable[[], int]] = [lambda: 0, hanging.call, lambda: 2, lambda: 3]
         run = pool.submit(
             poller.run, calls, timeout=0.05, late=lambda position, outcome: told.append((position, outcome.result))
         )
         wait_for(lambda: hanging.begun)
         clock.now += 1
         outcomes = run.result(patience())
-    assert [outcome and outcome.get() for outcome in outcomes] == [0, None, 2, 3]
-    assert told == []
-    hanging.release()
+        assert [outcome and outcome.get() for outcome in outcomes] == [0, None, 2, 3]
+        assert told == []
     wait_for(lambda: told == [(1, True)])
     wait_for(lambda: threads() <= 1)
 
 
-def test_calls_that_hang_together_cost_two_deadlines_and_one_thread_each(
-    poller: Poller, clock: Watched, hanging: Hanging
-) -> None:
+def test_calls_that_hang_together_cost_two_deadlines_and_one_thread_each(poller: Poller, clock: Watched) -> None:
     told: list[int] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, Hanging() as hanging:
         run = pool.submit(poller.run, [hanging.call] * 8, timeout=0.05, late=lambda position, _: told.append(position))
         for calls in (1, 8):
             assert not run.done()
             wait_for(lambda calls=calls: len(hanging.begun) == calls)  # type: ignore[misc]
             clock.now += 1  # the deadline of all that have begun passes
         assert run.result(patience()) == [None] * 8
-    assert threads() == 8
-    hanging.release()
+        assert threads() == 8
     wait_for(lambda: sorted(told) == list(range(8)))
     wait_for(lambda: threads() <= 1)
 
@@ -143,13 +138,12 @@ def test_a_slow_call_within_its_deadline_does_not_use_up_the_next_ones(poller: P
     assert all(outcome is not None for outcome in outcomes), "the deadline is for each call, not for all"
 
 
-def test_close_ends_a_waiting_run_at_once(poller: Poller, hanging: Hanging) -> None:
-    with ThreadPoolExecutor() as pool:
+def test_close_ends_a_waiting_run_at_once(poller: Poller) -> None:
+    with ThreadPoolExecutor() as pool, Hanging() as hanging:
         run = pool.submit(poller.run, [hanging.call], timeout=FOREVER, late=lambda _, __: None)
         wait_for(lambda: hanging.begun)
         poller.close()
         assert run.result(patience()) == [None]
-    hanging.release()
     wait_for(lambda: threads() == 0)
 
 
