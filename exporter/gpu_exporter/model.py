@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gpu_exporter.catalog.row import Metric
 
-Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
+# ``partial`` is of a GPU that answers, but most of whose calls fail.
+Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown", "partial"]
 # What a GPU did with its time; an owner's time has those of them in which somebody can hold it.
 State: TypeAlias = Literal["active", "idle_held", "idle_free", "unknown", "down"]
 
@@ -27,9 +28,17 @@ class Device:
     vbios_version: str = ""
 
     @property
+    def board(self) -> str:
+        """The UUID, written alike whoever tells it: NVML, the kernel driver, with the prefix or without."""
+        return self.uuid.lower().removeprefix("gpu-")
+
+    @property
     def key(self) -> str:
-        """What tells this GPU apart over reopenings: its UUID, or its index while it has never told one."""
-        return self.uuid or f"index {self.index}"
+        """What tells this GPU apart: UUID and index, as UUIDs have been seen twice in one machine.
+
+        A board that moves to another index gets another key (sampling/roster.py tells which it had).
+        """
+        return f"{self.index} {self.board}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,8 @@ class Reading:
     ``increments`` holds the growth of counters that we keep, since the device's previous reading.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not. ``partial``
+    tells why it is only part of what the device otherwise tells; empty where it is whole.
     """
 
     device: Device
@@ -124,15 +134,21 @@ class Reading:
     processes: tuple[Process, ...] | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    partial: str = ""
+
+
+# Stands for XIDs that are not told by their number.
+OTHER_XID: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Xid:
-    """One XID event: ``timestamp`` is Unix time in seconds."""
+    """``count`` XID events of one number; ``timestamp`` is Unix time in seconds, of the latest of them."""
 
     device: Device
     xid: int
     timestamp: float
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Reading, Reason, State, Xid
+from gpu_exporter.model import OTHER_XID, Reading, Reason, State, Xid
 from gpu_exporter.sampling.tenancy import OwnerTimes, holds
 
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -24,6 +24,9 @@ _BUSY: Final = by_name("gpu_busy_seconds_total")
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+# NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
+_XIDS: Final = 255
+_STRANGE_XIDS: Final = 32
 
 
 @dataclass(slots=True)
@@ -63,6 +66,8 @@ class Ledger:
         values = dict(reading.values)
         if reading.failure is not None and not reading.failure.standing:
             account.errors[reading.failure.reason] += 1
+        if reading.partial:
+            account.errors["partial"] += 1
         if reading.failure is None:
             self._integrate(account, reading, now)
             values |= account.totals
@@ -77,10 +82,14 @@ class Ledger:
         return replace(reading, values=values, labelled=labelled, increments={})
 
     def count_xid(self, event: Xid) -> None:
-        """One more XID event."""
+        """One or more XID events of one number; numbers beyond NVIDIA's are told one by one for the first few only."""
         account = self._account(event.device.key)
-        count, latest = account.xids.get(event.xid, (0, 0.0))
-        account.xids[event.xid] = (count + 1, max(latest, event.timestamp))
+        xid = event.xid
+        strange = sum(not 0 <= other <= _XIDS for other in account.xids)
+        if not 0 <= xid <= _XIDS and xid not in account.xids and strange >= _STRANGE_XIDS:
+            xid = OTHER_XID
+        count, latest = account.xids.get(xid, (0, 0.0))
+        account.xids[xid] = (count + event.count, max(latest, event.timestamp))
 
     def add_increments(self, reading: Reading) -> None:
         """Growth told by a reading that came too late to be served: the time was observed all the same."""
@@ -93,6 +102,12 @@ class Ledger:
         """Nobody looks for a while (the driver is closed): the time until the next reading is charged to nobody."""
         for account in self._accounts.values():
             account.last = account.looked = account.busy = None
+
+    def move(self, before: str, now: str) -> None:
+        """A device got another key: its account goes with it, unless it has one there already."""
+        account = self._accounts.pop(before, None)
+        if account is not None:
+            self._accounts.setdefault(now, account)
 
     def _account(self, key: str) -> _Account:
         return self._accounts.setdefault(key, _Account())
@@ -154,8 +169,9 @@ class Ledger:
     def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
         rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
         for xid, (count, latest) in sorted(account.xids.items()):
-            rows[XID_ERRORS, (str(xid),)] = float(count)
-            rows[XID_LAST, (str(xid),)] = latest
+            number = "other" if xid == OTHER_XID else str(xid)
+            rows[XID_ERRORS, (number,)] = float(count)
+            rows[XID_LAST, (number,)] = latest
         return rows
 
 

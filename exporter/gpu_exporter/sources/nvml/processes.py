@@ -8,6 +8,7 @@ release: 16 bytes a process in version 1 of the call, 24 in versions 2 and 3, an
 from __future__ import annotations
 
 import ctypes
+import logging
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import pynvml
 
 from gpu_exporter.model import Process
 from gpu_exporter.sources.nvml.errors import raise_if_fatal
+
+log = logging.getLogger(__name__)
 
 _KINDS: Final[tuple[tuple[Literal["compute", "graphics"], str], ...]] = (
     ("compute", "nvmlDeviceGetComputeRunningProcesses"),
@@ -32,6 +35,9 @@ _INFO_SIZES: Final = (16, 24, 32)
 # follows is of the memory bus (not of memory), the encoder and the decoder.
 _SAMPLE: Final = struct.Struct("@IxxxxQIIII")
 _UNTOLD: Final = 0xFFFFFFFFFFFFFFFF  # nvml.h: NVML_VALUE_NOT_AVAILABLE
+# NVIDIA's MIG user guide: at most 7 of a GPU, whatever the board; the second number leaves room for boards to come.
+_MIG_DEVICES: Final = 7
+_MOST_MIG_DEVICES: Final = 64
 _UNWRITTEN: Final = b"\xa5"
 _ROOM: Final = 32
 _MOST_ROOM: Final = 16_384
@@ -55,9 +61,14 @@ class ProcessLists:
     """Reads one GPU's processes, those of its MIG devices apart. Belongs to whichever thread reads the device."""
 
     def __init__(self) -> None:
-        self._names = {kind: [f"{name}{version}" for version in _VERSIONS] for kind, name in _KINDS}
         self._rooms: dict[str, int] = {}
         self._newest = 0
+        self._impossible_told = False
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Believe no earlier "not supported": the device was reset, lost or partitioned since, or it is long ago."""
+        self._names = {kind: [f"{name}{version}" for version in _VERSIONS] for kind, name in _KINDS}
         self._has_utilization = True
         self._mig_devices = -1  # how many there can be; not known yet
 
@@ -139,6 +150,15 @@ class ProcessLists:
                 return _Answer(code)
             return _Answer(code, min(count.value, room), buffer.raw)
 
+    def _possible(self, told: int) -> int:
+        """How many MIG devices there can be, where the driver tells a number that can be."""
+        if 0 <= told <= _MOST_MIG_DEVICES:
+            return told
+        if not self._impossible_told:
+            log.warning("the driver tells an impossible number", extra={"of": "MIG devices", "count": told})
+            self._impossible_told = True
+        return _MIG_DEVICES
+
     def _instances(self, handle: Any) -> Sequence[tuple[str, Any]]:
         """UUID and handle of every MIG device; they come and go while the exporter runs."""
         if self._mig_devices == 0:
@@ -149,7 +169,7 @@ class ProcessLists:
                 return ()
             if self._mig_devices < 0:
                 name = "nvmlDeviceGetMaxMigDeviceCount"
-                self._mig_devices = int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+                self._mig_devices = self._possible(int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, name)
             if error.value in {*_GONE, pynvml.NVML_ERROR_NOT_SUPPORTED}:
