@@ -13,6 +13,7 @@ import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, described, failure
@@ -139,10 +140,12 @@ class Plan:
         self.partial = ""
         if answers.values and not answers.errors and not lapsed:
             return
+        if not (answers.values or answers.labelled or answers.fixed):
+            code, call = next(iter(answers.errors.values()), (0, ""))
+            none = Failure("unknown", "not one of its calls gives a value")
+            raise DeviceFailedError(failure(code, call) if call else none, code)
         told, missing = len(answers.told()), len(answers.errors) + lapsed
         code, call = next(iter(answers.errors.values()), (pynvml.NVML_ERROR_NOT_SUPPORTED, "all calls"))
-        if not told and not answers.fixed:
-            raise DeviceFailedError(failure(code, call), code)
         failing = answers.failing - answers.answering
         if missing > told or len(failing) > len(answers.answering):
             self.partial = f"{missing} of its values are refused and {told} told; {call}: {described(code)}"
