@@ -101,10 +101,11 @@ class Ledger:
         for metric, growth in reading.increments.items():
             account.totals[metric] = account.totals.get(metric, 0.0) + growth
         previous, account.last = account.last, (now, reading.values)
+        refused = {metric for metric, _ in reading.refused}
         for counter, gauge in _COUNTERS.items():
             if counter in account.kept_elsewhere:
                 continue
-            if counter in reading.values or counter in reading.increments:
+            if counter in reading.values or counter in reading.increments or counter in refused:
                 account.kept_elsewhere.add(counter)
             elif (value := reading.values.get(gauge)) is not None:
                 account.totals.setdefault(counter, 0.0)
