@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pynvml
 
@@ -16,6 +16,7 @@ from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity
+from gpu_exporter.sources.nvml.asking import Answers
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.plan import Plan
@@ -92,13 +93,21 @@ class NvmlSource:
         try:
             if gpu.plan is None or gpu.down:
                 self._take_handle(gpu)
-            values, increments, labelled = self._read(gpu)
+            answers = self._read(gpu)
             self._list_processes(gpu)
         except DeviceFailedError as error:
             gpu.down = True
             return Reading(gpu.device, failure=error.failure)
         gpu.down = False
-        return Reading(gpu.device, values, increments, labelled, processes=gpu.processes, mig_uuids=gpu.mig_uuids)
+        return Reading(
+            gpu.device,
+            answers.values,
+            answers.increments,
+            answers.labelled,
+            processes=gpu.processes,
+            mig_uuids=gpu.mig_uuids,
+            refused=tuple(answers.refused),
+        )
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -108,18 +117,21 @@ class NvmlSource:
         """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
         self._xids.close(free=not hung)
         if not hung:
+            for gpu in self._gpus:
+                if gpu.plan is not None:
+                    gpu.plan.close()
             self._shut_down()
 
-    def _read(self, gpu: _Gpu) -> tuple[Any, Any, Any]:
+    def _read(self, gpu: _Gpu) -> Answers:
         now = self._monotonic()
         slow = now >= gpu.slow_due
         if gpu.plan is None:
             raise DeviceFailedError(Failure("unknown", "no handle"))
-        parts = gpu.plan.read(slow=slow)
+        answers = gpu.plan.read(slow=slow)
         if slow:
             stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
             gpu.slow_due = now + _SLOW_EVERY + stagger
-        return parts
+        return answers
 
     def _list_processes(self, gpu: _Gpu) -> None:
         now = self._monotonic()
@@ -144,7 +156,7 @@ class NvmlSource:
             raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
             raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
         if gpu.plan is None:
-            gpu.plan = Plan(handle, driver_release=self._release)
+            gpu.plan = Plan(handle, driver_release=self._release, monotonic=self._monotonic)
         gpu.plan.handle = handle
         self._xids.watch(gpu.device, handle)
 
