@@ -300,7 +300,7 @@ MODELS: Final[Mapping[str, Mapping[str, Setting]]] = {
 
 
 class Answer(NamedTuple):
-    """What a field answers: ``kind`` is NVML's type (1 unsigned, 3 long unsigned, 5 signed), ``error`` its code."""
+    """What a field answers: ``kind`` is NVML's type, NVML_VALUE_TYPE_...; ``error`` its code. A double is its bits."""
 
     value: int
     kind: int = 3
