@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -176,7 +176,11 @@ class Asker:
         for metric, column, places in fields:
             name = f"{FIELD_VALUES}({column.state if isinstance(column, Links) else column.name})"
             if isinstance(column, Links) or (isinstance(column, Field) and column.scope == "links"):
-                told = [Told(codes[place], batch.value(place), batch.raw(place)) for place in places]
+                told = Told(
+                    [codes[place] for place in places],
+                    [batch.value(place) for place in places],
+                    raw=lambda link, places=places: batch.raw(places[link]),  # type: ignore[misc]
+                )
                 self._of_links(metric, column, name, told, answers)
                 continue
             (place,) = places
@@ -247,26 +251,26 @@ class Asker:
 
     def _ask_link_states(self, rows: list[tuple[Metric, Links]], answers: Answers) -> None:
         name = "nvmlDeviceGetNvLinkState"
-        told: list[Told] = []
+        codes, states = [], []
         for link in range(self.links[rows[0][0].links or ""]):
             try:
-                state = float(pynvml.nvmlDeviceGetNvLinkState(self.handle, link))
+                states.append(float(pynvml.nvmlDeviceGetNvLinkState(self.handle, link)))
+                codes.append(pynvml.NVML_SUCCESS)
             except pynvml.NVMLError as error:
-                told.append(Told(error.value))
-            else:
-                told.append(Told(pynvml.NVML_SUCCESS, state, state))
+                states.append(0.0)
+                codes.append(error.value)
+        told = Told(codes, states, raw=states.__getitem__)
         for metric, column in rows:
             self._of_links(metric, column, name, told, answers)
 
-    def _of_links(
-        self, metric: Metric, column: Field | Links, name: str, told: Sequence[Told], answers: Answers
-    ) -> None:
+    def _of_links(self, metric: Metric, column: Field | Links, name: str, told: Told, answers: Answers) -> None:
         """One row of all links, with what each told."""
-        for link in told:
-            raise_if_fatal(link.code, name)
-        if all(link.code for link in told):
-            self._refused(told[0].code, name, [metric], answers)
-            return
+        if any(told.codes):
+            for code in told.codes:
+                raise_if_fatal(code, name)
+            if all(told.codes):
+                self._refused(told.codes[0], name, [metric], answers)
+                return
         answers.answered = True
         total = self._link_rows.total(metric, column, told, answers.refused)
         if total is not None:

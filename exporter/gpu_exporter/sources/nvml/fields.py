@@ -94,7 +94,10 @@ class FieldBatch:
 
     def value(self, place: int) -> float | None:
         """The number, or None for what is none: "not available", the end of the type's range, not finite."""
-        value, kind = self.raw(place), self.kind(place)
+        value = self.raw(place)
+        if -1 < value < _SHORT:  # nearly all are
+            return value
+        kind = self.kind(place)
         if value in NOT_AVAILABLE or value >= _SIGN or not math.isfinite(value):
             return None
         if value == _SHORT and kind == pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT:

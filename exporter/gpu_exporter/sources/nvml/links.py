@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -18,11 +18,14 @@ _KEEP_STATE: Final = 12
 
 
 class Told(NamedTuple):
-    """What one link answered: the return code, the number or None for what is none, and what was told as it was."""
+    """What each link of a device answered: the return code; the number, None for what is none; by link what was told.
 
-    code: int
-    number: float | None = None
-    raw: float = 0.0
+    Where the code is an error, the others say nothing.
+    """
+
+    codes: Sequence[int]
+    numbers: Sequence[float | None]
+    raw: Callable[[int], float]
 
 
 @dataclass(slots=True)
@@ -61,16 +64,19 @@ class _Counts:
 
     def __init__(self, links: int) -> None:
         self._counts = [_Count() for _ in range(links)]
-        self._begun = False
+        self._latest: Sequence[float | None] | None = None
+        self._sum = 0.0
 
     def total(self, told: Sequence[float | None]) -> float | None:
         """The sum, with what each link tells now; None where none does."""
         if all(value is None for value in told):
             return None
-        for count, value in zip(self._counts, told, strict=True):
-            count.take(value, late=self._begun)
-        self._begun = True
-        return sum(count.total for count in self._counts)
+        # Mostly nothing happens between two readings; a lower count told twice is believed.
+        if told != self._latest or any(count.doubted is not None for count in self._counts):
+            for count, value in zip(self._counts, told, strict=True):
+                count.take(value, late=self._latest is not None)
+            self._latest, self._sum = told, sum(count.total for count in self._counts)
+        return self._sum
 
 
 class _States:
@@ -99,18 +105,23 @@ class LinkRows:
         self._states: dict[Metric, _States] = {}
 
     def total(
-        self, metric: Metric, column: Field | Links, told: Sequence[Told], refused: list[tuple[Metric, float]]
+        self, metric: Metric, column: Field | Links, told: Told, refused: list[tuple[Metric, float]]
     ) -> float | None:
         """The row in base units, None where no link told it; what cannot be of a link is added to ``refused``."""
         highest = _MOST_STATE if isinstance(column, Links) else metric.plausible[1] / column.scale
-        numbers: list[float | None] = []
-        for link in told:
-            well = not link.code and link.number is not None and 0 <= link.number <= highest
-            numbers.append(link.number if well else None)
-            if not well and not link.code:
-                refused.append((metric, float(link.raw)))
+        numbers = [
+            number if not code and number is not None and 0 <= number <= highest else None
+            for code, number in zip(told.codes, told.numbers, strict=True)
+        ]
+        if None in numbers:
+            for link, number in enumerate(numbers):
+                if number is None and not told.codes[link]:
+                    refused.append((metric, float(told.raw(link))))
         if isinstance(column, Links):
-            states = self._states.setdefault(metric, _States(len(told)))
+            states = self._states.setdefault(metric, _States(len(numbers)))
             return states.count(numbers, active=column.active)
-        total = self._counts.setdefault((metric, column), _Counts(len(told))).total(numbers)
+        counts = self._counts.get((metric, column))
+        if counts is None:
+            counts = self._counts[metric, column] = _Counts(len(numbers))
+        total = counts.total(numbers)
         return None if total is None else scaled(total, column.scale)
