@@ -105,6 +105,13 @@ class Owner(NamedTuple):
     namespace: str
 
 
+class Hold(NamedTuple):
+    """An owner's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
+
+    owner: Owner
+    memory: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One device at one moment.
@@ -114,6 +121,8 @@ class Reading:
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
+    and ``holds`` also where it is not known who is there.
     """
 
     device: Device
@@ -124,6 +133,8 @@ class Reading:
     processes: tuple[Process, ...] | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    state: State | None = None
+    holds: tuple[Hold, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +179,39 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One file system, as df(1) counts it: bytes, of which ``free`` can be had by users who are not root."""
+
+    mount: str
+    device: str
+    filesystem: str
+    total: int
+    used: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine around the GPUs. Empty and None are what is not known.
+
+    ``boot_timestamp`` is Unix time, ``cpu_utilization`` a share of all CPUs' time since the look before, memory is in
+    bytes, ``load`` the average number of runnable tasks over 1, 5 and 15 minutes.
+    """
+
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    os: str = ""
+    kernel: str = ""
+    boot_timestamp: float | None = None
+    cpus: int | None = None
+    cpu_utilization: float | None = None
+    memory_total: int | None = None
+    memory_used: int | None = None
+    load: tuple[float, float, float] | None = None
+    disks: tuple[Disk, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

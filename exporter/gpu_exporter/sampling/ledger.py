@@ -12,7 +12,7 @@ from typing import Final
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Reading, Reason, State, Xid
+from gpu_exporter.model import Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.tenancy import OwnerTimes, holds
 
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -40,6 +40,9 @@ class _Account:
     looked: float | None = None
     answered: bool = False
     busy: float | None = None
+    # What the latest look saw it do, and who held it.
+    state: State = "unknown"
+    holds: tuple[Hold, ...] | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
     owners: OwnerTimes = field(default_factory=OwnerTimes)
 
@@ -74,7 +77,9 @@ class Ledger:
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **owned}
-        return replace(reading, values=values, labelled=labelled, increments={})
+        return replace(
+            reading, values=values, labelled=labelled, increments={}, state=account.state, holds=account.holds
+        )
 
     def count_xid(self, event: Xid) -> None:
         """One more XID event."""
@@ -124,11 +129,13 @@ class Ledger:
         was_up, account.answered = account.answered, up
         elapsed = now - looked if looked is not None and 0 < now - looked <= self.gap else 0.0
         if not up:
+            account.state, account.holds = "down", None
             account.states["down"] += elapsed
             return account.owners.rows((), now)
         held = holds(reading, more_than=self._accounting.held_bytes)
+        account.holds = held if held or reading.processes is not None else None
+        account.state = state = self._state(reading, before if elapsed else None, busy, elapsed, held=bool(held))
         if elapsed and was_up:
-            state = self._state(reading, before, busy, elapsed, held=bool(held))
             account.states[state] += elapsed
             account.owners.charge(held, state, elapsed)
         elif elapsed:  # it came back at some moment in between; it was not seen working
