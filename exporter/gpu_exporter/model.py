@@ -110,7 +110,9 @@ class Reading:
     """One device at one moment.
 
     ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
-    ``increments`` holds the growth of counters that we keep, since the device's previous reading.
+    ``increments`` holds the growth of counters that we keep, since the device's previous reading. ``covered`` has the
+    seconds that such a growth stands for, where that may be less than the time since then: for the rest of it the gauge
+    is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
@@ -124,6 +126,7 @@ class Reading:
     processes: tuple[Process, ...] | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    covered: Mapping[Metric, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,7 +22,7 @@ from gpu_exporter.sources.nvml.errors import (
 from gpu_exporter.sources.nvml.fields import CALL as FIELD_VALUES
 from gpu_exporter.sources.nvml.fields import NOT_AVAILABLE, FieldBatch
 from gpu_exporter.sources.nvml.samples import CALL as SAMPLES
-from gpu_exporter.sources.nvml.samples import SampleBuffers
+from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
@@ -49,6 +50,7 @@ class Answers:
 
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
+    covered: dict[Metric, float | None] = field(default_factory=dict)
     labelled: dict[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     fixed: dict[Metric, float] = field(default_factory=dict)  # never to be asked for again
     unsupported: list[Metric] = field(default_factory=list)
@@ -62,11 +64,11 @@ class Asker:
     ``links`` has how many links it has of each kind that it has any of, ``fans`` how many fans.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, *, monotonic: Callable[[], float]) -> None:
         self.handle = handle
         self.links = self._count_links()
         self.fans = self._count_fans()
-        self._buffers = SampleBuffers()
+        self._buffers = SampleBuffers(monotonic=monotonic)
         self._wrapping: dict[Metric, int] = {}
 
     def _count_links(self) -> dict[str, int]:
@@ -188,11 +190,16 @@ class Asker:
         return None if margin is None or temperature is None else temperature + margin[0]
 
     def _samples(self, metric: Metric, column: Samples, answers: Answers) -> None:
-        answer = self._ask(SAMPLES, lambda: self._buffers.ask(self.handle, column), [metric], answers)
-        if answer is not None:
-            answers.increments[metric] = self._buffers.growth(column, answer)
-        elif metric not in answers.unsupported:
-            answers.increments[metric] = 0.0
+        told = self._ask(
+            SAMPLES,
+            lambda: self._buffers.read(self.handle, column, plausible=_plausible_samples(metric)),
+            [metric],
+            answers,
+        )
+        if metric not in answers.unsupported:
+            told = told or Told(None)
+            answers.increments[metric] = told.amount or 0.0
+            answers.covered[metric] = None if told.amount is None else told.seconds
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: Answers) -> None:
         for fan in range(self.fans):
@@ -236,3 +243,8 @@ def _pick(answer: Any, column: Call) -> float | None:
         return float(bool(parts[0] & getattr(pynvml, column.bit)))
     value = scaled(sum(parts), column.scale)
     return None if value in column.absent else float(value)
+
+
+def _plausible_samples(metric: Metric) -> tuple[float, float]:
+    """What the samples that add up to a counter can be: as the gauge that it is the integral of."""
+    return (0.0, 1.0) if metric.unit == "seconds" else (0.0, math.inf)
