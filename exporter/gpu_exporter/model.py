@@ -116,6 +116,8 @@ class Reading:
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
+    -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     """
 
     device: Device
@@ -126,6 +128,7 @@ class Reading:
     processes: tuple[Process, ...] | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    refused: tuple[tuple[Metric, float], ...] = ()
     covered: Mapping[Metric, float | None] = field(default_factory=dict)
 
 
@@ -145,6 +148,7 @@ class Snapshot:
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started.
     """
 
     build: Build
@@ -161,6 +165,7 @@ class Snapshot:
     gpus_expected: int | None = None
     config_ok: bool = True
     simulated: bool = False
+    implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:

@@ -138,21 +138,23 @@ class Ledger:
     def _integrate(self, account: _Account, reading: Reading, elapsed: float) -> Activeness:
         """Add a good reading's time to the counters, and judge what the GPU did with it."""
         before, busy = account.latest, NOTHING
+        refused = {metric for metric, _ in reading.refused} - reading.covered.keys()
         for counter, gauge in _COUNTERS.items():
-            if counter in reading.values:
-                account.kept_elsewhere.add(counter)
-                account.integrals.pop(counter, None)
-            if counter in account.kept_elsewhere:
-                continue
+            own, value = reading.values.get(counter), reading.values.get(gauge)
+            if counter not in account.integrals:
+                if own is not None or counter in refused:
+                    account.kept_elsewhere.add(counter)
+                if value is None or counter in account.kept_elsewhere:
+                    continue
+            elif own is not None and before is not None and counter in before:
+                # The device's own appeared after we had begun: the sum goes on by what that grows.
+                account.integral(counter).tell(own - before[counter], math.inf)
             told = counter in reading.increments and reading.covered.get(counter, math.inf) is not None
-            value = reading.values.get(gauge)
-            if counter not in account.integrals and value is None:
-                continue
             grown = account.integral(counter).step(
                 elapsed,
                 before=None if before is None else before.get(gauge),
                 value=value,
-                told=told,
+                told=told or own is not None,
                 unbroken=before is not None,
             )
             if counter is BUSY:

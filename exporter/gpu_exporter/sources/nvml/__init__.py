@@ -106,6 +106,7 @@ class NvmlSource:
             told.labelled,
             processes=gpu.processes,
             mig_uuids=gpu.mig_uuids,
+            refused=tuple(told.refused),
             covered=told.covered,
         )
 
@@ -118,7 +119,7 @@ class NvmlSource:
             told = gpu.plan.read_buffers()
         except DeviceFailedError as error:
             return Reading(gpu.device, failure=error.failure)
-        return Reading(gpu.device, increments=told.increments, covered=told.covered)
+        return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,6 +50,7 @@ class Answers:
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
     covered: dict[Metric, float | None] = field(default_factory=dict)
+    refused: list[tuple[Metric, float]] = field(default_factory=list)
     labelled: dict[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     fixed: dict[Metric, float] = field(default_factory=dict)  # never to be asked for again
     unsupported: list[Metric] = field(default_factory=list)
@@ -192,7 +192,7 @@ class Asker:
     def _samples(self, metric: Metric, column: Samples, answers: Answers) -> None:
         told = self._ask(
             SAMPLES,
-            lambda: self._buffers.read(self.handle, column, plausible=_plausible_samples(metric)),
+            lambda: self._buffers.read(self.handle, column, plausible=_gauge_of(metric).plausible),
             [metric],
             answers,
         )
@@ -200,6 +200,7 @@ class Asker:
             told = told or Told(None)
             answers.increments[metric] = told.amount or 0.0
             answers.covered[metric] = None if told.amount is None else told.seconds
+            answers.refused += [(metric, value) for value in told.refused]
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: Answers) -> None:
         for fan in range(self.fans):
@@ -245,6 +246,6 @@ def _pick(answer: Any, column: Call) -> float | None:
     return None if value in column.absent else float(value)
 
 
-def _plausible_samples(metric: Metric) -> tuple[float, float]:
-    """What the samples that add up to a counter can be: as the gauge that it is the integral of."""
-    return (0.0, 1.0) if metric.unit == "seconds" else (0.0, math.inf)
+def _gauge_of(counter: Metric) -> Metric:
+    """The gauge whose integral the counter is: what a sample of it can be, the gauge can."""
+    return by_name(counter.integral_of or counter.name, **dict(counter.labels))
