@@ -117,12 +117,16 @@ class Reading:
     """One device at one moment.
 
     ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
-    ``increments`` holds the growth of counters that we keep, since the device's previous reading.
+    ``increments`` holds the growth of counters that we keep, since the device's previous reading. ``covered`` has the
+    seconds that such a growth stands for, where that may be less than the time since then: for the rest of it the gauge
+    is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
     ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
     and ``holds`` also where it is not known who is there.
+    ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
+    -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     """
 
     device: Device
@@ -135,6 +139,8 @@ class Reading:
     allocations: tuple[Identity, ...] = ()
     state: State | None = None
     holds: tuple[Hold, ...] | None = None
+    refused: tuple[tuple[Metric, float], ...] = ()
+    covered: Mapping[Metric, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,7 @@ class Snapshot:
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started.
     """
 
     build: Build
@@ -169,6 +176,7 @@ class Snapshot:
     gpus_expected: int | None = None
     config_ok: bool = True
     simulated: bool = False
+    implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:

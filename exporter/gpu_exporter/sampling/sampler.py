@@ -222,7 +222,7 @@ class Sampler:
         if source is None:
             self._publish((), started=started, ok=False)
             return
-        self._pipeline.add_late(self._roster.late_readings())
+        self._pipeline.add_late(self._roster.late_readings(), started)
         try:
             readings = read_all(source, roster=self._roster, poller=self._poller, timeout=self._collection.timeout)
         except SourceError as error:
@@ -266,4 +266,5 @@ class Sampler:
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
+            implausible=dict(self._pipeline.implausible),
         )

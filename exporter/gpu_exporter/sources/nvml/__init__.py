@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pynvml
 
@@ -16,6 +16,7 @@ from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity
+from gpu_exporter.sources.nvml.asking import Answers
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.plan import Plan
@@ -92,13 +93,33 @@ class NvmlSource:
         try:
             if gpu.plan is None or gpu.down:
                 self._take_handle(gpu)
-            values, increments, labelled = self._read(gpu)
+            told = self._read(gpu)
             self._list_processes(gpu)
         except DeviceFailedError as error:
             gpu.down = True
             return Reading(gpu.device, failure=error.failure)
         gpu.down = False
-        return Reading(gpu.device, values, increments, labelled, processes=gpu.processes, mig_uuids=gpu.mig_uuids)
+        return Reading(
+            gpu.device,
+            told.values,
+            told.increments,
+            told.labelled,
+            processes=gpu.processes,
+            mig_uuids=gpu.mig_uuids,
+            refused=tuple(told.refused),
+            covered=told.covered,
+        )
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Read one device's sample buffers; see BufferedSource.read_buffers."""
+        gpu = self._gpus[device.index]
+        if gpu.plan is None or gpu.down:
+            return Reading(gpu.device)
+        try:
+            told = gpu.plan.read_buffers()
+        except DeviceFailedError as error:
+            return Reading(gpu.device, failure=error.failure)
+        return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -110,16 +131,16 @@ class NvmlSource:
         if not hung:
             self._shut_down()
 
-    def _read(self, gpu: _Gpu) -> tuple[Any, Any, Any]:
+    def _read(self, gpu: _Gpu) -> Answers:
         now = self._monotonic()
         slow = now >= gpu.slow_due
         if gpu.plan is None:
             raise DeviceFailedError(Failure("unknown", "no handle"))
-        parts = gpu.plan.read(slow=slow)
+        told = gpu.plan.read(slow=slow)
         if slow:
             stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
             gpu.slow_due = now + _SLOW_EVERY + stagger
-        return parts
+        return told
 
     def _list_processes(self, gpu: _Gpu) -> None:
         now = self._monotonic()
@@ -144,7 +165,7 @@ class NvmlSource:
             raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
             raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
         if gpu.plan is None:
-            gpu.plan = Plan(handle, driver_release=self._release)
+            gpu.plan = Plan(handle, driver_release=self._release, monotonic=self._monotonic)
         gpu.plan.handle = handle
         self._xids.watch(gpu.device, handle)
 
