@@ -79,7 +79,8 @@ class Process:
 class Identity:
     """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
-    ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
+    ``process`` is the base name of the executable, never its arguments. ``user`` is the uid as text while no name is
+    known of it, and ``uid`` None where only the name is told. ``container`` is the container's identifier (of
     a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
     is known (catalog/owner_kinds.py).
     """
@@ -88,6 +89,7 @@ class Identity:
     user: str = ""
     container: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    uid: int | None = None
 
     def all_labels(self) -> dict[str, str]:
         """What is told as labels of processes, by name."""
@@ -113,7 +115,9 @@ class Reading:
     ``increments`` holds the growth of counters that we keep, since the device's previous reading.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
+    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
+    ``mig_allocations`` the same of each MIG device.
     """
 
     device: Device
@@ -122,8 +126,10 @@ class Reading:
     labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
+    listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
