@@ -89,7 +89,7 @@ class Identity:
     user: str = ""
     container: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
-    uid: int | None = None
+    uid: int | None = field(default=None, compare=False)
 
     def all_labels(self) -> dict[str, str]:
         """What is told as labels of processes, by name."""
