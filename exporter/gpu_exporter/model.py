@@ -79,7 +79,8 @@ class Process:
 class Identity:
     """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
-    ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
+    ``process`` is the base name of the executable, never its arguments. ``user`` is the uid as text while no name is
+    known of it, and ``uid`` None where only the name is told. ``container`` is the container's identifier (of
     a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
     is known (catalog/owner_kinds.py).
     """
@@ -88,6 +89,7 @@ class Identity:
     user: str = ""
     container: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    uid: int | None = field(default=None, compare=False)
 
     def all_labels(self) -> dict[str, str]:
         """What is told as labels of processes, by name."""
@@ -122,7 +124,9 @@ class Reading:
     is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
+    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
+    ``mig_allocations`` the same of each MIG device.
     ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
     and ``holds`` also where it is not known who is there.
     ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
@@ -135,8 +139,10 @@ class Reading:
     labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
+    listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
     state: State | None = None
     holds: tuple[Hold, ...] | None = None
     refused: tuple[tuple[Metric, float], ...] = ()
