@@ -19,16 +19,16 @@ from gpu_exporter.sources.nvml.errors import (
     raise_if_fatal,
 )
 from gpu_exporter.sources.nvml.fields import CALL as FIELD_VALUES
-from gpu_exporter.sources.nvml.fields import MEMBER, FieldBatch
+from gpu_exporter.sources.nvml.fields import FieldBatch
 from gpu_exporter.sources.nvml.gpm import CALL as GPM
 from gpu_exporter.sources.nvml.gpm import GpmReader, supported
-from gpu_exporter.sources.nvml.links import LinkRows, Told
+from gpu_exporter.sources.nvml.links import LinkAnswers, LinkRows
 from gpu_exporter.sources.nvml.numbers import parts
+from gpu_exporter.sources.nvml.samples import CALL as SAMPLES
+from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
-# nvml.h, nvmlDeviceGetSamples: a sample stands for 1/6 to 1 s. A longer gap between two was not observed.
-_LONGEST_SAMPLE: Final = 2_000_000  # microseconds
 # So many answers in a row that are neither a value nor a "not supported" condemn the device.
 _REFUSALS: Final = 3
 
@@ -56,6 +56,7 @@ class Answers:
 
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
+    covered: dict[Metric, float | None] = field(default_factory=dict)
     labelled: dict[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     fixed: dict[Metric, float] = field(default_factory=dict)  # never to be asked for again
     unsupported: list[Metric] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Asker:
         self.has_gpm = supported(handle)
         self._gpm = GpmReader(monotonic=monotonic)
         self._link_rows = LinkRows()
-        self._newest_sample: dict[str, int] = {}
+        self._buffers = SampleBuffers(monotonic=monotonic)
 
     def _count_links(self) -> dict[str, int]:
         kinds = [kind for kind in _KINDS_OF_LINKS if hasattr(pynvml, kind)]
@@ -176,7 +177,7 @@ class Asker:
         for metric, column, places in fields:
             name = f"{FIELD_VALUES}({column.state if isinstance(column, Links) else column.name})"
             if isinstance(column, Links) or (isinstance(column, Field) and column.scope == "links"):
-                told = Told(
+                told = LinkAnswers(
                     [codes[place] for place in places],
                     [batch.value(place) for place in places],
                     raw=lambda link, places=places: batch.raw(places[link]),  # type: ignore[misc]
@@ -211,27 +212,17 @@ class Asker:
         return temperature + float(margin[0])
 
     def _samples(self, metric: Metric, column: Samples, answers: Answers) -> None:
-        since = self._newest_sample.get(column.name, 0)
-        answer = self._ask(
-            "nvmlDeviceGetSamples",
-            lambda: pynvml.nvmlDeviceGetSamples(self.handle, getattr(pynvml, column.name), since),
+        told = self._ask(
+            SAMPLES,
+            lambda: self._buffers.read(self.handle, column, plausible=_gauge_of(metric).plausible),
             [metric],
             answers,
         )
-        if answer is None:
-            if metric not in answers.unsupported:
-                answers.increments[metric] = 0.0
-            return
-        kind, samples = answer
-        member = MEMBER.get(kind, "uiVal")
-        newest, growth = since, 0.0
-        for at, value in sorted((int(sample.timeStamp), getattr(sample.sampleValue, member)) for sample in samples):
-            if at > newest:
-                if newest:
-                    growth += value * min(at - newest, _LONGEST_SAMPLE)
-                newest = at
-        self._newest_sample[column.name] = newest
-        answers.increments[metric] = scaled(growth, column.scale) / 1e6
+        if metric not in answers.unsupported:
+            told = told or Told(None)
+            answers.increments[metric] = told.amount or 0.0
+            answers.covered[metric] = None if told.amount is None else told.seconds
+            answers.refused += [(metric, value) for value in told.refused]
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: Answers) -> None:
         for fan in range(self.fans):
@@ -259,11 +250,11 @@ class Asker:
             except pynvml.NVMLError as error:
                 states.append(0.0)
                 codes.append(error.value)
-        told = Told(codes, states, raw=states.__getitem__)
+        told = LinkAnswers(codes, states, raw=states.__getitem__)
         for metric, column in rows:
             self._of_links(metric, column, name, told, answers)
 
-    def _of_links(self, metric: Metric, column: Field | Links, name: str, told: Told, answers: Answers) -> None:
+    def _of_links(self, metric: Metric, column: Field | Links, name: str, told: LinkAnswers, answers: Answers) -> None:
         """One row of all links, with what each told."""
         if any(told.codes):
             for code in told.codes:
@@ -305,3 +296,8 @@ def _put(metric: Metric, value: float, into: dict[Metric, float], answers: Answe
         into[metric] = value
     else:
         answers.refused.append((metric, value))
+
+
+def _gauge_of(counter: Metric) -> Metric:
+    """The gauge whose integral the counter is: what a sample of it can be, the gauge can."""
+    return by_name(counter.integral_of or counter.name, **dict(counter.labels))

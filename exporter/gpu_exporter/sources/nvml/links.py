@@ -17,7 +17,7 @@ _MOST_STATE: Final = pynvml.NVML_NVLINK_STATE_ACTIVE_TRAFFIC_DISABLED
 _KEEP_STATE: Final = 12
 
 
-class Told(NamedTuple):
+class LinkAnswers(NamedTuple):
     """What each link of a device answered: the return code; the number, None for what is none; by link what was told.
 
     Where the code is an error, the others say nothing.
@@ -105,7 +105,7 @@ class LinkRows:
         self._states: dict[Metric, _States] = {}
 
     def total(
-        self, metric: Metric, column: Field | Links, told: Told, refused: list[tuple[Metric, float]]
+        self, metric: Metric, column: Field | Links, told: LinkAnswers, refused: list[tuple[Metric, float]]
     ) -> float | None:
         """The row in base units, None where no link told it; what cannot be of a link is added to ``refused``."""
         highest = _MOST_STATE if isinstance(column, Links) else metric.plausible[1] / column.scale

@@ -47,7 +47,7 @@ class Plan:
         self._asker.handle = handle
 
     def read(self, *, slow: bool) -> Answers:
-        """What the device tells; with ``slow``, also what changes only by an administrator's hand.
+        """What every reading asks for; with ``slow``, also what changes only by an administrator's hand.
 
         Raises DeviceFailedError or SourceError.
         """
@@ -69,6 +69,16 @@ class Plan:
     def close(self) -> None:
         """Free what the driver holds for the device; before NVML is shut down."""
         self._asker.close()
+
+    def read_buffers(self) -> Answers:
+        """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
+
+        Raises DeviceFailedError or SourceError. What is not supported any more is left to the next reading.
+        """
+        answers = Answers()
+        if self._every_tick is not None:
+            self._asker.perform(Work(samples=self._every_tick.samples), answers)
+        return answers
 
     def _fall_back(self, answers: Answers) -> None:
         """Move unsupported rows to their next column and read those at once."""
