@@ -24,6 +24,7 @@ from gpu_exporter.http.server import Server
 from gpu_exporter.model import Device, Driver, Failure, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
+from serving import LOCAL
 from snapshots import FULL, NASTY, reading, row, snapshot
 
 
@@ -80,7 +81,7 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     provider = Made()
-    server = Server(Application(provider=provider), host="127.0.0.1", port=0)
+    server = Server(Application(provider=provider), addresses=[LOCAL])
     server.start()
     with closing(server):
         yield Site(provider, server)
@@ -128,7 +129,7 @@ def test_anything_else_is_404(site: Site, path: str) -> None:
 
 def test_the_telemetry_path_can_be_chosen() -> None:
     provider = Made()
-    server = Server(Application(provider=provider, telemetry_path="/gpu"), host="127.0.0.1", port=0)
+    server = Server(Application(provider=provider, telemetry_path="/gpu"), addresses=[LOCAL])
     server.start()
     with closing(server):
         site = Site(provider, server)

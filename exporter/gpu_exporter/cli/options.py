@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
-from click.core import ParameterSource
 
-from gpu_exporter.config import Config, Setting, load, settings
+from gpu_exporter.config import Config, Setting, from_environment, load, settings
 
 Overrides: TypeAlias = dict[str, tuple[str, str]]
 
@@ -20,15 +19,16 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     for setting in reversed(list(settings())):
         switch = setting.switch
         default = f"  [default: {setting.shown}]" if setting.shown and not switch else ""
+        again = " May be given again." if setting.many else ""
+        # No envvar: click would take any true word there for a switch's flag, which may mean "off".
         command = click.option(
             setting.flag,
             _parameter(setting),
-            # Of a switch click would take any true word in the environment for its flag, which may mean "off".
-            envvar=None if switch else setting.variable,
             metavar=None if switch else _metavar(setting.key),
-            help=("Off: " if switch == "false" else "") + setting.help + default,
+            help=("Off: " if switch == "false" else "") + setting.help + again + default,
             is_flag=switch is not None,
             flag_value=switch,
+            multiple=setting.many,
         )(command)
     return click.option(
         "--config.file",
@@ -41,24 +41,16 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_config(config_file: Path | None, given: dict[str, Any]) -> tuple[Config, Overrides]:
-    """The configuration that file, environment and flags make together, and what goes over the file."""
-    overrides = _overrides(given)
-    return load(config_file, overrides), overrides
+    """The configuration that file, environment and flags make together, and what goes over the file.
 
-
-def _overrides(given: dict[str, Any]) -> Overrides:
-    """Settings from flags and environment, with the place where each was written."""
-    context = click.get_current_context()
-    overrides: Overrides = {}
+    Raises ConfigError.
+    """
+    overrides = from_environment(os.environ)
     for setting in settings():
-        name = _parameter(setting)
-        text, source = given[name], context.get_parameter_source(name)
-        if text is None and setting.switch and os.environ.get(setting.variable):
-            text, source = os.environ[setting.variable], ParameterSource.ENVIRONMENT
-        if text is not None:
-            place = setting.variable if source is ParameterSource.ENVIRONMENT else setting.flag
-            overrides[setting.key] = (place, str(text))
-    return overrides
+        flag = given[_parameter(setting)]
+        if flag not in (None, ()):
+            overrides[setting.key] = (setting.flag, ",".join(flag) if setting.many else flag)
+    return load(config_file, overrides), overrides
 
 
 def _parameter(setting: Setting) -> str:

@@ -1,12 +1,15 @@
 """Settings, and the kit for every file that people write.
 
-``settings`` is the table; ``load`` lays file, environment and flags over its defaults; ``yaml`` reads files with limits
-and tells mistakes in one line; ``parsers`` turn text into values; ``watch`` tells which files have changed.
+``settings`` is the table; ``environment`` reads its variables; ``load`` lays file,
+environment and flags over its defaults; ``yaml`` reads files with limits and tells mistakes in one line; ``parsers``
+turn text into values; ``watch`` tells which files have changed.
 """
 
 from __future__ import annotations
 
+from gpu_exporter.config.environment import from_environment
 from gpu_exporter.config.load import changed, load
+from gpu_exporter.config.parsers import Address
 from gpu_exporter.config.settings import (
     MODELS,
     SOURCES,
@@ -26,6 +29,7 @@ __all__ = [
     "MODELS",
     "SOURCES",
     "AccountingConfig",
+    "Address",
     "CollectionConfig",
     "Config",
     "ConfigError",
@@ -36,6 +40,7 @@ __all__ = [
     "Setting",
     "Watch",
     "changed",
+    "from_environment",
     "load",
     "read_yaml",
     "settings",
