@@ -29,6 +29,11 @@ web:
 `gpu-exporter check-config gpu-exporter.yml` tells whether a file is accepted. An unknown key, a wrong type or a value
 out of range is refused with one line that names the file, the key, the value and what would be accepted, and status 2.
 
+**A variable `GPU_EXPORTER_…` that no command knows is refused as well**, with the name that may have been meant: a
+mistyped one would leave out a setting, such as who may connect. An empty variable counts as one that is not set. What
+Kubernetes (or `docker run --link`) sets by itself for a service called `gpu-exporter` is passed over:
+`GPU_EXPORTER_PORT=tcp://10.0.0.1:9435`, `GPU_EXPORTER_SERVICE_HOST=10.0.0.1` and their like.
+
 The file is read again when it has changed (it is looked at every 5 s) and on SIGHUP. Settings marked "at once" take
 effect then; a changed setting that needs a restart is named in the log. A file that is refused changes nothing, and
 `gpu_exporter_config_reload_success` becomes 0.

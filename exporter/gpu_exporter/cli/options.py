@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import click
 
-from gpu_exporter.config import Config, Setting, from_environment, load, settings
+from gpu_exporter.config import Config, Setting, from_environment, load, refuse_unknown, settings
 
 Overrides: TypeAlias = dict[str, tuple[str, str]]
+
+# Variables of ours without a flag: secrets of `report`, and what Slurm's prolog and epilog read (docs/OWNERS.md).
+_WITHOUT_FLAG: Final = (
+    "GPU_EXPORTER_PROMETHEUS_PASSWORD",
+    "GPU_EXPORTER_PROMETHEUS_BEARER_TOKEN",
+    "GPU_EXPORTER_SLURM_DIR",
+    "GPU_EXPORTER_SLURM_SHARED",
+)
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,12 +53,28 @@ def load_config(config_file: Path | None, given: dict[str, Any]) -> tuple[Config
 
     Raises ConfigError.
     """
+    check_environment()
     overrides = from_environment(os.environ)
     for setting in settings():
         flag = given[_parameter(setting)]
         if flag not in (None, ()):
             overrides[setting.key] = (setting.flag, ",".join(flag) if setting.many else flag)
     return load(config_file, overrides), overrides
+
+
+def check_environment() -> None:
+    """Raise ConfigError for a variable of our prefix that no command reads."""
+    refuse_unknown(os.environ, frozenset(_variables()))
+
+
+def _variables() -> Iterator[str]:
+    yield from (setting.variable for setting in settings())
+    yield from _WITHOUT_FLAG
+    group = click.get_current_context().find_root().command
+    for command in group.commands.values() if isinstance(group, click.Group) else [group]:
+        for parameter in command.params:
+            names = parameter.envvar or ()
+            yield from [names] if isinstance(names, str) else names
 
 
 def _parameter(setting: Setting) -> str:
