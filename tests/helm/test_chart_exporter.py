@@ -138,8 +138,20 @@ def test_by_default_nothing_of_the_node_is_in_it() -> None:
     pod = named("default").pod
     assert not any("hostPath" in volume for volume in pod["volumes"])
     assert not pod.keys() & {"hostPID", "hostNetwork", "runtimeClassName", "priorityClassName", "hostUsers"}
-    environment = {item["name"]: item["value"] for item in named("default").container["env"]}
-    assert environment == {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
+    environment = {item["name"]: item.get("value") for item in named("default").container["env"]}
+    assert environment == {
+        "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility", "GPU_EXPORTER_HOST_NAME": None,
+    }  # fmt: skip
+
+
+def test_the_machine_is_called_as_the_cluster_calls_it_unless_told_otherwise() -> None:
+    def name(**config: Any) -> list[Any]:
+        environment = render({"config": config}).container["env"]
+        return [item["valueFrom"] for item in environment if item["name"] == "GPU_EXPORTER_HOST_NAME"]
+
+    node = [{"fieldRef": {"fieldPath": "spec.nodeName"}}]
+    assert name() == name(host=None) == name(host={"enabled": False}) == node
+    assert name(host={"name": "gpu3"}) == []
 
 
 @pytest.mark.parametrize(

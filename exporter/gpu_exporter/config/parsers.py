@@ -131,6 +131,13 @@ def name(value: Any) -> str:
     return value
 
 
+def host_name(value: Any) -> str:
+    """What a machine is called; empty leaves it to the machine."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{0,253}", value):
+        raise RefusedError(f"{quoted(value)} is not a host name; write one such as gpu3.example.org")
+    return value
+
+
 def one_of(*names: Word) -> Callable[[Any], Word]:
     """One of these words."""
 
@@ -155,6 +162,13 @@ def file_path(value: Any) -> Path:
     """A path; whether it exists is for whoever opens it."""
     if not isinstance(value, str) or not value or not value.isprintable():
         raise RefusedError(f"{quoted(value)} is not a file; write a path")
+    return Path(value)
+
+
+def folder(value: Any) -> Path:
+    """An absolute path of a folder; whether it exists is for whoever opens it."""
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise RefusedError(f"{quoted(value)} is not a folder; write an absolute path such as /host")
     return Path(value)
 
 

@@ -176,6 +176,30 @@ class OwnersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HostConfig:
+    """What /api/v1/snapshot tells of the machine itself."""
+
+    enabled: bool = _setting(
+        True,
+        parsers.boolean,
+        "Whether /api/v1/snapshot tells of the machine: addresses, system, CPU, memory, load, disks.",
+        shown="true",
+    )
+    name: str = _setting(
+        "",
+        parsers.host_name,
+        "What the machine is called there; empty is its own name, in a container that of /host/etc/hostname.",
+        shown="",
+    )
+    root: Path = _setting(
+        Path("/"),
+        parsers.folder,
+        "Where the machine's file systems are; in a container, where its root is mounted (read-only will do).",
+        shown="/",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AccountingConfig:
     """What counts as active, and as held."""
 
@@ -217,6 +241,7 @@ class Config:
     processes: ProcessesConfig = field(default_factory=ProcessesConfig)
     owners: OwnersConfig = field(default_factory=OwnersConfig)
     accounting: AccountingConfig = field(default_factory=AccountingConfig)
+    host: HostConfig = field(default_factory=HostConfig)
     fake: FakeConfig = field(default_factory=FakeConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

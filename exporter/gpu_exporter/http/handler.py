@@ -102,7 +102,8 @@ class Handler:
         status, headers, body = answer
         lines = [f"HTTP/1.1 {status}", "Server: gpu-exporter", f"Date: {formatdate(usegmt=True)}"]
         lines += [f"{name}: {value}" for name, value in headers]
-        if not any(name.lower() == "content-length" for name, _ in headers):
+        # With 304, a length would be that of the page which the client has already (RFC 9110, 8.6).
+        if not any(name.lower() == "content-length" for name, _ in headers) and not status.startswith("304"):
             lines.append(f"Content-Length: {len(body)}")
         if not keep_alive:
             lines.append("Connection: close")
