@@ -94,7 +94,7 @@ class Gate:
             if refusal is None:
                 return application(environ, start)
             asking = [("WWW-Authenticate", "Basic")] if refusal.startswith("401") else []
-            status, fields, body = status_answer(refusal, *asking)
+            status, fields, body = status_answer(refusal, *asking, path=environ["PATH_INFO"])
             start(status, fields)
             return [body]
 

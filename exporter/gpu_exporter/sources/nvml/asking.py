@@ -19,13 +19,13 @@ from gpu_exporter.sources.nvml.errors import (
     raise_if_fatal,
 )
 from gpu_exporter.sources.nvml.fields import CALL as FIELD_VALUES
-from gpu_exporter.sources.nvml.fields import MEMBER, NOT_AVAILABLE, FieldBatch
+from gpu_exporter.sources.nvml.fields import NOT_AVAILABLE, FieldBatch
+from gpu_exporter.sources.nvml.samples import CALL as SAMPLES
+from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
 _LINKS_UP: Final = frozenset({pynvml.NVML_NVLINK_STATE_ACTIVE, pynvml.NVML_NVLINK_STATE_SLEEP})
-# nvml.h, nvmlDeviceGetSamples: a sample stands for 1/6 to 1 s. A longer gap between two was not observed.
-_LONGEST_SAMPLE: Final = 2_000_000  # microseconds
 # So many answers in a row that are neither a value nor a "not supported" condemn the device.
 _REFUSALS: Final = 3
 
@@ -49,6 +49,8 @@ class Answers:
 
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
+    covered: dict[Metric, float | None] = field(default_factory=dict)
+    refused: list[tuple[Metric, float]] = field(default_factory=list)
     labelled: dict[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     fixed: dict[Metric, float] = field(default_factory=dict)  # never to be asked for again
     unsupported: list[Metric] = field(default_factory=list)
@@ -62,11 +64,11 @@ class Asker:
     ``links`` has how many links it has of each kind that it has any of, ``fans`` how many fans.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, *, monotonic: Callable[[], float]) -> None:
         self.handle = handle
         self.links = self._count_links()
         self.fans = self._count_fans()
-        self._newest_sample: dict[str, int] = {}
+        self._buffers = SampleBuffers(monotonic=monotonic)
         self._wrapping: dict[Metric, int] = {}
 
     def _count_links(self) -> dict[str, int]:
@@ -188,27 +190,17 @@ class Asker:
         return None if margin is None or temperature is None else temperature + margin[0]
 
     def _samples(self, metric: Metric, column: Samples, answers: Answers) -> None:
-        since = self._newest_sample.get(column.name, 0)
-        answer = self._ask(
-            "nvmlDeviceGetSamples",
-            lambda: pynvml.nvmlDeviceGetSamples(self.handle, getattr(pynvml, column.name), since),
+        told = self._ask(
+            SAMPLES,
+            lambda: self._buffers.read(self.handle, column, plausible=_gauge_of(metric).plausible),
             [metric],
             answers,
         )
-        if answer is None:
-            if metric not in answers.unsupported:
-                answers.increments[metric] = 0.0
-            return
-        kind, samples = answer
-        member = MEMBER.get(kind, "uiVal")
-        newest, growth = since, 0.0
-        for at, value in sorted((int(sample.timeStamp), getattr(sample.sampleValue, member)) for sample in samples):
-            if at > newest:
-                if newest:
-                    growth += value * min(at - newest, _LONGEST_SAMPLE)
-                newest = at
-        self._newest_sample[column.name] = newest
-        answers.increments[metric] = scaled(growth, column.scale) / 1e6
+        if metric not in answers.unsupported:
+            told = told or Told(None)
+            answers.increments[metric] = told.amount or 0.0
+            answers.covered[metric] = None if told.amount is None else told.seconds
+            answers.refused += [(metric, value) for value in told.refused]
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: Answers) -> None:
         for fan in range(self.fans):
@@ -252,3 +244,8 @@ def _pick(answer: Any, column: Call) -> float | None:
         return float(bool(parts[0] & getattr(pynvml, column.bit)))
     value = scaled(sum(parts), column.scale)
     return None if value in column.absent else float(value)
+
+
+def _gauge_of(counter: Metric) -> Metric:
+    """The gauge whose integral the counter is: what a sample of it can be, the gauge can."""
+    return by_name(counter.integral_of or counter.name, **dict(counter.labels))

@@ -6,7 +6,8 @@ column remains is never asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import pynvml
@@ -23,8 +24,8 @@ _Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
 class Plan:
     """One device's plan. Belongs to whichever thread reads the device."""
 
-    def __init__(self, handle: Any, *, driver_release: int) -> None:
-        self._asker = Asker(handle)
+    def __init__(self, handle: Any, *, driver_release: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._asker = Asker(handle, monotonic=monotonic)
         self._release = driver_release
         self._columns: dict[Metric, tuple[_Column, ...]] = {}
         for metric in DEVICE_METRICS:
@@ -45,10 +46,8 @@ class Plan:
     def handle(self, handle: Any) -> None:
         self._asker.handle = handle
 
-    def read(
-        self, *, slow: bool
-    ) -> tuple[dict[Metric, float], dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]:
-        """Values, increments and labelled values; with ``slow``, also what changes only by an administrator's hand.
+    def read(self, *, slow: bool) -> Answers:
+        """What every reading asks for; with ``slow``, also what changes only by an administrator's hand.
 
         Raises DeviceFailedError or SourceError.
         """
@@ -64,7 +63,18 @@ class Plan:
         while answers.unsupported:
             self._fall_back(answers)
         self._keep_for_good(answers.fixed)
-        return {**self._fixed, **self._kept, **answers.values}, answers.increments, answers.labelled
+        answers.values = {**self._fixed, **self._kept, **answers.values}
+        return answers
+
+    def read_buffers(self) -> Answers:
+        """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
+
+        Raises DeviceFailedError or SourceError. What is not supported any more is left to the next reading.
+        """
+        answers = Answers()
+        if self._every_tick is not None:
+            self._asker.perform(Work(samples=self._every_tick.samples), answers)
+        return answers
 
     def _fall_back(self, answers: Answers) -> None:
         """Move unsupported rows to their next column and read those at once."""
