@@ -228,19 +228,19 @@ def test_a_gpu_that_is_sick_at_the_start_is_complete_when_it_is_well(
     healthy = opened(machine)
     wanted = [(rows(reading), reading.device) for reading in map(healthy.read, healthy.devices)]
     healthy.close()
-    for device in range(2):
-        machine.error(device, code, lookup=looked_up)
+    for index in range(2):
+        machine.error(index, code, lookup=looked_up)
     # One more, so that not every GPU says so: that would be the driver.
     machine.add("l40s")
     source = opened(machine)
     for device in source.devices[:2]:
         assert source.read(device).failure is not None
     clock.now += 5
-    for device in range(2):
-        machine.recover(device)
-    for index, (expected, device) in enumerate(wanted):
+    for index in range(2):
+        machine.recover(index)
+    for index, known in enumerate(wanted):
         reading = after(source, clock, 5, index)
-        assert (reading.failure, rows(reading), reading.device) == (None, expected, device)
+        assert (reading.failure, rows(reading), reading.device) == (None, *known)
     for index in range(2):
         machine.xid(index, 79)
     heard: list[int] = []
@@ -302,7 +302,9 @@ def test_a_number_of_links_or_fans_that_cannot_be_is_refused(
     assert second.labelled == {}
     for index in range(2):
         after(source, clock, 1000, index)
-    assert caplog.messages.count("the driver tells an impossible number") == 2, "one line each"
+    # 2^31-1 from a field is no number at all.
+    lines = 1 if told == 2**31 - 1 else 2
+    assert caplog.messages.count("the driver tells an impossible number") == lines, "one line each"
 
 
 def test_a_number_that_becomes_impossible_leaves_the_one_of_before(opened: Open, stub: MakeStub, clock: Clock) -> None:
@@ -405,4 +407,4 @@ def test_a_healthy_gpu_costs_no_call_more(
     asked.clear()
     after(source, clock, 600)
     calls = asked.total()
-    assert calls < 121 * 24, "of 25 calls a reading that the budget allows"
+    assert calls <= 121 * 25, "of 25 calls a reading that the budget allows"

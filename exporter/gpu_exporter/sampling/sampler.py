@@ -108,6 +108,19 @@ class Sampler:
             self._withheld = (snapshot, replace(snapshot, readings=(), ok=False))
         return self._withheld[1]
 
+    @property
+    def interval(self) -> float:
+        """Seconds between readings, as the settings in force have it."""
+        return self._collection.interval
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        """Seconds since the snapshot's sample was taken; None where there was none."""
+        if snapshot.timestamp is None:
+            return None
+        if snapshot.ok and not snapshot.paused:
+            return max(0.0, self._monotonic() - snapshot.monotonic)
+        return max(0.0, self._clock() - snapshot.timestamp)
+
     def live(self) -> str | None:
         """None, or the one trouble that a restart of the process cures."""
         return None if self._snapshot.paused else self._health.trouble(self._monotonic())
@@ -212,7 +225,7 @@ class Sampler:
             self._publish((), started=started, ok=False)
             return
         self._pipeline.move(self._roster.moves())
-        self._pipeline.add_late(self._roster.late_readings())
+        self._pipeline.add_late(self._roster.late_readings(), started)
         self._take_events(source)
         now = self._monotonic()
         complete = self._pipeline.complete(readings, now)
@@ -270,4 +283,5 @@ class Sampler:
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
+            implausible=dict(self._pipeline.implausible),
         )

@@ -14,16 +14,17 @@ import pynvml
 
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
+from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity, library
-from gpu_exporter.sources.nvml.again import SOON, Again
+from gpu_exporter.sources.nvml.again import Again
+from gpu_exporter.sources.nvml.asking import Answers
 from gpu_exporter.sources.nvml.census import Census
 from gpu_exporter.sources.nvml.errors import MISMATCH, SOURCE_CODES, DeviceFailedError, failure, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.identity import Nameplate
 from gpu_exporter.sources.nvml.plan import Plan
-from gpu_exporter.sources.nvml.processes import ProcessLists
+from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,13 @@ log = logging.getLogger(__name__)
 _SLOW_EVERY: Final = 60.0
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
+_NOT_LISTED: Final = Listed(None, (), None)
 
 
 class _Gpu:
     """One device with its handle and plan; belongs to whichever thread reads it."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, lists: ProcessLists) -> None:
         self.index = index
         self.nameplate = Nameplate(Device(index=index, uuid="", model=""))
         self.guess: Device | None = None  # what /proc tells of one that NVML cannot name
@@ -44,11 +46,8 @@ class _Gpu:
         self.slow_due = 0.0
         self.down = False
         self.code = 0  # what the driver answered where it is down
-        self.lists = ProcessLists()
-        self.lists_due = 0.0
-        self.lists_doubt = Again()
-        self.processes: tuple[Process, ...] | None = None
-        self.mig_uuids: tuple[str, ...] = ()
+        self.lists = lists
+        self.utilization_due = 0.0
 
     @property
     def device(self) -> Device:
@@ -59,7 +58,8 @@ class _Gpu:
 class NvmlSource:
     """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
 
-    ``processes`` is how often processes are listed, in seconds; None is never. Between two lists the latest one stands.
+    ``processes`` is how often it is asked what each process takes of the GPU, in seconds; between two such questions
+    the latest answer stands. None lists no processes at all; else they are listed at every reading.
     """
 
     name = "nvml"
@@ -73,7 +73,8 @@ class NvmlSource:
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
     ) -> None:
-        self._lists_every = processes
+        self._utilization_every = processes
+        self._clock = clock
         self._monotonic = monotonic
         self._root = root
         self._open()
@@ -90,7 +91,7 @@ class NvmlSource:
             raise
         self._xids = XidListener(clock=clock, monotonic=monotonic)
         # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
-        self._gpus = [_Gpu(index) for index in range(self._census.count)]
+        self._gpus = [self._begun(index) for index in range(self._census.count)]
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -108,8 +109,8 @@ class NvmlSource:
             plan = self._plan(gpu)
             gpu.nameplate.complete(plan.handle, now)
             self._xids.watch(gpu.device, plan.handle)
-            values, increments, labelled = self._read(gpu, plan, now)
-            self._list_processes(gpu)
+            told = self._read(gpu, plan, now)
+            listed = self._list_processes(gpu, plan)
         except DeviceFailedError as error:
             gpu.down, gpu.code = True, error.code
             self._blame_driver(error.code)
@@ -117,13 +118,27 @@ class NvmlSource:
         gpu.down, gpu.code = False, 0
         return Reading(
             gpu.device,
-            values,
-            increments,
-            labelled,
-            processes=gpu.processes,
-            mig_uuids=gpu.mig_uuids,
-            partial=plan.partial,
+            told.values,
+            told.increments,
+            told.labelled,
+            processes=listed.processes,
+            listed_at=listed.at,
+            mig_uuids=listed.mig_uuids,
+            refused=tuple(told.refused),
+            covered=told.covered,
+            partial=told.partial,
         )
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Read one device's sample buffers; see BufferedSource.read_buffers."""
+        gpu = self._gpus[device.index]
+        if gpu.plan is None or gpu.down:
+            return Reading(gpu.device)
+        try:
+            told = gpu.plan.read_buffers()
+        except DeviceFailedError as error:
+            return Reading(gpu.device, failure=error.failure)
+        return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -131,7 +146,13 @@ class NvmlSource:
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver, so that it can be unloaded, reset, upgraded or re-partitioned."""
-        self._xids.close(free=not hung, ended=library.shut_down)
+        self._xids.close(free=not hung, ended=self._shut_down)
+
+    def _shut_down(self) -> None:
+        for gpu in self._gpus:
+            if gpu.plan is not None:
+                gpu.plan.close()
+        library.shut_down()
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
@@ -174,29 +195,24 @@ class NvmlSource:
 
     # --- one device ---------------------------------------------------------------------------------------------------
 
-    def _read(self, gpu: _Gpu, plan: Plan, now: float) -> tuple[Any, Any, Any]:
+    def _read(self, gpu: _Gpu, plan: Plan, now: float) -> Answers:
         slow = now >= gpu.slow_due
-        parts = plan.read(slow=slow, now=now)
+        told = plan.read(slow=slow)
         if slow:
             stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
             gpu.slow_due = now + _SLOW_EVERY + stagger
-        return parts
+        return told
 
-    def _list_processes(self, gpu: _Gpu) -> None:
+    def _list_processes(self, gpu: _Gpu, plan: Plan) -> Listed:
+        """What runs on it now: lists are cheap, and memory and list must be of one reading."""
+        if self._utilization_every is None:
+            return _NOT_LISTED
         now = self._monotonic()
-        if self._lists_every is None or gpu.plan is None or now < gpu.lists_due:
-            return
-        # A reading that comes a little early by the clock must not wait for the one after it.
-        gpu.lists_due = now + 0.9 * self._lists_every
-        if gpu.lists_doubt.due(now):
-            gpu.lists.doubt()
-            gpu.lists_doubt.later(now)
-        before = gpu.processes
-        gpu.processes, gpu.mig_uuids = gpu.lists.read(gpu.plan.handle)
-        if gpu.processes is None and before is not None:
-            gpu.lists_doubt = Again(most=SOON)
-        elif gpu.processes is not None:
-            gpu.lists_doubt.wait_whole(now)
+        utilization = now >= gpu.utilization_due
+        if utilization:
+            # A reading that comes a little early by the clock must not wait for the one after it.
+            gpu.utilization_due = now + 0.9 * self._utilization_every
+        return gpu.lists.read(plan.handle, utilization=utilization)
 
     def _identified(self, gpu: _Gpu, now: float) -> _Gpu:
         """Make sure who answers; another GPU at the same index begins anew.
@@ -218,21 +234,23 @@ class NvmlSource:
             log.warning(
                 "another GPU has taken this place", extra={"gpu": gpu.index, "uuid": uuid, "before": known.uuid}
             )
-            gpu = self._gpus[gpu.index] = _Gpu(gpu.index)
+            gpu = self._gpus[gpu.index] = self._begun(gpu.index)
             told, anew = replace(gpu.nameplate.device, uuid=uuid), True
         gpu.nameplate.device = told
         self._guess(gpu)
         if gpu.plan is None:
-            gpu.plan = Plan(handle, driver_release=_release(self.driver))
+            gpu.plan = Plan(handle, driver_release=_release(self.driver), monotonic=self._monotonic)
         if anew:
             gpu.plan.handle = handle
             gpu.plan.doubt()
             gpu.lists.doubt()
-            gpu.lists_doubt.wait_whole(now)
             gpu.nameplate.ask_at_once()
             gpu.slow_due = 0.0
             self._xids.watch(gpu.device, handle, anew=True)
         return gpu
+
+    def _begun(self, index: int) -> _Gpu:
+        return _Gpu(index, ProcessLists(clock=self._clock, monotonic=self._monotonic))
 
     def _guess(self, gpu: _Gpu) -> None:
         """What else tells who it is, while NVML does not."""

@@ -8,7 +8,7 @@ from typing import Final
 
 SOON: Final = 60.0  # seconds; the longest wait for what has answered before, or must answer
 SELDOM: Final = 300.0  # seconds; the longest wait for what this device has never had
-_FIRST: Final = 1.0
+_SHARE: Final = 60  # of the longest wait: the first one
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Again:
     """Soon at first, then ever more seldom, up to ``most`` seconds. Times are monotonic seconds."""
 
     most: float = SELDOM
-    _wait: float = _FIRST
+    _wait: float = 0.0
     _at: float = -math.inf
 
     def due(self, now: float) -> bool:
@@ -25,13 +25,10 @@ class Again:
 
     def later(self, now: float) -> None:
         """It was asked, in vain."""
+        self._wait = max(self._wait, self.most / _SHARE)
         self._at = now + self._wait
         self._wait = min(2 * self._wait, self.most)
 
     def at_once(self) -> None:
         """Something changed: whatever was answered before says nothing any more."""
-        self._at, self._wait = -math.inf, _FIRST
-
-    def wait_whole(self, now: float) -> None:
-        """It was answered: ask again after ``most``."""
-        self._at, self._wait = now + self.most, _FIRST
+        self._at, self._wait = -math.inf, 0.0

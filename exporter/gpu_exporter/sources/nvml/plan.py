@@ -6,13 +6,14 @@ believed for a while only (rows.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
@@ -24,13 +25,11 @@ _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
 
 
 class Plan:
-    """One device's plan. Belongs to whichever thread reads the device; times are monotonic seconds.
+    """One device's plan. Belongs to whichever thread reads the device; times are monotonic seconds."""
 
-    ``partial`` tells why the latest reading lacks most of what the device otherwise tells; empty where it does not.
-    """
-
-    def __init__(self, handle: Any, *, driver_release: int) -> None:
-        self._asker = Asker(handle)
+    def __init__(self, handle: Any, *, driver_release: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._asker = Asker(handle, monotonic=monotonic)
+        self._monotonic = monotonic
         self._release = driver_release
         self._rows: dict[Metric, Row] = {}
         for metric in DEVICE_METRICS:
@@ -44,7 +43,6 @@ class Plan:
         self._now_and_then: Work | None = None
         self._settled: dict[Metric, float] = {}  # limits that are known for good
         self._kept: dict[Metric, float] = {}
-        self.partial = ""
 
     @property
     def handle(self) -> Any:
@@ -61,20 +59,17 @@ class Plan:
         for row in self._fallen:
             row.again.at_once()
 
-    def read(
-        self, *, slow: bool, now: float
-    ) -> tuple[dict[Metric, float], dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]:
-        """Values, increments and labelled values; with ``slow``, also what changes only by an administrator's hand.
+    def read(self, *, slow: bool) -> Answers:
+        """What every reading asks for; with ``slow``, also what changes only by an administrator's hand.
 
         Raises DeviceFailedError, also where not one call gives a value.
         """
-        answers = Answers()
+        answers, now = Answers(), self._monotonic()
         self._count(now)
-        if self._every_tick is None or self._now_and_then is None:
-            self._every_tick = self._group(row for row in self._rows.values() if not row.slow)
-            self._now_and_then = self._group(row for row in self._rows.values() if row.slow)
-        self._asker.perform(self._every_tick, answers)
-        if slow:
+        self._group_all()
+        if self._every_tick is not None:
+            self._asker.perform(self._every_tick, answers)
+        if slow and self._now_and_then is not None:
             self._asker.perform(self._now_and_then, answers)
         changed = self._fall_back(answers, now)
         changed = self._ask_again(answers, now) or changed
@@ -86,7 +81,23 @@ class Plan:
         self._judge(answers)
         if slow or changed:
             self._keep_slow(answers, anew=slow)
-        return {**self._settled, **self._kept, **answers.values}, answers.increments, answers.labelled
+        answers.values = {**self._settled, **self._kept, **answers.values}
+        self._group_all()
+        return answers
+
+    def close(self) -> None:
+        """Free what the driver holds for the device; before NVML is shut down."""
+        self._asker.close()
+
+    def read_buffers(self) -> Answers:
+        """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
+
+        Raises DeviceFailedError. What is not supported any more is left to the next reading.
+        """
+        answers = Answers()
+        if self._every_tick is not None:
+            self._asker.perform(Work(samples=self._every_tick.samples), answers)
+        return answers
 
     # --- what is not supported ----------------------------------------------------------------------------------------
 
@@ -115,7 +126,7 @@ class Plan:
 
     def _ask_again(self, answers: Answers, now: float) -> bool:
         """Ask for the better columns of those rows that are due; the best that answers is in use from now on."""
-        trials = [Trial(row, answers.values.pop(row.metric, None)) for row in self._fallen if row.again.due(now)]
+        trials = [Trial(row, answers) for row in self._fallen if row.again.due(now)]
         if not trials:
             return False
         self._every_tick = None  # even where the device fails in the midst of it
@@ -125,7 +136,7 @@ class Plan:
             refused, answers.unsupported = set(answers.unsupported), []
             asked = [trial for trial in asked if trial.row.metric in refused]
         for trial in trials:
-            trial.end(answers, now)
+            trial.end(now)
         self._regroup()
         return True
 
@@ -137,7 +148,6 @@ class Plan:
     def _judge(self, answers: Answers) -> None:
         """Tell a device that is silently poor; raise DeviceFailedError where it tells nothing at all."""
         lapsed = sum(row.lapsed for row in self._fallen)
-        self.partial = ""
         if answers.values and not answers.errors and not lapsed:
             return
         if not (answers.values or answers.labelled or answers.fixed):
@@ -148,7 +158,7 @@ class Plan:
         code, call = next(iter(answers.errors.values()), (pynvml.NVML_ERROR_NOT_SUPPORTED, "all calls"))
         failing = answers.failing - answers.answering
         if missing > told or len(failing) > len(answers.answering):
-            self.partial = f"{missing} of its values are refused and {told} told; {call}: {described(code)}"
+            answers.partial = f"{missing} of its values are refused and {told} told; {call}: {described(code)}"
 
     def _keep_slow(self, answers: Answers, *, anew: bool) -> None:
         """Keep what is asked for once a minute; a changed MIG mode changes what is supported."""
@@ -179,7 +189,14 @@ class Plan:
         """Whether the device has any of what the row is about."""
         if row.metric.links is not None and row.metric.links not in self._asker.links:
             return False
+        if isinstance(row.column, Gpm):
+            return self._asker.has_gpm
         return not isinstance(row.column, Fans) or self._asker.fans > 0
+
+    def _group_all(self) -> None:
+        if self._every_tick is None:
+            self._every_tick = self._group(row for row in self._rows.values() if not row.slow)
+            self._now_and_then = self._group(row for row in self._rows.values() if row.slow)
 
     def _group(self, rows: Iterable[Row]) -> Work:
         work = Work()
@@ -193,6 +210,8 @@ class Plan:
                 work.samples.append((metric, column))
             elif isinstance(column, Fans):
                 work.fans.append((metric, column))
+            elif isinstance(column, Gpm):
+                work.gpm.append((metric, column))
             elif isinstance(column, Links) and column.per_link:
                 work.link_states.append((metric, column))
             else:

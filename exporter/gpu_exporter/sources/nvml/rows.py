@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Samples
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Samples
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers
 
 # What a device is asked for itself; processes are read by another module.
-Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
+Column: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans
+# What these tell is what a counter grew by; the others tell where it stands.
+_SUMMED: Final = (Samples, Gpm)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,15 +86,17 @@ class Row:
         """Whether the column goes on where another one left off: a driver's own counter does not continue our sum."""
         if self.best is None or self.metric.kind != "counter":
             return True
-        return isinstance(self.columns[place], Samples) == isinstance(self.columns[self.best], Samples)
+        return isinstance(self.columns[place], _SUMMED) == isinstance(self.columns[self.best], _SUMMED)
 
 
 class Trial:
-    """One attempt at a row's better columns; ``value`` is what the one in use has just answered."""
+    """One attempt at a row's better columns, while ``answers`` has what the one in use has just told."""
 
-    def __init__(self, row: Row, value: float | None) -> None:
+    def __init__(self, row: Row, answers: Answers) -> None:
         self.row = row
-        self._value = value
+        self._answers = answers
+        self._value = answers.values.pop(row.metric, None)
+        self._growth = row.metric in answers.increments
         self._in_use = row.place
         self._better = row.better()
 
@@ -101,14 +105,14 @@ class Trial:
         self.row.place = next(self._better, self._in_use)
         return self.row.place != self._in_use
 
-    def end(self, answers: Answers, now: float) -> None:
+    def end(self, now: float) -> None:
         """Keep to what has answered; any other error than "not supported" proves nothing."""
         row = self.row
-        if row.place != self._in_use and answers.has(row.metric):
+        if row.place != self._in_use and not self._growth and self._answers.has(row.metric):
             row.best = row.place if row.best is None else min(row.best, row.place)
             row.again.at_once()
         else:
             row.place = self._in_use
             if self._value is not None:
-                answers.values[row.metric] = self._value
+                self._answers.values[row.metric] = self._value
         row.wait(now)
