@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import pynvml
@@ -67,32 +67,47 @@ class SampleBuffers:
         samples = self._ask(handle, column.name)
         return seen.integrate(samples, passed, scale=column.scale, plausible=plausible)
 
-    def _ask(self, handle: Any, name: str) -> Mapping[int, float]:
+    def _ask(self, handle: Any, name: str) -> dict[int, float]:
         """Everything that the buffer holds: value by stamp. The driver takes as long for some of it as for all."""
-        function = pynvml._nvmlGetFunctionPointer(CALL)  # noqa: SLF001 - tells a missing symbol as pynvml does
-        kind, since = ctypes.c_uint(getattr(pynvml, name)), ctypes.c_ulonglong(0)
-        value_type, count = ctypes.c_uint(0), ctypes.c_uint(0)
         room = self._rooms.get(name, 0)
-        while True:
-            count.value = room
-            buffer = ctypes.create_string_buffer(room * _SIZE) if room else None
-            code = function(handle, kind, since, ctypes.byref(value_type), ctypes.byref(count), buffer)
-            full = room and (code == pynvml.NVML_ERROR_INSUFFICIENT_SIZE or count.value >= room)
-            if full and room != _MOST_ROOM and self._rooms.pop(name, None) is not None:
-                room = 0  # it may hold more by now: ask how much, as at the first time
-                continue
-            if code != pynvml.NVML_SUCCESS:
-                raise pynvml.NVMLError(code)
-            if buffer is not None:
-                break
-            room = self._rooms[name] = min(count.value, _MOST_ROOM)
-            if not room:
-                return {}
-        layout = _LAYOUT.get(value_type.value, _LAYOUT[pynvml.NVML_VALUE_TYPE_UNSIGNED_INT])
+        answer = _call(handle, name, room) if room else None
+        if answer is None or len(answer) >= room:  # it may hold more by now
+            room = self._rooms[name] = min(_room(handle, name), _MOST_ROOM)
+            answer = (_call(handle, name, room) if room else None) or ()
         found: dict[int, float] = {}
-        for stamp, value in layout.iter_unpack(buffer.raw[: min(count.value, room) * _SIZE]):
+        for stamp, value in answer:
             found.setdefault(stamp, value)
         return found
+
+
+def _room(handle: Any, name: str) -> int:
+    """How many samples the buffer can hold; asked without a place for them. Raises NVMLError."""
+    count = ctypes.c_uint(0)
+    _function_call(handle, name, count, None)
+    return count.value
+
+
+def _call(handle: Any, name: str, room: int) -> Sequence[tuple[int, float]] | None:
+    """So many samples at most, None where there are more. Raises NVMLError."""
+    count, buffer = ctypes.c_uint(room), ctypes.create_string_buffer(room * _SIZE)
+    try:
+        value_type = _function_call(handle, name, count, buffer)
+    except pynvml.NVMLError as error:
+        if error.value == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
+            return None
+        raise
+    layout = _LAYOUT.get(value_type, _LAYOUT[pynvml.NVML_VALUE_TYPE_UNSIGNED_INT])
+    return list(layout.iter_unpack(buffer.raw[: min(count.value, room) * _SIZE]))
+
+
+def _function_call(handle: Any, name: str, count: ctypes.c_uint, buffer: Any) -> int:
+    """The type of the values. Samples are asked for from any time on: what is new, we find out ourselves."""
+    function = pynvml._nvmlGetFunctionPointer(CALL)  # noqa: SLF001 - tells a missing symbol as pynvml does
+    kind, value_type = ctypes.c_uint(getattr(pynvml, name)), ctypes.c_uint(0)
+    code = function(handle, kind, ctypes.c_ulonglong(0), ctypes.byref(value_type), ctypes.byref(count), buffer)
+    if code != pynvml.NVML_SUCCESS:
+        raise pynvml.NVMLError(code)
+    return value_type.value
 
 
 class _Seen:
