@@ -104,7 +104,7 @@ def test_a_steady_clock_loses_nothing(begin: Begin) -> None:
 
 # --- clocks that are set --------------------------------------------------------------------------------------------
 
-STEPS: Final = (-HOUR, HOUR, -24 * HOUR, 24 * HOUR, -3.0, 3.0, -0.4, 0.4)
+STEPS: Final = (-HOUR, HOUR, -24 * HOUR, 24 * HOUR, -3.1, 3.1, -0.4, 0.4)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -129,7 +129,7 @@ def test_an_idle_gpu_stays_idle_when_the_clock_is_set(begin: Begin, step: float)
     machine.stub.set_clock(step)
     machine.look_for(20)
     assert machine.busy == 0.0
-    assert machine.states == {"idle_free": 40.0}
+    assert machine.states == {"idle_held": 40.0}, "some of its memory is in use"
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -141,7 +141,7 @@ def test_a_clock_that_is_set_between_two_readings(begin: Begin, step: float) -> 
     machine.pass_by(2.5)
     machine.look()
     machine.look_for(20)
-    assert machine.busy == pytest.approx(45.0, abs=0.5 if abs(step) < 1 else 0.2)
+    assert machine.busy == pytest.approx(45.0, abs=0.5)
     assert machine.states == {"active": 45.0}
 
 
@@ -190,7 +190,7 @@ def from_the_future(machine: Stub) -> None:
 
 def frozen(machine: Stub) -> None:
     start = round(machine.now * 1e6) - 3_000_000
-    machine.samples(0, UTILIZATION, [(start + 166_667 * beat, 0) for beat in range(18)])
+    machine.samples(0, UTILIZATION, [(start + 166_667 * beat, 100) for beat in range(18)])
 
 
 def broken(machine: Stub) -> None:
@@ -296,11 +296,13 @@ def test_bad_stamps_among_good_ones(begin: Begin, spoil: Callable[[Sampled], Sam
 @pytest.mark.parametrize("value", [808, 101, 0xFFFFFFFF, 0xFFFFFFFE])
 def test_one_impossible_sample_spoils_nothing(begin: Begin, value: int) -> None:
     machine = begin(50)
-    machine.look_for(5)
-    newest = round(machine.clock.time() * 1e6)
-    good = [(newest + beat * 200_000, 50) for beat in range(-25, 26)]
-    machine.stub.samples(0, UTILIZATION, among(good, (newest + 100_000, value)))
-    machine.look_for(5)
+    bad = round(machine.clock.time() * 1e6) + 3_050_000
+    for _ in range(20):
+        machine.pass_by(0.5)
+        now = round(machine.clock.time() * 1e6)
+        samples = [(beat * 200_000, 50) for beat in range(now // 200_000 - 50, now // 200_000 + 1)]
+        machine.stub.samples(0, UTILIZATION, [*samples, (bad, value)] if bad <= now else samples)
+        machine.look()
     assert machine.busy == pytest.approx(5.0, abs=0.5)
     assert machine.pipeline.implausible == {"gpu_busy_seconds_total": 1}
 
@@ -347,7 +349,7 @@ def test_a_buffer_shorter_than_the_interval(begin: Begin) -> None:
 def test_buffers_that_are_read_between_two_readings_lose_nothing(begin: Begin) -> None:
     machine = begin(0, every=40.0)
     (device,) = machine.source.devices
-    # Busy for 16 s in the middle: the rate at the readings knows nothing of it, the buffer at their end neither.
+    # Busy for the first 10 s: the rate at the readings knows nothing of it, the buffer at their end neither.
     for second, utilization in ((10, 100), (16, 0), (14, 0)):
         machine.stub.set(0, "utilization", utilization)
         machine.pass_by(second)
