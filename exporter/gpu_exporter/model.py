@@ -79,7 +79,8 @@ class Process:
 class Identity:
     """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
-    ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
+    ``process`` is the base name of the executable, never its arguments. ``user`` is the uid as text while no name is
+    known of it, and ``uid`` None where only the name is told. ``container`` is the container's identifier (of
     a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
     is known (catalog/owner_kinds.py).
     """
@@ -88,6 +89,7 @@ class Identity:
     user: str = ""
     container: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    uid: int | None = field(default=None, compare=False)
 
     def all_labels(self) -> dict[str, str]:
         """What is told as labels of processes, by name."""
@@ -105,6 +107,13 @@ class Owner(NamedTuple):
     namespace: str
 
 
+class Hold(NamedTuple):
+    """An owner's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
+
+    owner: Owner
+    memory: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One device at one moment.
@@ -115,7 +124,11 @@ class Reading:
     is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
+    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
+    ``mig_allocations`` the same of each MIG device.
+    ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
+    and ``holds`` also where it is not known who is there.
     ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
     -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     """
@@ -126,8 +139,12 @@ class Reading:
     labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
+    listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
+    state: State | None = None
+    holds: tuple[Hold, ...] | None = None
     refused: tuple[tuple[Metric, float], ...] = ()
     covered: Mapping[Metric, float | None] = field(default_factory=dict)
 
@@ -176,6 +193,39 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One file system, as df(1) counts it: bytes, of which ``free`` can be had by users who are not root."""
+
+    mount: str
+    device: str
+    filesystem: str
+    total: int
+    used: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine around the GPUs. Empty and None are what is not known.
+
+    ``boot_timestamp`` is Unix time, ``cpu_utilization`` a share of all CPUs' time since the look before, memory is in
+    bytes, ``load`` the average number of runnable tasks over 1, 5 and 15 minutes.
+    """
+
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    os: str = ""
+    kernel: str = ""
+    boot_timestamp: float | None = None
+    cpus: int | None = None
+    cpu_utilization: float | None = None
+    memory_total: int | None = None
+    memory_used: int | None = None
+    load: tuple[float, float, float] | None = None
+    disks: tuple[Disk, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from gpu_exporter.catalog import DEVICE_METRICS, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Device, Failure, Identity, Owner, Process, Reading
+from gpu_exporter.model import Device, Failure, Hold, Identity, Owner, Process, Reading
 from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.tenancy import FORGET_AFTER, Hold, holds, merged, owner_of
+from gpu_exporter.sampling.tenancy import FORGET_AFTER, holds, merged, owner_of
 
 GIB = 1024**3
 DEVICE = Device(0, "GPU-0", "H100")

@@ -13,7 +13,7 @@ from typing import Final
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Reading, Reason, State, Xid
+from gpu_exporter.model import Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity
 from gpu_exporter.sampling.integral import NOTHING, Integral
 from gpu_exporter.sampling.tenancy import OwnerTimes, holds
@@ -40,6 +40,9 @@ class _Account:
     looked: float | None = None  # when, whether it answered or not
     latest: Mapping[Metric, float] | None = None  # what it answered then
     activity: Activity = field(default_factory=Activity)
+    # What the latest look saw it do, and who held it.
+    state: State = "unknown"
+    holds: tuple[Hold, ...] | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
     owners: OwnerTimes = field(default_factory=OwnerTimes)
 
@@ -91,13 +94,22 @@ class Ledger:
                 integral.skip(elapsed)
             account.latest = None
             account.activity.interrupt()
+            account.state, account.holds = "down", None
             account.states["down"] += elapsed
             owned = account.owners.rows((), now)
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **owned}
-        return replace(reading, values=values, labelled=labelled, increments={}, covered={})
+        return replace(
+            reading,
+            values=values,
+            labelled=labelled,
+            increments={},
+            covered={},
+            state=account.state,
+            holds=account.holds,
+        )
 
     def count_xid(self, event: Xid) -> None:
         """One more XID event. The latest that came is the latest, whatever a clock that was set back says."""
@@ -166,8 +178,9 @@ class Ledger:
     ) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows."""
         held = holds(reading, more_than=self._accounting.held_bytes)
+        account.holds = held if held or reading.processes is not None else None
+        account.state = state = self._state(reading, activeness, held=bool(held))
         if elapsed and account.latest is not None:
-            state = self._state(reading, activeness, held=bool(held))
             account.states[state] += elapsed
             account.owners.charge(held, state, elapsed)
         elif elapsed:  # it came back at some moment in between; it was not seen working

@@ -106,6 +106,19 @@ class Sampler:
             self._withheld = (snapshot, replace(snapshot, readings=(), ok=False))
         return self._withheld[1]
 
+    @property
+    def interval(self) -> float:
+        """Seconds between readings, as the settings in force have it."""
+        return self._collection.interval
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        """Seconds since the snapshot's sample was taken; None where there was none."""
+        if snapshot.timestamp is None:
+            return None
+        if snapshot.ok and not snapshot.paused:
+            return max(0.0, self._monotonic() - snapshot.monotonic)
+        return max(0.0, self._clock() - snapshot.timestamp)
+
     def live(self) -> str | None:
         """None, or the one trouble that a restart of the process cures."""
         if not self._health.blinded(self._monotonic()):

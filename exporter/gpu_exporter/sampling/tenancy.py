@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from gpu_exporter.catalog import OWNER_MEMORY, OWNER_SECONDS
 from gpu_exporter.catalog.owner_kinds import BY_KIND, OWNER_KINDS
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Identity, Owner, Process, Reading, State
+from gpu_exporter.model import Hold, Identity, Owner, Process, Reading, State
 
 # An owner that has held nothing for so long leaves the exposition, and its sums with it.
 FORGET_AFTER: Final = 3600.0
 _MOST_OWNERS: Final = 256  # a GPU; a storm of short-lived pods ends the oldest idle ones first
-
-
-class Hold(NamedTuple):
-    """An owner's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
-
-    owner: Owner
-    memory: float | None
 
 
 def owner_of(identity: Identity) -> Owner:

@@ -13,14 +13,14 @@ import pynvml
 
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
+from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity
 from gpu_exporter.sources.nvml.asking import Answers
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.plan import Plan
-from gpu_exporter.sources.nvml.processes import ProcessLists
+from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
 
 log = logging.getLogger(__name__)
 
@@ -28,26 +28,26 @@ log = logging.getLogger(__name__)
 _SLOW_EVERY: Final = 60.0
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
+_NOT_LISTED: Final = Listed(None, (), None)
 
 
 class _Gpu:
     """One device with its handle and plan; belongs to whichever thread reads it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, lists: ProcessLists) -> None:
         self.device = device
         self.plan: Plan | None = None
         self.slow_due = 0.0
         self.down = False
-        self.lists = ProcessLists()
-        self.lists_due = 0.0
-        self.processes: tuple[Process, ...] | None = None
-        self.mig_uuids: tuple[str, ...] = ()
+        self.lists = lists
+        self.utilization_due = 0.0
 
 
 class NvmlSource:
     """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
 
-    ``processes`` is how often processes are listed, in seconds; None is never. Between two lists the latest one stands.
+    ``processes`` is how often it is asked what each process takes of the GPU, in seconds; between two such questions the
+    latest answer stands. None lists no processes at all; else they are listed at every reading.
     """
 
     name = "nvml"
@@ -61,7 +61,7 @@ class NvmlSource:
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
     ) -> None:
-        self._lists_every = processes
+        self._utilization_every = processes
         self._monotonic = monotonic
         self._root = root
         try:
@@ -74,7 +74,10 @@ class NvmlSource:
             self._release = int(release) if release.isdigit() else 0
             self._xids = XidListener(clock=clock)
             # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
-            self._gpus = [_Gpu(Device(index=index, uuid="", model="")) for index in range(pynvml.nvmlDeviceGetCount())]
+            self._gpus = [
+                _Gpu(Device(index=index, uuid="", model=""), ProcessLists(clock=clock, monotonic=monotonic))
+                for index in range(pynvml.nvmlDeviceGetCount())
+            ]
         except pynvml.NVMLError as error:
             self._shut_down()
             raise source_error(error) from error
@@ -94,7 +97,7 @@ class NvmlSource:
             if gpu.plan is None or gpu.down:
                 self._take_handle(gpu)
             told = self._read(gpu)
-            self._list_processes(gpu)
+            listed = self._list_processes(gpu)
         except DeviceFailedError as error:
             gpu.down = True
             return Reading(gpu.device, failure=error.failure)
@@ -104,8 +107,9 @@ class NvmlSource:
             told.values,
             told.increments,
             told.labelled,
-            processes=gpu.processes,
-            mig_uuids=gpu.mig_uuids,
+            processes=listed.processes,
+            listed_at=listed.at,
+            mig_uuids=listed.mig_uuids,
             refused=tuple(told.refused),
             covered=told.covered,
         )
@@ -129,6 +133,9 @@ class NvmlSource:
         """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
         self._xids.close(free=not hung)
         if not hung:
+            for gpu in self._gpus:
+                if gpu.plan is not None:
+                    gpu.plan.close()
             self._shut_down()
 
     def _read(self, gpu: _Gpu) -> Answers:
@@ -142,13 +149,16 @@ class NvmlSource:
             gpu.slow_due = now + _SLOW_EVERY + stagger
         return told
 
-    def _list_processes(self, gpu: _Gpu) -> None:
+    def _list_processes(self, gpu: _Gpu) -> Listed:
+        """What runs on it now: lists are cheap, and memory and list must be of one reading."""
+        if self._utilization_every is None or gpu.plan is None:
+            return _NOT_LISTED
         now = self._monotonic()
-        if self._lists_every is None or gpu.plan is None or now < gpu.lists_due:
-            return
-        # A reading that comes a little early by the clock must not wait for the one after it.
-        gpu.lists_due = now + 0.9 * self._lists_every
-        gpu.processes, gpu.mig_uuids = gpu.lists.read(gpu.plan.handle)
+        utilization = now >= gpu.utilization_due
+        if utilization:
+            # A reading that comes a little early by the clock must not wait for the one after it.
+            gpu.utilization_due = now + 0.9 * self._utilization_every
+        return gpu.lists.read(gpu.plan.handle, utilization=utilization)
 
     def _take_handle(self, gpu: _Gpu) -> None:
         """Look the device up (again): a handle taken before a GPU went down may never answer."""
