@@ -55,14 +55,14 @@ class SampleBuffers:
     def __init__(self, *, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._rooms: dict[str, int] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, Seen] = {}
 
     def read(self, handle: Any, column: Samples, *, plausible: tuple[float, float]) -> Told:
         """What the buffer tells since the previous call; ``plausible`` bounds its values, in base units.
 
         Raises NVMLError.
         """
-        seen = self._seen.setdefault(column.name, _Seen())
+        seen = self._seen.setdefault(column.name, Seen())
         passed = seen.passed(self._monotonic())
         samples = self._ask(handle, column.name)
         return seen.integrate(samples, passed, scale=column.scale, plausible=plausible)
@@ -110,7 +110,7 @@ def _function_call(handle: Any, name: str, count: ctypes.c_uint, buffer: Any) ->
     return value_type.value
 
 
-class _Seen:
+class Seen:
     """What one buffer held when it was last looked at."""
 
     __slots__ = ("_at", "_latest", "_stamps")
