@@ -5,15 +5,25 @@ Outlives every reopening of the source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
+from gpu_exporter.catalog import (
+    DEVICE_METRICS,
+    GPU_UP,
+    MEMORY_UNACCOUNTED,
+    READ_ERRORS,
+    STATE_SECONDS,
+    XID_ERRORS,
+    XID_LAST,
+    by_name,
+)
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import Reading, Reason, State, Xid
-from gpu_exporter.sampling.tenancy import OwnerTimes, holds
+from gpu_exporter.sampling.holders import Holders
+from gpu_exporter.sampling.tenancy import OwnerTimes
 
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
     counter: by_name(counter.integral_of, **dict(counter.labels))
@@ -30,6 +40,8 @@ _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
 class _Account:
     """One device's sums."""
 
+    holders: Holders
+    owners: OwnerTimes
     totals: dict[Metric, float] = field(default_factory=dict)
     # Counters that the device (or the source) keeps itself: never integrated on top, not even while briefly absent.
     kept_elsewhere: set[Metric] = field(default_factory=set)
@@ -41,7 +53,6 @@ class _Account:
     answered: bool = False
     busy: float | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
-    owners: OwnerTimes = field(default_factory=OwnerTimes)
 
 
 class Ledger:
@@ -49,12 +60,22 @@ class Ledger:
 
     ``gap`` (seconds) bounds what one reading can stand for: a longer silence was not observed and is added to nothing.
     A GPU is active where it was busy for ``accounting.active_ratio`` of the time since its previous reading, and held
-    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it.
+    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it. Where ``processes`` are not
+    listed, allocations only tell by whom. ``user_name`` tells a uid's name, or the uid as text.
     """
 
-    def __init__(self, *, gap: float, accounting: AccountingConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gap: float,
+        accounting: AccountingConfig | None = None,
+        processes: bool = True,
+        user_name: Callable[[int], str] = str,
+    ) -> None:
         self.gap = gap
         self._accounting = accounting or AccountingConfig()
+        self._processes = processes
+        self._user_name = user_name
         self._accounts: dict[str, _Account] = {}
 
     def account(self, reading: Reading, *, now: float) -> Reading:
@@ -70,6 +91,8 @@ class Ledger:
             account.last = None
             values.clear()
         owned = self._charge(account, reading, values.get(_BUSY), now)
+        if reading.failure is None and account.holders.unaccounted is not None:
+            values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
@@ -95,7 +118,10 @@ class Ledger:
             account.last = account.looked = account.busy = None
 
     def _account(self, key: str) -> _Account:
-        return self._accounts.setdefault(key, _Account())
+        if key not in self._accounts:
+            holders = Holders(more_than=self._accounting.held_bytes, processes=self._processes)
+            self._accounts[key] = _Account(holders, OwnerTimes(user_name=self._user_name))
+        return self._accounts[key]
 
     def _integrate(self, account: _Account, reading: Reading, now: float) -> None:
         for metric, growth in reading.increments.items():
@@ -126,7 +152,7 @@ class Ledger:
         if not up:
             account.states["down"] += elapsed
             return account.owners.rows((), now)
-        held = holds(reading, more_than=self._accounting.held_bytes)
+        held = account.holders.look(reading)
         if elapsed and was_up:
             state = self._state(reading, before, busy, elapsed, held=bool(held))
             account.states[state] += elapsed
