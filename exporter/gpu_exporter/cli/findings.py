@@ -64,9 +64,12 @@ def _gpu(reading: Reading) -> Finding:
 
 
 def _kubelet(config: Config) -> Iterator[Finding]:
-    pods = KubernetesAllocations(socket=config.owners.kubernetes_socket, resources=config.owners.kubernetes_resources)
+    owners = config.owners
+    pods = KubernetesAllocations(
+        socket=owners.kubernetes_socket, resources=owners.kubernetes_resources, timeout=owners.kubernetes_timeout
+    )
     try:
-        pods.wait_first(5.0)
+        pods.wait_first(owners.kubernetes_timeout + 1.0)
         trouble, held = pods.trouble(), len(pods.current())
     finally:
         pods.close()

@@ -101,8 +101,13 @@ def _is_unseen(process: Process) -> bool:
 
 def only_tenant(allocations: Iterable[Identity]) -> Tenant | None:
     """The one whom a device was given to; None where that is nobody, or several."""
-    tenants = {tenant_of(identity) for identity in allocations}
-    return tenants.pop() if len(tenants) == 1 else None
+    only: Tenant | None = None
+    for identity in allocations:
+        tenant = tenant_of(identity)
+        if only is not None and tenant != only:
+            return None
+        only = tenant
+    return only
 
 
 def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tuple[Hold, ...]:
