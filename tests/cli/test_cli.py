@@ -131,7 +131,7 @@ def test_sample_table_and_its_status(library: Path, stub: Callable[..., Stub]) -
     assert (done.returncode, done.stderr) == (0, "")
     head, first, second = done.stdout.splitlines()
     assert head.split() == ["GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD", "BY", "UUID"]
-    told = "0 NVIDIA H100 80GB HBM3 up 100 % 19.4 / 79.6 GiB 59 °C 632 / 700 W nobody GPU-"
+    told = "0 NVIDIA H100 80GB HBM3 up 100 % 19.4 / 79.6 GiB 59 °C 632 / 700 W unknown GPU-"
     assert " ".join(first.split()).startswith(told)
     assert second.startswith("1    NVIDIA GeForce RTX 4090")
     machine.lose(1)
