@@ -112,17 +112,30 @@ class Owner(NamedTuple):
     namespace: str
 
 
+class Hold(NamedTuple):
+    """An owner's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
+
+    owner: Owner
+    memory: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One device at one moment.
 
     ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
-    ``increments`` holds the growth of counters that we keep, since the device's previous reading.
+    ``increments`` holds the growth of counters that we keep, since the device's previous reading. ``covered`` has the
+    seconds that such a growth stands for, where that may be less than the time since then: for the rest of it the gauge
+    is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
     ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
     ``mig_allocations`` the same of each MIG device.
+    ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
+    and ``holds`` also where it is not known who is there.
+    ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
+    -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     """
 
     device: Device
@@ -135,6 +148,10 @@ class Reading:
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
     mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
+    state: State | None = None
+    holds: tuple[Hold, ...] | None = None
+    refused: tuple[tuple[Metric, float], ...] = ()
+    covered: Mapping[Metric, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,7 @@ class Snapshot:
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started.
     """
 
     build: Build
@@ -169,6 +187,7 @@ class Snapshot:
     gpus_expected: int | None = None
     config_ok: bool = True
     simulated: bool = False
+    implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:
@@ -179,6 +198,39 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One file system, as df(1) counts it: bytes, of which ``free`` can be had by users who are not root."""
+
+    mount: str
+    device: str
+    filesystem: str
+    total: int
+    used: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine around the GPUs. Empty and None are what is not known.
+
+    ``boot_timestamp`` is Unix time, ``cpu_utilization`` a share of all CPUs' time since the look before, memory is in
+    bytes, ``load`` the average number of runnable tasks over 1, 5 and 15 minutes.
+    """
+
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    os: str = ""
+    kernel: str = ""
+    boot_timestamp: float | None = None
+    cpus: int | None = None
+    cpu_utilization: float | None = None
+    memory_total: int | None = None
+    memory_used: int | None = None
+    load: tuple[float, float, float] | None = None
+    disks: tuple[Disk, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

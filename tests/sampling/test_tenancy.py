@@ -40,7 +40,7 @@ def process(user: str, gib: float | None = 10.0, pid: int = 1, **rest: Any) -> P
 def reading(busy: float | None, *processes: Process, **rest: Any) -> Reading:
     """Busy seconds since the previous reading, and who is there."""
     increments = {} if busy is None else {BUSY: busy}
-    return Reading(DEVICE, {UTILIZATION: 0.5}, increments, processes=processes, **rest)
+    return Reading(DEVICE, {UTILIZATION: (busy or 0.0) / 5.0}, increments, processes=processes, **rest)
 
 
 def held(some: Reading, *, more_than: float, unexplained: float = 0.0) -> list[tuple[Owner, float | None]]:

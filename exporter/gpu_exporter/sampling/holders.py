@@ -8,7 +8,7 @@ from typing import Final
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import MIB
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import NOBODY, Hold, holds, is_anybodys, merged, only_tenant
+from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged, only_tenant
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ class Holders:
         self._more_than = more_than
         self._processes = processes
         self._unexplained: float | None = None
-        self._held: tuple[Hold, ...] = ()
+        self._held: tuple[Tenancy, ...] = ()
         self._told = ""
         self.unaccounted: float | None = None
 
-    def look(self, reading: Reading) -> tuple[Hold, ...]:
+    def look(self, reading: Reading) -> tuple[Tenancy, ...]:
         """Who holds it at this reading; afterwards ``unaccounted`` is how much of its memory nobody has, in bytes.
 
         None where that cannot be known.

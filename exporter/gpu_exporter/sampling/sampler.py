@@ -106,6 +106,19 @@ class Sampler:
             self._withheld = (snapshot, replace(snapshot, readings=(), ok=False))
         return self._withheld[1]
 
+    @property
+    def interval(self) -> float:
+        """Seconds between readings, as the settings in force have it."""
+        return self._collection.interval
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        """Seconds since the snapshot's sample was taken; None where there was none."""
+        if snapshot.timestamp is None:
+            return None
+        if snapshot.ok and not snapshot.paused:
+            return max(0.0, self._monotonic() - snapshot.monotonic)
+        return max(0.0, self._clock() - snapshot.timestamp)
+
     def live(self) -> str | None:
         """None, or the one trouble that a restart of the process cures."""
         if not self._health.blinded(self._monotonic()):
@@ -209,7 +222,7 @@ class Sampler:
         if source is None:
             self._publish((), started=started, ok=False)
             return
-        self._pipeline.add_late(self._roster.late_readings())
+        self._pipeline.add_late(self._roster.late_readings(), started)
         try:
             readings = read_all(source, roster=self._roster, poller=self._poller, timeout=self._collection.timeout)
         except SourceError as error:
@@ -253,4 +266,5 @@ class Sampler:
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
+            implausible=dict(self._pipeline.implausible),
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS
 from gpu_exporter.catalog.owner_kinds import BY_KIND, OWNER_KINDS
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Identity, Owner, Process, Reading, State
+from gpu_exporter.model import Hold, Identity, Owner, Process, Reading, State
 
 # An owner that has held nothing for so long leaves the exposition, and its sums with it.
 FORGET_AFTER: Final = 3600.0
@@ -32,15 +32,15 @@ class Tenant:
     uid: int | None = field(default=None, compare=False)
 
 
-class Hold(NamedTuple):
-    """A tenant's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
+class Tenancy(NamedTuple):
+    """A tenant's share of a GPU; ``memory`` in bytes, None where the driver does not tell. Told as a ``Hold``."""
 
     tenant: Tenant
     memory: float | None
 
     @property
     def owner(self) -> Owner:
-        """Who it is, as it is called now."""
+        """The tenant, as it is called now."""
         return self.tenant.owner
 
 
@@ -110,7 +110,7 @@ def only_tenant(allocations: Iterable[Identity]) -> Tenant | None:
     return only
 
 
-def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tuple[Hold, ...]:
+def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tuple[Tenancy, ...]:
     """Who holds the GPU: with more than so many bytes in all, with memory that is not told, or by an allocation.
 
     What cannot be seen is of the only one whom the device was given to, else of nobody that can be named: processes
@@ -137,7 +137,7 @@ def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tu
         memory[tenant] += unexplained
     nothing = None if reading.processes is None else 0.0
     return tuple(
-        Hold(called, None if tenant in untold else memory.get(tenant, nothing))
+        Tenancy(called, None if tenant in untold else memory.get(tenant, nothing))
         for tenant, called in sorted(tenants.items(), key=lambda item: (item[1].owner, str(item[0].key)))
         if memory.get(tenant, 0.0) > more_than or tenant in untold or tenant in allocated
     )
@@ -190,7 +190,7 @@ class OwnerTimes:
         self._user_name = user_name
         self._sums: dict[Tenant, _Sums] = {}
 
-    def charge(self, holds: Sequence[Hold], state: State, seconds: float) -> None:
+    def charge(self, holds: Sequence[Tenancy], state: State, seconds: float) -> None:
         """Split the time among the owners, by memory held; equally where that is not known of all, or nothing."""
         memories = [hold.memory for hold in holds]
         known = [memory for memory in memories if memory is not None]
@@ -200,24 +200,31 @@ class OwnerTimes:
             sums = self._sums_of(hold.tenant).seconds
             sums[state] = sums.get(state, 0.0) + share * seconds
 
-    def rows(self, holds: Sequence[Hold], now: float) -> dict[tuple[Metric, tuple[str, ...]], float]:
+    def named(self, holds: Sequence[Tenancy]) -> tuple[Hold, ...]:
+        """Who holds the GPU, as they are called now; two of one name are one owner."""
+        memories: dict[Owner, list[float | None]] = defaultdict(list)
+        for hold in holds:
+            memories[self._called(hold.tenant)].append(hold.memory)
+        return tuple(
+            Hold(owner, None if None in told else sum(memory for memory in told if memory is not None))
+            for owner, told in sorted(memories.items())
+        )
+
+    def rows(self, holds: Sequence[Tenancy], now: float) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """The rows to expose; those who have held nothing for an hour are forgotten here."""
         for hold in holds:
             self._sums_of(hold.tenant).held_at = now
-        current = {hold.tenant: hold.memory for hold in holds}
         named: dict[Owner, list[_Sums]] = defaultdict(list)
         for sums in self._sums.values():
             named[self._called(sums.tenant)].append(sums)
-        self._forget(named, current, now)
+        self._forget(named, {hold.tenant for hold in holds}, now)
         rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
         for owner, same in sorted(named.items()):
             for sums in same:
                 for state, seconds in sums.seconds.items():
                     row = (OWNER_SECONDS[state], owner)
                     rows[row] = rows.get(row, 0.0) + seconds
-            memories = [current[sums.tenant] for sums in same if sums.tenant in current]
-            if memories and None not in memories:
-                rows[OWNER_MEMORY, owner] = sum(memory for memory in memories if memory is not None)
+        rows |= {(OWNER_MEMORY, owner): memory for owner, memory in self.named(holds) if memory is not None}
         return rows
 
     def _sums_of(self, tenant: Tenant) -> _Sums:
@@ -232,7 +239,7 @@ class OwnerTimes:
         name = self._user_name(tenant.uid)
         return tenant.owner if name == str(tenant.uid) else tenant.owner._replace(name=name)
 
-    def _forget(self, named: dict[Owner, list[_Sums]], current: Mapping[Tenant, float | None], now: float) -> None:
+    def _forget(self, named: dict[Owner, list[_Sums]], current: Set[Tenant], now: float) -> None:
         """Whole owners at a time, so that what is told of one never falls."""
         held_at = {owner: max(sums.held_at for sums in same) for owner, same in named.items()}
         idle = [owner for owner, same in named.items() if not any(sums.tenant in current for sums in same)]

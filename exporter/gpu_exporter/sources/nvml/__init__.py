@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pynvml
 
@@ -16,6 +16,7 @@ from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity
+from gpu_exporter.sources.nvml.asking import Answers
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.plan import Plan
@@ -95,7 +96,7 @@ class NvmlSource:
         try:
             if gpu.plan is None or gpu.down:
                 self._take_handle(gpu)
-            values, increments, labelled = self._read(gpu)
+            told = self._read(gpu)
             listed = self._list_processes(gpu)
         except DeviceFailedError as error:
             gpu.down = True
@@ -103,13 +104,26 @@ class NvmlSource:
         gpu.down = False
         return Reading(
             gpu.device,
-            values,
-            increments,
-            labelled,
+            told.values,
+            told.increments,
+            told.labelled,
             processes=listed.processes,
             listed_at=listed.at,
             mig_uuids=listed.mig_uuids,
+            refused=tuple(told.refused),
+            covered=told.covered,
         )
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Read one device's sample buffers; see BufferedSource.read_buffers."""
+        gpu = self._gpus[device.index]
+        if gpu.plan is None or gpu.down:
+            return Reading(gpu.device)
+        try:
+            told = gpu.plan.read_buffers()
+        except DeviceFailedError as error:
+            return Reading(gpu.device, failure=error.failure)
+        return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -119,18 +133,21 @@ class NvmlSource:
         """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
         self._xids.close(free=not hung)
         if not hung:
+            for gpu in self._gpus:
+                if gpu.plan is not None:
+                    gpu.plan.close()
             self._shut_down()
 
-    def _read(self, gpu: _Gpu) -> tuple[Any, Any, Any]:
+    def _read(self, gpu: _Gpu) -> Answers:
         now = self._monotonic()
         slow = now >= gpu.slow_due
         if gpu.plan is None:
             raise DeviceFailedError(Failure("unknown", "no handle"))
-        parts = gpu.plan.read(slow=slow)
+        told = gpu.plan.read(slow=slow)
         if slow:
             stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
             gpu.slow_due = now + _SLOW_EVERY + stagger
-        return parts
+        return told
 
     def _list_processes(self, gpu: _Gpu) -> Listed:
         """What runs on it now: lists are cheap, and memory and list must be of one reading."""
@@ -158,7 +175,7 @@ class NvmlSource:
             raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
             raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
         if gpu.plan is None:
-            gpu.plan = Plan(handle, driver_release=self._release)
+            gpu.plan = Plan(handle, driver_release=self._release, monotonic=self._monotonic)
         gpu.plan.handle = handle
         self._xids.watch(gpu.device, handle)
 

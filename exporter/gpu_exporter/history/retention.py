@@ -1,0 +1,160 @@
+"""What keeps a history file bounded: minutes become quarter hours, quarter hours go, and the file gets smaller."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from gpu_exporter.history.schema import DAY, HOUR, day_key, hour_key
+
+GIB: Final = 1024**3
+# A clock that ran ahead for an hour must not cost years: so many days a round, and a round is every ten minutes.
+_MOST_DAYS: Final = 2
+_VACUUMED: Final = 2000  # pages given back in a round
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long minutes and quarter hours are kept (seconds), and how large the file may be (bytes)."""
+
+    minutes: float = 30 * DAY
+    quarters: float = 730 * DAY
+    size: float = 4 * GIB
+
+
+_OBSERVED: Final = "(active_s + idle_held_s + idle_free_s + unknown_s)"
+
+
+def _mean(name: str, weight: str = _OBSERVED) -> str:
+    known = f"CASE WHEN {name} IS NOT NULL THEN {weight} END"
+    return f"cast(round(coalesce(sum({name} * {weight}) * 1.0 / nullif(sum({known}), 0), avg({name}))) AS INTEGER)"
+
+
+def _over(high: str, name: str, weight: str = _OBSERVED) -> str:
+    return f"max(0, max({high}) - {_mean(name, weight)})"
+
+
+# id >> 22 is the hour, id >> 6 & 65535 the GPU or node, id & 63 the minute.
+_QUARTER: Final = "((id >> 22) / 24) << 23 | (id >> 6 & 65535) << 7 | ((id >> 22) % 24) * 4 + (id & 63) / 15"
+_AGE_GPUS: Final = f"""
+INSERT OR IGNORE INTO gpu_quarter
+SELECT {_QUARTER} AS quarter, NULL, sum(active_s), sum(idle_held_s), sum(idle_free_s), sum(unknown_s), sum(down_s),
+    {_mean("utilization_pct")}, max(utilization_max_pct), {_mean("memory_io_pct")},
+    {_mean("memory_mib")}, {_over("memory_mib + memory_over_mib", "memory_mib")},
+    {_mean("temperature_c")}, {_over("temperature_c + temperature_over_c", "temperature_c")},
+    {_mean("power_dw")}, max(0, cast(round(max(power_dw / 10.0 + power_over_w) - {_mean("power_dw")} / 10.0) AS INTEGER)),
+    {_mean("score_pct")}, {_mean("sm_clock_mhz")}, sum(slowed_s), max(processes)
+FROM gpu_minute WHERE id >= ? AND id < ? GROUP BY quarter ORDER BY quarter
+"""  # noqa: S608 - names of columns
+_AGE_OWNERS: Final = f"""
+INSERT OR IGNORE INTO gpu_quarter_owner
+SELECT {_QUARTER} AS quarter, owner, sum(active_s), sum(idle_held_s), sum(unknown_s) FROM (
+    SELECT id, owner, active_s, idle_held_s, unknown_s FROM gpu_minute
+    WHERE id >= :low AND id < :high AND owner IS NOT NULL
+    UNION ALL
+    SELECT id, owner, active_s, idle_held_s, unknown_s FROM gpu_minute_owner WHERE id >= :low AND id < :high
+) GROUP BY quarter, owner ORDER BY quarter, owner
+"""  # noqa: S608
+_AGE_HOSTS: Final = f"""
+INSERT OR IGNORE INTO host_quarter
+SELECT {_QUARTER} AS quarter, sum(seconds), {_mean("cpu_pct", "seconds")}, max(cpu_max_pct),
+    {_mean("memory_mib", "seconds")}, {_over("memory_mib + memory_over_mib", "memory_mib", "seconds")},
+    {_mean("load_hundredths", "seconds")}
+FROM host_minute WHERE id >= ? AND id < ? GROUP BY quarter ORDER BY quarter
+"""  # noqa: S608
+
+
+class Keeper:
+    """Keeps one file within its bounds. Belongs to the writer's thread. Raises sqlite3.Error."""
+
+    def __init__(self, connection: sqlite3.Connection, retention: Retention) -> None:
+        self._db = connection
+        self._retention = retention
+        # Beyond the bound, a write fails as on a full disk; until then there is room to make room.
+        page = self._number("PRAGMA page_size")
+        self._number(f"PRAGMA max_page_count = {max(1000, int(retention.size * 1.1) // page)}")
+
+    def round(self, now: float) -> None:
+        """Let go of what is too old, or too much; ``now`` is Unix time. A few days at most, each in its transaction."""
+        for _ in range(_MOST_DAYS):
+            oldest = self._oldest_day("gpu_minute", 22, HOUR)
+            if oldest is None or (oldest + 1) * DAY > now - self._retention.minutes:
+                break
+            self._age(oldest)
+        for _ in range(_MOST_DAYS):
+            oldest = self._oldest_day("gpu_quarter", 23, DAY)
+            if oldest is None or (oldest + 1) * DAY > now - self._retention.quarters:
+                break
+            self._drop(oldest)
+        for _ in range(_MOST_DAYS):
+            if self.used() <= self._retention.size or not self._make_room():
+                break
+        self._db.execute(f"PRAGMA incremental_vacuum({_VACUUMED})").fetchall()  # a page a row
+
+    def used(self) -> int:
+        """Bytes of the file that hold something."""
+        pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
+        return pages * self._number("PRAGMA page_size")
+
+    def _make_room(self) -> bool:
+        """Let the oldest day go, minutes first; the newest day stays. False where there is none to let go."""
+        minutes, quarters = self._oldest_day("gpu_minute", 22, HOUR), self._oldest_day("gpu_quarter", 23, DAY)
+        newest = self._number("SELECT coalesce(max(id), 0) FROM gpu_minute") >> 22
+        if minutes is not None and minutes < newest // 24:
+            self._age(minutes)
+        elif quarters is not None:
+            self._drop(quarters)
+        else:
+            return False
+        return True
+
+    def _oldest_day(self, table: str, shift: int, unit: int) -> int | None:
+        """Unix time divided by a day."""
+        found = self._db.execute(f"SELECT min(id) FROM {table}").fetchone()[0]  # noqa: S608 - our own names
+        hosts = self._db.execute(f"SELECT min(id) FROM {table.replace('gpu', 'host')}").fetchone()[0]  # noqa: S608
+        known = [int(key) >> shift for key in (found, hosts) if key is not None]
+        return min(known) * unit // DAY if known else None
+
+    def _age(self, day: int) -> None:
+        """Make quarter hours of a day's minutes."""
+        low, high = hour_key(day * 24), hour_key((day + 1) * 24)
+        with _Transaction(self._db):
+            self._db.execute(_AGE_GPUS, (low, high))
+            self._db.execute(_AGE_OWNERS, {"low": low, "high": high})
+            self._db.execute(_AGE_HOSTS, (low, high))
+            for table in ("gpu_minute", "gpu_minute_owner", "host_minute"):
+                self._db.execute(f"DELETE FROM {table} WHERE id >= ? AND id < ?", (low, high))  # noqa: S608
+            # Of a disk's size one row a day is enough from then on.
+            self._db.execute("DELETE FROM disk_hour WHERE id >= ? AND id < ? AND (id >> 22) % 24 != 0", (low, high))
+
+    def _drop(self, day: int) -> None:
+        """Forget a day, and what nobody has seen since."""
+        end = (day + 1) * DAY
+        with _Transaction(self._db):
+            for table in ("gpu_quarter", "gpu_quarter_owner", "host_quarter"):
+                self._db.execute(f"DELETE FROM {table} WHERE id < ?", (day_key(day + 1),))  # noqa: S608
+            self._db.execute("DELETE FROM disk_hour WHERE id < ?", (hour_key((day + 1) * 24),))
+            self._db.execute("DELETE FROM process WHERE last_seen < ?", (end,))
+            self._db.execute("DELETE FROM event WHERE time < ?", (end,))
+            self._db.execute("DELETE FROM owner WHERE last_seen < ?", (end,))
+
+    def _number(self, statement: str) -> int:
+        found = self._db.execute(statement).fetchone()
+        return 0 if found is None else int(found[0])
+
+
+class _Transaction:
+    """One transaction of a connection that has none by itself."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:
+            self._db.execute("ROLLBACK")
