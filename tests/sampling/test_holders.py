@@ -253,6 +253,12 @@ def test_a_gpu_is_never_free_while_its_memory_is_in_use() -> None:
     assert seconds(after[-1]) == {NOBODY: 10.0}
 
 
+def test_a_reading_that_does_not_tell_how_much_is_used_frees_nothing() -> None:
+    after = follow(idle(40), idle(40), idle(None), idle(None), idle(0), idle(0))
+    assert states(after[-1]) == {"idle_held": 15.0, "idle_free": 10.0}
+    assert [MEMORY_UNACCOUNTED in each.values for each in after] == [True, True, False, False, True, True]
+
+
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +266,7 @@ def test_why_nobody_can_be_named_is_told_once(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.INFO):
         follow(idle(0), *[idle(40)] * 3, idle(0), *[idle(41)] * 3, *[UNSEEN["pid 0"]] * 3)
     assert [(record.levelname, record.getMessage().rpartition(": ")[2]) for record in caplog.records] == [
-        ("WARNING", "the driver lists no process"),
+        ("WARNING", "there is no process that could have its memory"),
         ("WARNING", "the driver does not tell the pid of a process"),
     ]
     assert vars(caplog.records[0])["gpu"] == 0

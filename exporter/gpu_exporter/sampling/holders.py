@@ -54,7 +54,7 @@ class Holders:
     def __init__(self, *, more_than: float, processes: bool = True) -> None:
         self._more_than = more_than
         self._processes = processes
-        self._unexplained: float | None = None
+        self._unexplained = 0.0  # as of the latest reading that told it
         self._held: tuple[Tenancy, ...] = ()
         self._told = ""
         self.unaccounted: float | None = None
@@ -66,12 +66,15 @@ class Holders:
         """
         before, unexplained = self._unexplained, None
         if self._processes:
-            unexplained = self._unexplained = unexplained_memory(reading, more_than=self._more_than)
-        lasting = unexplained or 0.0
-        if self._held:
-            lasting = min(lasting, before or 0.0)
+            unexplained = unexplained_memory(reading, more_than=self._more_than)
+        if unexplained is None and _MEMORY_USED not in reading.values:
+            now = before  # it is not told at this reading, which frees nothing
+        else:
+            now = unexplained or 0.0
+        self._unexplained = now
+        lasting = min(now, before) if self._held else now
         held = holds(reading, more_than=self._more_than, unexplained=lasting)
-        if lasting < (unexplained or 0.0):
+        if lasting < now:
             here = {hold.tenant for hold in held}
             held = (*held, *(hold for hold in self._held if hold.tenant not in here))
         self._held = held
@@ -91,11 +94,11 @@ class Holders:
         elif listed is None:
             why = "the driver does not tell which processes there are"
         elif not listed:
-            why = "the driver lists no process"
+            why = "there is no process that could have its memory"
         elif any(is_anybodys(process) for process in listed):
             why = "the driver does not tell the pid of a process"
         else:
-            why = "the processes that the driver lists have less"
+            why = "the processes that are there have less of its memory than is in use"
         if why != self._told:
             self._told = why
             device = reading.device
