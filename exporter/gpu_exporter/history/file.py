@@ -176,7 +176,9 @@ def _locked(path: Path) -> int:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
         os.close(lock)
         who = f" (process {holder})" if holder.isdecimal() else ""
-        raise HistoryError(f"{path}: is being written by another gpu-exporter{who}; stop it, or name another file") from None
+        raise HistoryError(
+            f"{path}: is being written by another gpu-exporter{who}; stop it, or name another file"
+        ) from None
     except OSError as error:
         os.close(lock)
         raise HistoryError(f"{path}: cannot be locked: {(error.strerror or str(error)).lower()}") from None

@@ -97,7 +97,13 @@ def _score(
     if busy is None:
         return None
     utilization = min(busy / observed, 1.0)
-    if memory_io_busy is None or joules is None or now.memory_used is None or not now.memory_total or not now.power_limit:
+    if (
+        memory_io_busy is None
+        or joules is None
+        or now.memory_used is None
+        or not now.memory_total
+        or not now.power_limit
+    ):
         return utilization * observed
     filled = min(now.memory_used / now.memory_total, 1.0)
     power = min(joules / observed / now.power_limit, 1.0)

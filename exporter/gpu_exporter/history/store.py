@@ -221,7 +221,9 @@ class Store:
     def _id(self, select: str, values: tuple[object, ...]) -> int:
         found = int(self._db.execute(select, values).fetchone()[0])
         if found >= SUBJECTS:
-            raise sqlite3.OperationalError(f"the file is full: it tells {SUBJECTS - 1} GPUs apart, and machines, and disks")
+            raise sqlite3.OperationalError(
+                f"the file is full: it tells {SUBJECTS - 1} GPUs apart, and machines, and disks"
+            )
         return found
 
     def _node(self, alias: str, seen: int, host: HostMinute | None = None) -> int:
