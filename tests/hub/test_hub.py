@@ -263,12 +263,14 @@ def test_hub_yml_is_watched(tmp_path: Path) -> None:
 def test_a_machine_whose_gpus_are_down(tmp_path: Path) -> None:
     sick = reading(1, failure=Failure("lost", "0x7f fell off /dev/nvidia1"), state="down")
     held = reading(0, state="idle_held", holds=(Hold(Owner("user", "alice", ""), 5.0),))
-    with exporter(Told(sick, held)) as server:
-        with Hub(tmp_path, write_nodes(tmp_path / "nodes.json", {"x": server.port})) as hub:
-            hub.wait_states(x="online")
-            (down,) = hub.json("/api/v1/gpus?state=down")["gpus"]
-            assert (down["gpu"], down["reason"]) == (1, "lost: the driver cannot reach it")
-            assert [gpu["gpu"] for gpu in hub.json("/api/v1/gpus?state=idle&user=alice")["gpus"]] == [0]
+    with (
+        exporter(Told(sick, held)) as server,
+        Hub(tmp_path, write_nodes(tmp_path / "nodes.json", {"x": server.port})) as hub,
+    ):
+        hub.wait_states(x="online")
+        (down,) = hub.json("/api/v1/gpus?state=down")["gpus"]
+        assert (down["gpu"], down["reason"]) == (1, "lost: the driver cannot reach it")
+        assert [gpu["gpu"] for gpu in hub.json("/api/v1/gpus?state=idle&user=alice")["gpus"]] == [0]
 
 
 # --- who may look -----------------------------------------------------------------------------------------------------
@@ -312,7 +314,7 @@ def test_clients_certificates(tmp_path: Path) -> None:
     nodes = write_nodes(tmp_path / "nodes.json", {})
     with Hub(tmp_path, nodes, f"--web.config.file={site.write(tls)}") as hub:
         assert fetch(hub.port, site.client("prometheus"), "/livez")[0] == 200
-        with pytest.raises(OSError):  # noqa: PT011 - a reset or an alert, as the race goes
+        with pytest.raises(OSError):  # a reset or an alert, as the race goes
             fetch(hub.port, site.client("mallory"), "/livez")
 
 
