@@ -63,8 +63,8 @@ class Field:
 
     ``scope`` is the field's scope identifier; "links" asks for every link of the row's kind and adds the answers up.
     ``renumbered`` holds (first driver release, identifier) pairs, newest first, for fields whose number changed between
-    releases; a driver older than all of them lacks the field. ``wraps`` marks counters that NVIDIA documents as
-    wrapping.
+    releases; a driver older than all of them lacks the field. ``wraps`` marks counters that wrap unseen where a driver
+    answers them in 32 bits, and are no value then.
     """
 
     name: str
@@ -72,6 +72,18 @@ class Field:
     scale: float = 1.0
     renumbered: tuple[tuple[int, int], ...] = ()
     wraps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gpm:
+    """One GPM metric (Hopper and newer): its mean since the reading before; of a counter, that times the time.
+
+    ``most`` is the highest mean that can be, in NVML's unit.
+    """
+
+    name: str
+    most: float
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,7 @@ class Processes:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Samples | Limit | Links | Fans | Processes
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,6 @@ def _believed(
 ) -> tuple[tuple[Process, ...] | None, list[tuple[Metric, float, str]]]:
     """The processes without what cannot be of them, and what that was; a list that was looked at is not again."""
     if not listed:
-        known.processes = None
         return listed, []
     if known.processes is not None and known.processes[0] is listed:
         return known.processes[1], []

@@ -30,6 +30,7 @@ _MAX_EVENTS: Final = 256
 _GROUPS: Final = {"power": ("power_instant", "power_average", "power_usage")}
 _COUNTER: Final = struct.Struct("=56sQ")
 _XID: Final = 0x8
+_DOUBLE: Final = 0
 _NOT_SUPPORTED: Final = 3
 _LOST: Final = 15
 
@@ -259,10 +260,14 @@ class Stub:
         self._write()
 
     def field(
-        self, device: int, number: int | tuple[int, int], value: int = 0, *, kind: int = 3, error: int = 0
+        self, device: int, number: int | tuple[int, int], value: float = 0, *, kind: int = 3, error: int = 0
     ) -> None:
-        """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does."""
-        self._gpus[device].answer(number, Answer(value, kind, error))
+        """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does.
+
+        A float is told as NVML's double.
+        """
+        whole = value if isinstance(value, int) else int.from_bytes(struct.pack("<d", value), "little", signed=True)
+        self._gpus[device].answer(number, Answer(whole, kind if isinstance(value, int) else _DOUBLE, error))
         self._write()
 
     def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:

@@ -33,7 +33,8 @@
  *                                    KIND 0 power, 1 GPU, 2 memory utilization; without: NOT_SUPPORTED
  *   gpu.N.samples.KIND US:VALUE,...  the exact samples, instead
  *   gpu.N.mig.I UUID GI CI TOTAL USED NAME               a MIG device
- *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM
+ *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM. 20 and 21, the PCIe rates, are what
+ *                                    pcie_tx_bytes and pcie_rx_bytes grew by between the samples, unless told here
  *
  * This file holds the life cycle, the handles and the prologue of every call.
  */

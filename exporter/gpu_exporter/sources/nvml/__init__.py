@@ -133,6 +133,9 @@ class NvmlSource:
         """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
         self._xids.close(free=not hung)
         if not hung:
+            for gpu in self._gpus:
+                if gpu.plan is not None:
+                    gpu.plan.close()
             self._shut_down()
 
     def _read(self, gpu: _Gpu) -> Answers:

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
 from gpu_exporter.sources.nvml.fields import FieldBatch
 
 # What a device is asked for itself; processes are read by another module.
-_Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
+_Column: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans
 
 
 class Plan:
@@ -66,6 +66,10 @@ class Plan:
         answers.values = {**self._fixed, **self._kept, **answers.values}
         return answers
 
+    def close(self) -> None:
+        """Free what the driver holds for the device; before NVML is shut down."""
+        self._asker.close()
+
     def read_buffers(self) -> Answers:
         """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
 
@@ -108,6 +112,8 @@ class Plan:
             return self._field_id(column) is not None
         if isinstance(column, Fans):
             return self._asker.fans > 0
+        if isinstance(column, Gpm) and not self._asker.has_gpm:
+            return False
         if isinstance(column, Links):
             return hasattr(pynvml, column.state)
         return hasattr(pynvml, column.name)
@@ -135,6 +141,8 @@ class Plan:
                 work.samples.append((metric, column))
             elif isinstance(column, Fans):
                 work.fans.append((metric, column))
+            elif isinstance(column, Gpm):
+                work.gpm.append((metric, column))
             elif isinstance(column, Links) and column.per_link:
                 work.link_states.append((metric, column))
             else:

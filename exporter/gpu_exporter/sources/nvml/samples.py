@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import pynvml
 
 from gpu_exporter.catalog.row import Samples, scaled
-from gpu_exporter.sources.nvml.fields import NOT_AVAILABLE
+from gpu_exporter.sources.nvml.numbers import NOT_AVAILABLE
 
 CALL: Final = "nvmlDeviceGetSamples"
 # nvml.h, nvmlDeviceGetSamples: a sample stands for 1/6 to 1 s. A longer gap between two was not sampled.
