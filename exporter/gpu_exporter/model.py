@@ -74,6 +74,11 @@ class Process:
     mig_uuid: str = ""
     identity: Identity | None = None
 
+    @property
+    def has_pid(self) -> bool:
+        """Whether ``pid`` is one: a driver that cannot tell it here (another pid namespace) says 0 or 2^32 - 1."""
+        return 0 < self.pid < 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -97,7 +97,13 @@ def _score(
     if busy is None:
         return None
     utilization = min(busy / observed, 1.0)
-    if memory_io_busy is None or joules is None or now.memory_used is None or not now.memory_total or not now.power_limit:
+    if (
+        memory_io_busy is None
+        or joules is None
+        or now.memory_used is None
+        or not now.memory_total
+        or not now.power_limit
+    ):
         return utilization * observed
     filled = min(now.memory_used / now.memory_total, 1.0)
     power = min(joules / observed / now.power_limit, 1.0)
@@ -113,7 +119,7 @@ def _rare(before: GpuSample, now: GpuSample) -> dict[RareKey, float]:
             continue
         counts, old = rare_counts(listed), rare_counts(then)
         for labels, count in counts.items():
-            # Of a device's own counter that is new to us nobody knows when it grew; an XID appears with its first event.
+            # A device's own counter may have grown before we saw it; an XID appears with its first event.
             if labels in old or name in _BORN_AT_ZERO:
                 was = old.get(labels, 0.0)
                 if (more := count - was if count >= was else count) > 0:

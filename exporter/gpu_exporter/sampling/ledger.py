@@ -6,17 +6,27 @@ Outlives every reopening of the source.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
+from gpu_exporter.catalog import (
+    DEVICE_METRICS,
+    GPU_UP,
+    MEMORY_UNACCOUNTED,
+    READ_ERRORS,
+    STATE_SECONDS,
+    XID_ERRORS,
+    XID_LAST,
+    by_name,
+)
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity
+from gpu_exporter.sampling.holders import Holders
 from gpu_exporter.sampling.integral import NOTHING, Integral
-from gpu_exporter.sampling.tenancy import OwnerTimes, holds
+from gpu_exporter.sampling.tenancy import OwnerTimes
 
 # The counters that are kept here, and the gauge that each is the integral of.
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -31,6 +41,8 @@ _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
 class _Account:
     """One device's sums."""
 
+    holders: Holders
+    owners: OwnerTimes
     totals: dict[Metric, float] = field(default_factory=dict)
     integrals: dict[Metric, Integral] = field(default_factory=dict)
     # Counters that the device (or the source) keeps itself: never integrated on top, not even while briefly absent.
@@ -44,7 +56,6 @@ class _Account:
     state: State = "unknown"
     holds: tuple[Hold, ...] | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
-    owners: OwnerTimes = field(default_factory=OwnerTimes)
 
     def integral(self, counter: Metric) -> Integral:
         """The sum of a counter's gauge over time."""
@@ -66,12 +77,22 @@ class Ledger:
 
     ``gap`` (seconds) bounds what one reading can stand for: a longer silence was not observed and is added to nothing.
     A GPU is active where it was busy for ``accounting.active_ratio`` of the time since its previous reading, and held
-    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it.
+    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it. Where ``processes`` are not
+    listed, allocations only tell by whom. ``user_name`` tells a uid's name, or the uid as text.
     """
 
-    def __init__(self, *, gap: float, accounting: AccountingConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gap: float,
+        accounting: AccountingConfig | None = None,
+        processes: bool = True,
+        user_name: Callable[[int], str] = str,
+    ) -> None:
         self.gap = gap
         self._accounting = accounting or AccountingConfig()
+        self._processes = processes
+        self._user_name = user_name
         self._accounts: dict[str, _Account] = {}
 
     def account(self, reading: Reading, *, now: float) -> Reading:
@@ -85,6 +106,8 @@ class Ledger:
             values |= account.totals
             values |= {counter: integral.total for counter, integral in account.integrals.items()}
             owned = self._charge(account, reading, activeness, elapsed, now)
+            if account.holders.unaccounted is not None:
+                values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
             account.latest = reading.values
         else:
             values = {}
@@ -135,7 +158,10 @@ class Ledger:
             account.interrupt()
 
     def _account(self, key: str) -> _Account:
-        return self._accounts.setdefault(key, _Account())
+        if key not in self._accounts:
+            holders = Holders(more_than=self._accounting.held_bytes, processes=self._processes)
+            self._accounts[key] = _Account(holders, OwnerTimes(user_name=self._user_name))
+        return self._accounts[key]
 
     def _elapsed(self, account: _Account, now: float) -> float:
         """Seconds since the device was looked at; 0 where that was too long ago to say anything of the time between."""
@@ -177,8 +203,8 @@ class Ledger:
         self, account: _Account, reading: Reading, activeness: Activeness, elapsed: float, now: float
     ) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows."""
-        held = holds(reading, more_than=self._accounting.held_bytes)
-        account.holds = held if held or reading.processes is not None else None
+        held = account.holders.look(reading)
+        account.holds = account.owners.named(held) if held or reading.processes is not None else None
         account.state = state = self._state(reading, activeness, held=bool(held))
         if elapsed and account.latest is not None:
             account.states[state] += elapsed

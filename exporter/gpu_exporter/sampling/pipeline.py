@@ -30,7 +30,9 @@ class Pipeline:
         processes = processes or ProcessesConfig()
         self._plausibility = Plausibility()
         self._resolver = resolver or Resolver()
-        self._ledger = Ledger(gap=gap, accounting=accounting)
+        self._ledger = Ledger(
+            gap=gap, accounting=accounting, processes=processes.enabled, user_name=self._resolver.user_name
+        )
         self._table = ProcessTable(most=processes.max, labels=processes.labels)
 
     @property

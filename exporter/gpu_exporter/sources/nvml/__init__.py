@@ -46,8 +46,8 @@ class _Gpu:
 class NvmlSource:
     """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
 
-    ``processes`` is how often it is asked what each process takes of the GPU, in seconds; between two such questions the
-    latest answer stands. None lists no processes at all; else they are listed at every reading.
+    ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
+    stands. None lists no processes at all; else they are listed at every reading.
     """
 
     name = "nvml"
