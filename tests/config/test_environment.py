@@ -142,7 +142,18 @@ COMMANDS = {
     "doctor": ("doctor", "--source=fake"),
     "check-config": ("check-config", "FILE"),
     "report": ("report", "--prometheus.url=http://127.0.0.1:1"),
+    "hub": ("hub", "--nodes.file=FILE"),
 }
+
+
+def test_every_command_that_reads_variables_is_tried_here() -> None:
+    variables = {setting.flag for setting in settings()}
+    reading = {
+        name
+        for name, command in cli.commands.items()
+        if any(option.envvar or variables.intersection(option.opts) for option in command.params)
+    }
+    assert COMMANDS.keys() == reading | {"check-config"}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
