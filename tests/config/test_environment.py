@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tools.lab import ROOT
 from tools.lab.exporter import run
 
@@ -132,6 +134,12 @@ def test_every_setting_is_known_and_an_empty_one_is_not_set() -> None:
     assert from_environment(dict.fromkeys(KNOWN, "")) == {}
     given = {setting.variable: setting.key for setting in settings()}
     assert from_environment(given) == {key: (variable, key) for variable, key in given.items()}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=120), st.text(max_size=40))
+def test_whatever_the_name_it_is_one_line_or_nothing(rest: str, value: str) -> None:
+    line = refusal(**{f"GPU_EXPORTER_{rest}": value})
+    assert line is None or (line.isprintable() and "unknown variable; " in line)
 
 
 # --- the installed program -------------------------------------------------------------------------------------------
