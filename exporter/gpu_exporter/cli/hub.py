@@ -9,8 +9,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import ConfigError, LogConfig, settings
-from gpu_exporter.config.parsers import RefusedError, listen_address, networks
+from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
 
 T = TypeVar("T")
 _NEEDED: Final = ("aiohttp", "dns", "jinja2", "msgspec", "starlette", "uvicorn")
@@ -68,6 +69,7 @@ def hub(*, listen: tuple[str, ...], allow: str | None, level: str | None, form: 
 
     SIGHUP reads the files again, SIGTERM and SIGINT stop. docs/HUB.md tells more.
     """
+    check_environment()
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise click.ClickException(f"the hub needs {', '.join(missing)}; run: pip install 'gpu-exporter[hub]'")
     from gpu_exporter import logs  # noqa: PLC0415 - other commands start faster without
@@ -81,7 +83,7 @@ def hub(*, listen: tuple[str, ...], allow: str | None, level: str | None, form: 
         )
     )
     options = service.Options(
-        listen=tuple(_parsed("--web.listen-address", text, listen_address, None) for text in listen),
+        listen=_parsed("--web.listen-address", ",".join(listen), listen_addresses, ()),
         allow=_parsed("--web.allow", allow, networks, ()),
         **files,
     )

@@ -27,8 +27,8 @@ _MOST_WAITING: Final = 20_000
 class Recorder:
     """Adds snapshot documents to a history file, whose one writer it is.
 
-    The constructor raises HistoryError where the file cannot be used. From then on trouble is told by ``trouble`` and in
-    the log, and what was not written waits, bounded. ``close`` writes what there is. ``clock`` is Unix time.
+    The constructor raises HistoryError where the file cannot be used. From then on ``trouble`` and the log tell why
+    nothing is written, and what was not written waits, bounded. ``close`` writes what there is. ``clock`` is Unix time.
     """
 
     def __init__(

@@ -145,7 +145,9 @@ def decode(body: bytes) -> Document:
         raise DocumentError(f"speaks version {schema} of the snapshot, this hub {SCHEMA}: {hint}")
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise DocumentError("answered a snapshot that is not text in UTF-8") from None
+    except (msgspec.DecodeError, RecursionError) as error:
         # msgspec's own words are of types and places, never of values.
         raise DocumentError(f"answered a snapshot that cannot be read: {shown(str(error))}") from None
 

@@ -53,7 +53,8 @@ class Events:
             seen = self._number
             while not self._closed:
                 async with self._changed:
-                    await self._changed.wait_for(lambda seen=seen: self._number != seen or self._closed)
+                    while seen == self._number and not self._closed:
+                        await self._changed.wait()
                     seen, text = self._number, self._text
                 if not self._closed:
                     yield text

@@ -26,6 +26,9 @@ from gpu_exporter.hub.settings import HttpConfig, secret
 PATH: Final = "/api/v1/snapshot"
 _LARGEST: Final = 16 * 1024**2  # bytes, unpacked: 64 GPUs with 64 processes each need 2 MiB
 _LOOKED_AT: Final = 64 * 1024  # bytes of /metrics that tell an old exporter
+_NO_TLS: Final = "does it speak HTTP? Then write scheme: http, or the label __scheme__: http"
+_WANTS_OURS: Final = "wants a certificate of ours: hub.yml has it in http_config.tls_config"
+_NO_PEM: Final = "holds no certificate; write those of the CAs in PEM"
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 Reason: TypeAlias = Literal[
@@ -63,6 +66,7 @@ class Access:
     headers: Mapping[str, str]
     context: ssl.SSLContext
     server_name: str | None
+    certificate: bool
     scheme: str
     timeout: float
 
@@ -80,7 +84,14 @@ def access(
     credentials = secret(beside, f"{place}.authorization.credentials_file", token.credentials, token.credentials_file)
     if credentials is not None:
         headers["Authorization"] = f"{token.type} {credentials}"
-    return Access(headers, _context(config, beside, place), config.tls_config.server_name, scheme, timeout)
+    return Access(
+        headers,
+        _context(config, beside, place),
+        config.tls_config.server_name,
+        config.tls_config.cert_file is not None,
+        scheme,
+        timeout,
+    )
 
 
 class Fetcher:
@@ -88,6 +99,7 @@ class Fetcher:
 
     def __init__(self, how: Access, names: Names) -> None:
         self.access = how
+        self._names = names
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, resolver=names, use_dns_cache=False, keepalive_timeout=25.0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -130,9 +142,8 @@ class Fetcher:
                 raise FetchError(
                     "not_exporter", f"answered {shown(kind or 'something')} where a gpu-exporter answers JSON"
                 )
+            address = _peer(response) or (await self._names.addresses(node.host))[0]
             body, packed = await _read(response)
-            peer = response.connection.transport if response.connection else None
-            address = _peer(peer) if peer is not None else ""
             tag = response.headers.get("ETag", "")
         try:
             return Fetched(decode(body), packed, tag if len(tag) <= 256 and tag.isprintable() else "", address)
@@ -209,8 +220,12 @@ def _too_large(response: aiohttp.ClientResponse) -> NoReturn:
     raise FetchError("too_large", f"answered more than {_LARGEST // 1024**2} MiB")
 
 
-def _peer(transport: Any) -> str:
-    name = transport.get_extra_info("peername")
+def _peer(response: aiohttp.ClientResponse) -> str:
+    """The other end of the connection; empty where the whole answer is here already, and the connection put back."""
+    connection = response.connection
+    name = (
+        None if connection is None or connection.transport is None else connection.transport.get_extra_info("peername")
+    )
     return str(name[0]) if name else ""
 
 
@@ -218,6 +233,7 @@ def _peer(transport: Any) -> str:
 
 
 def _told(error: aiohttp.ClientError, node: Node, how: Access) -> FetchError:
+    secure = (node.scheme or how.scheme) == "https"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return FetchError("certificate", _certificate(error.certificate_error))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -230,25 +246,26 @@ def _told(error: aiohttp.ClientError, node: Node, how: Access) -> FetchError:
     if isinstance(error, aiohttp.ClientPayloadError):
         return FetchError("broken", "broke off in the middle of an answer")
     if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ConnectionError) and not isinstance(error.os_error, ConnectionRefusedError):
+            return FetchError("tls", f"ended the TLS handshake; {_NO_TLS}")
         return _told_os(error.os_error)
     if isinstance(error, aiohttp.ClientOSError):
-        return _told_os(error)
+        return _told_os(error, anonymous=secure and not how.certificate)
     if isinstance(error, aiohttp.ClientResponseError):
-        scheme = node.scheme or how.scheme
-        hint = "; does it speak HTTPS?" if scheme == "http" else ""
+        hint = "" if secure else "; does it speak HTTPS?"
         return FetchError("not_exporter", f"does not speak HTTP{hint}")
     return FetchError("error", f"cannot be asked: {shown(type(error).__name__)}")
 
 
-def _told_os(error: OSError) -> FetchError:
+def _told_os(error: OSError, *, anonymous: bool = False) -> FetchError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return FetchError("certificate", _certificate(error))
     if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
         reason = str(getattr(error, "reason", None) or getattr(error.__cause__, "reason", None) or "")
         if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}:
-            return FetchError("tls", "does not speak HTTPS: write scheme: http, or the label __scheme__: http")
+            return FetchError("tls", f"does not speak HTTPS; {_NO_TLS}")
         if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "BAD_CERTIFICATE" in reason:
-            return FetchError("certificate", "wants a certificate of ours: hub.yml has it in http_config.tls_config")
+            return FetchError("certificate", _WANTS_OURS)
         words = reason.lower().replace("_", " ") or "unknown reason"
         return FetchError("tls", f"no TLS connection could be made: {shown(words)}")
     number = error.errno
@@ -257,6 +274,8 @@ def _told_os(error: OSError) -> FetchError:
     if number in {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}:
         return FetchError("unreachable", "cannot be reached: no route to it, or it is switched off")
     if number in {errno.ECONNRESET, errno.EPIPE}:
+        if anonymous:  # the alert that says so may be lost with the connection
+            return FetchError("certificate", f"reset the connection; perhaps it {_WANTS_OURS}")
         return FetchError("broken", "reset the connection")
     if number == errno.ETIMEDOUT:
         return FetchError("timeout", "did not answer the connection")
@@ -279,8 +298,8 @@ def _context(config: HttpConfig, beside: Path | None, place: str) -> ssl.SSLCont
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             text = tls.ca if tls.ca_file is None else (folder / tls.ca_file).read_text("ascii", "ignore")
             context.load_verify_locations(cadata=text)
-    except OSError as error:
-        what = error.strerror if not isinstance(error, ssl.SSLError) else "holds no certificate"
+    except (OSError, ValueError) as error:  # ValueError: there is no certificate in it at all
+        what = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else _NO_PEM
         raise ConfigError(f"{beside}: {place}.tls_config.ca_file: '{tls.ca_file}' {what}") from None
     if tls.cert_file is not None and tls.key_file is not None:
         try:

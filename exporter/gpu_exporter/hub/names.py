@@ -75,6 +75,8 @@ class Names(aiohttp.abc.AbstractResolver):
 
     async def addresses(self, host: str) -> list[str]:
         """The addresses of a name. Raises OSError with a sentence."""
+        if is_address(host):
+            return [host]
         now = time.monotonic()
         kept = self._kept.get(host)
         if kept is None or (kept.task.done() and kept.until < now):

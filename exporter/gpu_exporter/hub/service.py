@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gpu_exporter.config import ConfigError, Watch
-from gpu_exporter.config.parsers import Address, Network
+from gpu_exporter.config import Address, ConfigError, Watch
+from gpu_exporter.config.parsers import Network
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.hub import nodes, settings
 from gpu_exporter.hub.application import Application
 from gpu_exporter.hub.fetching import Access, Fetcher, access
 from gpu_exporter.hub.fleet import Fleet
-from gpu_exporter.hub.listener import Listener
 from gpu_exporter.hub.names import Names
 from gpu_exporter.hub.poller import Poller
+from gpu_exporter.hub.server import Server
 from gpu_exporter.hub.settings import HubConfig
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,9 @@ class Hub:
         self._application = Application(self._fleet)
         self._notifier = Notifier.of_this_process()
         try:
-            self._listener = Listener(self._application.build(gate), options.listen, allow=options.allow, gate=gate)
+            self._server = Server(self._application.build(gate), options.listen, allow=options.allow, gate=gate)
         except OSError as error:
-            where = ", ".join(map(str, options.listen))
-            raise StartError(f"web.listen_address: '{where}': {error.strerror or error}; write a free one") from None
+            raise StartError(f"web.listen_address: {error}") from None
 
     async def serve(self) -> None:
         """From the first question to the last answer."""
@@ -90,7 +89,7 @@ class Hub:
         fetcher = Fetcher(self._files.access, names)
         poller = Poller(self._fleet, fetcher)
         poller.replace(self._files.nodes)
-        self._listener.start()
+        self._server.start()
         self._tell_listening()
         tasks = [
             asyncio.create_task(self._beat()),
@@ -105,18 +104,18 @@ class Hub:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._application.events.close()
-            await self._listener.close()
+            await self._server.close()
             await poller.close()
             await fetcher.close()
             await names.close()
 
     def _tell_listening(self) -> None:
-        scheme = self._listener.scheme
-        for address in self._listener.addresses:
+        scheme = self._server.scheme
+        for address in self._server.addresses:
             log.info("listening", extra={"address": address, "scheme": scheme, "machines": len(self._fleet)})
         if self._gate is not None and self._gate.passwords and not self._gate.secure:
             log.warning("passwords travel in the clear: the web configuration has no tls_server_config")
-        self._notifier.ready(f"listening on {', '.join(self._listener.addresses)}")
+        self._notifier.ready(f"listening on {', '.join(self._server.addresses)}")
 
     async def _beat(self) -> None:
         """Tell the viewers and the service manager that life goes on."""

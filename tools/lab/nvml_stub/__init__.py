@@ -68,6 +68,7 @@ class Stub:
         self._driver_version = driver_version
         self._cuda_version = cuda_version
         self._stands_at = None if live else float(int(time.time())) if now is None else now
+        self._clock_steps: list[tuple[int, int]] = []
         self._init_error = 0
         self._init_hang = False
         self._failure = (0, 0)
@@ -112,6 +113,8 @@ class Stub:
         yield f"cuda_version {self._cuda_version}"
         if self._stands_at is not None:
             yield f"now_us {microseconds(self._stands_at)}"
+        if self._clock_steps:
+            yield f"clock_steps {','.join(f'{at}:{ahead}' for at, ahead in self._clock_steps)}"
         yield f"init_error {self._init_error}"
         yield f"init_hang {int(self._init_hang)}"
         yield f"driver_failure {self._failure[0]} {self._failure[1]}"
@@ -131,6 +134,12 @@ class Stub:
     @now.setter
     def now(self, seconds: float) -> None:
         self._stands_at = seconds
+        self._write()
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock that stamps samples, forwards or back; samples that are in the buffers keep their stamps."""
+        ahead = self._clock_steps[-1][1] if self._clock_steps else 0
+        self._clock_steps.append((microseconds(self.now), ahead + microseconds(seconds)))
         self._write()
 
     # --- the driver ---------------------------------------------------------------------------------------------------
@@ -291,6 +300,11 @@ class Stub:
             self._gpus[device].samples.pop(kind, None)
         else:
             self._gpus[device].samples[kind] = tuple(samples)
+        self._write()
+
+    def buffer(self, device: int, samples: int) -> None:
+        """Let the buffers of the device hold so many samples: six are a second, 120 the most."""
+        self._gpus[device].buffer_samples = samples
         self._write()
 
     def mig(self, device: int, devices: Iterable[Mig]) -> None:

@@ -17,8 +17,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from gpu_exporter.config.parsers import Address
+from gpu_exporter.config import Address
+from gpu_exporter.http import listening
 from gpu_exporter.http.access import Gate, tls
+from gpu_exporter.http.listening import listen
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +95,8 @@ class _Connection(H11Protocol):
             self._write_timer = None
 
 
-class Listener:
-    """Listens from the moment it is made, serves from ``start`` to ``close``. Raises OSError where it cannot listen."""
+class Server:
+    """Listens from the moment it is made, serves from ``start`` to ``close``. Raises ListenError where it cannot."""
 
     def __init__(
         self,
@@ -124,14 +126,8 @@ class Listener:
         quiet = logging.getLogger("uvicorn")  # how clients misbehave; what fails here is logged by the application
         quiet.handlers[:] = [logging.NullHandler()]
         quiet.propagate = False
-        self._sockets: list[socket.socket] = []
+        self._listeners = listen(addresses)
         self._tasks: list[asyncio.Task[None]] = []
-        try:
-            for address in addresses:
-                self._sockets += _listen(address)
-        except OSError:
-            self._close_sockets()
-            raise
 
     @property
     def scheme(self) -> str:
@@ -141,11 +137,11 @@ class Listener:
     @property
     def addresses(self) -> list[str]:
         """Where it listens."""
-        return [str(Address(*listener.getsockname()[:2])) for listener in self._sockets]
+        return [str(listener.address) for listener in self._listeners]
 
     def start(self) -> None:
         """Begin to serve, on the running loop."""
-        self._tasks = [asyncio.create_task(self._accept(listener)) for listener in self._sockets]
+        self._tasks = [asyncio.create_task(self._accept(listener.sock)) for listener in self._listeners]
         self._tasks.append(asyncio.create_task(self._tell_date()))
 
     async def close(self) -> None:
@@ -153,7 +149,7 @@ class Listener:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._close_sockets()
+        listening.close(self._listeners)
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -164,10 +160,6 @@ class Listener:
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
-
-    def _close_sockets(self) -> None:
-        for listener in self._sockets:
-            listener.close()
 
     async def _tell_date(self) -> None:
         while True:
@@ -231,39 +223,3 @@ class Listener:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._allow)
-
-
-def _listen(address: Address) -> list[socket.socket]:
-    """Sockets on every address of a name; without a name, one for all, IPv6 and IPv4."""
-    if not address.host:
-        try:
-            return [_bound(socket.AF_INET6, ("::", address.port), both=True)]
-        except OSError as error:
-            if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-                raise
-            return [_bound(socket.AF_INET, ("0.0.0.0", address.port))]  # noqa: S104 - asked for
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, where in dict.fromkeys(found):
-            sockets.append(_bound(family, where))
-    except OSError:
-        for listener in sockets:
-            listener.close()
-        raise
-    return sockets
-
-
-def _bound(family: socket.AddressFamily, where: Any, *, both: bool = False) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
-        listener.bind(where)
-        listener.listen(1024)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
