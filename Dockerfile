@@ -27,7 +27,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
 RUN /opt/build/bin/python3 -m hatchling build --target wheel --directory /tmp/wheel \
     && python3 -m pip --python /opt/gpu-exporter/bin/python3 install --no-cache-dir --no-deps /tmp/wheel/*.whl \
-    && /opt/gpu-exporter/bin/python3 -I -c 'import bcrypt, h2'
+    && /opt/gpu-exporter/bin/python3 -I -c 'import aiohttp, bcrypt, h2, starlette'
 COPY deploy/container/healthcheck.py /opt/gpu-exporter/healthcheck.py
 
 FROM python

@@ -11,6 +11,7 @@ from gpu_exporter import __version__
 from gpu_exporter.config import Config
 from gpu_exporter.host import HostWatch
 from gpu_exporter.http.access import Gate
+from gpu_exporter.http.listening import ListenError
 from gpu_exporter.http.server import Server
 from gpu_exporter.model import Build, Host, Snapshot
 from gpu_exporter.owners.factory import open_resolver
@@ -113,20 +114,18 @@ class Exporter:
             process_labels=config.processes.labels,
         )
         gate = None if config.web.config_file is None else Gate(config.web.config_file)
-        address = config.web.listen_address
         try:
             self._server = Server(
                 gate.protect(application) if gate else application,
-                host=address.host,
-                port=address.port,
+                addresses=config.web.listen_address,
                 allow=config.web.allow,
                 wrap=gate.wrap if gate and gate.secure else None,
                 heartbeat=heartbeat,
             )
-        except OSError as error:
-            raise StartError(f"web.listen_address: '{address}': {error.strerror or error}; write a free one") from None
+        except ListenError as error:
+            raise StartError(f"web.listen_address: {error}") from None
         self._gate = gate
-        self.address: Final = f"{address.host}:{self._server.port}"
+        self.address: Final = ",".join(map(str, self._server.addresses))
 
     @property
     def stuck(self) -> bool:

@@ -74,12 +74,18 @@ class Process:
     mig_uuid: str = ""
     identity: Identity | None = None
 
+    @property
+    def has_pid(self) -> bool:
+        """Whether ``pid`` is one: a driver that cannot tell it here (another pid namespace) says 0 or 2^32 - 1."""
+        return 0 < self.pid < 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
-    ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
+    ``process`` is the base name of the executable, never its arguments. ``user`` is the uid as text while no name is
+    known of it, and ``uid`` None where only the name is told. ``container`` is the container's identifier (of
     a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
     is known (catalog/owner_kinds.py).
     """
@@ -88,6 +94,7 @@ class Identity:
     user: str = ""
     container: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    uid: int | None = field(default=None, compare=False)
 
     def all_labels(self) -> dict[str, str]:
         """What is told as labels of processes, by name."""
@@ -117,12 +124,18 @@ class Reading:
     """One device at one moment.
 
     ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
-    ``increments`` holds the growth of counters that we keep, since the device's previous reading.
+    ``increments`` holds the growth of counters that we keep, since the device's previous reading. ``covered`` has the
+    seconds that such a growth stands for, where that may be less than the time since then: for the rest of it the gauge
+    is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
+    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
+    ``mig_allocations`` the same of each MIG device.
     ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
     and ``holds`` also where it is not known who is there.
+    ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
+    -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     """
 
     device: Device
@@ -131,10 +144,14 @@ class Reading:
     labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
+    listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
     state: State | None = None
     holds: tuple[Hold, ...] | None = None
+    refused: tuple[tuple[Metric, float], ...] = ()
+    covered: Mapping[Metric, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,7 @@ class Snapshot:
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started.
     """
 
     build: Build
@@ -169,6 +187,7 @@ class Snapshot:
     gpus_expected: int | None = None
     config_ok: bool = True
     simulated: bool = False
+    implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:

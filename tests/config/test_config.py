@@ -154,7 +154,7 @@ log: {level: debug, format: json}
     assert (config.source, config.require_gpu) == ("fake", True)
     assert (config.collection.interval, config.collection.timeout, config.collection.pause) == (10.0, 2.5, 3600.0)
     assert config.collection.expected_gpus == 8
-    assert config.web.listen_address == Address("::1", 80)
+    assert config.web.listen_address == (Address("::1", 80),)
     assert config.web.telemetry_path == "/gpu/metrics"
     assert config.web.allow == (ip_network("10.0.0.0/8"), ip_network("::1/128"))
     assert (config.fake.gpus, config.fake.model, config.fake.seed) == (2, "a100", 7)
@@ -249,7 +249,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     ],
 )
 def test_addresses(text: str, expected: Address) -> None:
-    address = load(None, {"web.listen_address": ("flag", text)}).web.listen_address
+    (address,) = load(None, {"web.listen_address": ("flag", text)}).web.listen_address
     assert address == expected
     assert str(address) == text
 

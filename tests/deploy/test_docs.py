@@ -29,6 +29,11 @@ def test_the_configuration_page_is_generated() -> None:
     assert (ROOT / "docs/CONFIGURATION.md").read_text() == done.stdout, "run make docs"
 
 
+def test_the_hub_s_settings_are_generated() -> None:
+    done = subprocess.run([sys.executable, "tools/hub.py", "--check"], cwd=ROOT, env=environment(), check=False)
+    assert done.returncode == 0, "run make docs"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):

@@ -22,6 +22,7 @@ from tools.lab.wait import patience, wait_for
 from gpu_exporter.config import Config, load, settings
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.http.server import Server
+from serving import LOCAL
 
 UNIT = ROOT / "deploy/systemd/gpu-exporter.service"
 ENVIRONMENT = ROOT / "deploy/systemd/environment"
@@ -201,9 +202,7 @@ def test_a_driver_that_hangs_does_not_stop_the_signs_of_life(tmp_path: Path) -> 
 
 def test_signs_of_life_come_from_the_loop_that_answers_scrapes() -> None:
     seen: list[str] = []
-    server = Server(
-        lambda *_: [], host="127.0.0.1", port=0, heartbeat=lambda: seen.append(threading.current_thread().name)
-    )
+    server = Server(lambda *_: [], addresses=[LOCAL], heartbeat=lambda: seen.append(threading.current_thread().name))
     server.start()
     try:
         socket.create_connection(("127.0.0.1", server.port)).close()

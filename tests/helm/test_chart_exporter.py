@@ -62,7 +62,7 @@ def test_every_configuration_is_accepted_by_the_exporter(tmp_path: Path) -> None
 
 def test_what_is_read_follows_the_values(tmp_path: Path) -> None:
     plain = load(_config_of(named("default"), tmp_path))
-    assert (plain.source, plain.web.listen_address.port) == ("auto", 9435)
+    assert (plain.source, plain.web.listen_address[0].port) == ("auto", 9435)
     assert not plain.processes.enabled
     assert not plain.owners.procfs
     assert not plain.owners.kubernetes
@@ -80,7 +80,7 @@ def test_what_is_read_follows_the_values(tmp_path: Path) -> None:
     )
     own = load(_config_of(named("config"), tmp_path))
     assert (own.collection.interval, own.collection.expected_gpus, own.log.format) == (10.0, 8, "json")
-    assert own.web.listen_address.port == named("config").container["ports"][0]["containerPort"] == 9999
+    assert own.web.listen_address[0].port == named("config").container["ports"][0]["containerPort"] == 9999
     slurm = load(_config_of(named("everything-else"), tmp_path))
     assert str(slurm.owners.slurm_directory) == "/run/gpustat"
 

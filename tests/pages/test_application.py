@@ -24,6 +24,7 @@ from gpu_exporter.http.server import Server
 from gpu_exporter.model import Device, Driver, Failure, Host, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
+from serving import LOCAL
 from snapshots import FULL, NASTY, reading, row, snapshot
 
 
@@ -91,7 +92,7 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     provider = Made()
-    server = Server(Application(provider=provider), host="127.0.0.1", port=0)
+    server = Server(Application(provider=provider), addresses=[LOCAL])
     server.start()
     with closing(server):
         yield Site(provider, server)
@@ -164,7 +165,7 @@ def test_an_api_that_fails_says_so_in_json_without_details(site: Site, caplog: p
 
 def test_the_telemetry_path_can_be_chosen() -> None:
     provider = Made()
-    server = Server(Application(provider=provider, telemetry_path="/gpu"), host="127.0.0.1", port=0)
+    server = Server(Application(provider=provider, telemetry_path="/gpu"), addresses=[LOCAL])
     server.start()
     with closing(server):
         site = Site(provider, server)

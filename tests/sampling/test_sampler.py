@@ -18,7 +18,7 @@ from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources import SourceError
 
 TEMPERATURE = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_temperature_celsius")
-BUSY = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_busy_seconds_total")
+SENT = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_pcie_transmit_bytes_total")
 
 
 class Hardware:
@@ -65,7 +65,7 @@ class Source:
             raise SourceError(hardware.gone)
         if failure := hardware.failures.get(device.index):
             return Reading(device, failure=failure)
-        return Reading(device, {TEMPERATURE: 40.0 + device.index}, {BUSY: 1.0})
+        return Reading(device, {TEMPERATURE: 40.0 + device.index}, {SENT: 1.0})
 
     def events(self) -> Sequence[Xid]:
         events, self.hardware.events = self.hardware.events, []
@@ -142,7 +142,7 @@ def test_one_lost_gpu_hides_nothing(make: Callable[..., Sampler], hardware: Hard
 
 def test_a_hung_gpu_is_parked_once_and_comes_back(make: Callable[..., Sampler], hardware: Hardware) -> None:
     sampler = make()
-    before = until(sampler, lambda seen: seen.ok).readings[1].values[BUSY]
+    before = until(sampler, lambda seen: seen.ok).readings[1].values[SENT]
     release = hardware.hung[1] = threading.Event()
     snapshot = until(sampler, lambda seen: up(seen) == [1, 0, 1, 1])
     assert snapshot.readings[1].failure is not None
@@ -156,7 +156,7 @@ def test_a_hung_gpu_is_parked_once_and_comes_back(make: Callable[..., Sampler], 
     release.set()
     snapshot = until(sampler, lambda seen: up(seen) == [1, 1, 1, 1])
     assert snapshot.stuck == 0
-    assert snapshot.readings[1].values[BUSY] >= before + 2, "what the late reading counted is not lost"
+    assert snapshot.readings[1].values[SENT] >= before + 2, "what the late reading counted is not lost"
 
 
 def test_a_call_that_returns_just_past_its_deadline_is_not_parked_for_ever(hardware: Hardware) -> None:

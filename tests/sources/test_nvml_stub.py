@@ -205,9 +205,9 @@ def test_nvlink_counters_by_link_and_in_sum(nvml: Agent, stub: Stub) -> None:
 
 def test_pcie_counters_can_have_32_bits(nvml: Agent, stub: Stub) -> None:
     stub.set(0, "pcie_tx_bytes", 2**32 + 5)
+    assert nvml("fields(0, NVML_FI_DEV_PCIE_COUNT_TX_BYTES)") == [[0, 5, 1]], "as on an H200 with driver 580"
+    stub.set(0, "pcie_counter_bits", 64)
     assert nvml("fields(0, NVML_FI_DEV_PCIE_COUNT_TX_BYTES)") == [[0, 2**32 + 5, 3]]
-    stub.set(0, "pcie_counter_bits", 32)
-    assert nvml("fields(0, NVML_FI_DEV_PCIE_COUNT_TX_BYTES)") == [[0, 5, 1]]
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import click
 from gpu_exporter import __version__
 from gpu_exporter.cli.check_config import check_config
 from gpu_exporter.cli.doctor import doctor
+from gpu_exporter.cli.hub import hub
 from gpu_exporter.cli.metrics import metrics
 from gpu_exporter.cli.report import report
 from gpu_exporter.cli.sample import sample
@@ -78,7 +79,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, sample, doctor, metrics, check_config, report):
+for command in (serve, sample, doctor, metrics, check_config, report, hub):
     cli.add_command(command)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gpu_exporter.catalog.owner_kinds import OWNER_KINDS
+from gpu_exporter.cli.options import check_environment
 
 
 class _Line(click.types.StringParamType):
@@ -93,6 +94,7 @@ def report(url: str, **given: Any) -> int:
     """
     from gpu_exporter import report as usage  # noqa: PLC0415 - other commands start faster without
 
+    check_environment()
     environment = os.environ.get
     try:
         access = usage.access(

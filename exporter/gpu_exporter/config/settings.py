@@ -27,9 +27,21 @@ _FORMATS: Final = ("logfmt", "json")
 T = TypeVar("T")
 
 
-def _setting(default: T, parse: Callable[[Any], T], text: str, *, reload: bool = False, shown: str | None = None) -> T:
-    """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart."""
-    return field(default=default, metadata={"parse": parse, "help": text, "reload": reload, "shown": shown})
+def _setting(
+    default: T,
+    parse: Callable[[Any], T],
+    text: str,
+    *,
+    reload: bool = False,
+    shown: str | None = None,
+    many: bool = False,
+) -> T:
+    """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart.
+
+    ``many`` tells that it is a list, whose flag may be given again and again.
+    """
+    metadata = {"parse": parse, "help": text, "reload": reload, "shown": shown, "many": many}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +73,22 @@ class CollectionConfig:
 class WebConfig:
     """The HTTP server."""
 
-    listen_address: parsers.Address = _setting(
-        parsers.Address("", 9435),
-        parsers.listen_address,
-        "Address and port to listen on; without a host, on all of them.",
+    listen_address: tuple[parsers.Address, ...] = _setting(
+        (parsers.Address("", 9435),),
+        parsers.listen_addresses,
+        "Addresses and ports to listen on: without a host, or with [::], on all of the machine, IPv6 and IPv4; with a "
+        "name, on all of the name.",
         shown=":9435",
+        many=True,
     )
     telemetry_path: str = _setting("/metrics", parsers.url_path, "URL path of the metrics.", shown="/metrics")
     allow: tuple[parsers.Network, ...] = _setting(
         (),
         parsers.networks,
-        "Networks that may connect, in CIDR form (a list in the file, commas in a flag); empty lets everybody.",
+        "Networks that may connect, in CIDR form; empty lets everybody.",
         reload=True,
         shown="",
+        many=True,
     )
     config_file: Path | None = _setting(
         None,
@@ -103,8 +118,8 @@ class ProcessesConfig:
     interval: float = _setting(
         15.0,
         parsers.duration_between(0.1, 3600),
-        "How often the driver is asked for its processes, which can take it 5 ms a GPU. One that has ended is "
-        "dropped at the next reading all the same.",
+        "How often the driver is asked what each process takes of a GPU, which costs it 2 to 3 ms a GPU. The "
+        "processes themselves are listed at every reading.",
         shown="15s",
     )
     max: int = _setting(
@@ -116,8 +131,9 @@ class ProcessesConfig:
     labels: tuple[str, ...] = _setting(
         PROCESS_LABELS,
         parsers.subset(*PROCESS_LABELS),
-        f"Labels of those series: some of {', '.join(PROCESS_LABELS)} (a list in the file, commas in a flag).",
+        f"Labels of those series: some of {', '.join(PROCESS_LABELS)}.",
         shown=",".join(PROCESS_LABELS),
+        many=True,
     )
 
 
@@ -144,11 +160,15 @@ class OwnersConfig:
         "The kubelet's pod-resources socket.",
         shown="/var/lib/kubelet/pod-resources/kubelet.sock",
     )
+    kubernetes_timeout: float = _setting(
+        10.0, parsers.duration_between(0.1, 120), "How long the kubelet may take to answer.", shown="10s"
+    )
     kubernetes_resources: tuple[str, ...] = _setting(
         ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),
         parsers.words,
         "Resources that stand for GPUs; * and ? are wild.",
         shown="nvidia.com/gpu,nvidia.com/gpu.shared,nvidia.com/mig-*",
+        many=True,
     )
     slurm_directory: Path = _setting(
         Path("/run/gpu-exporter/slurm"),
@@ -238,6 +258,7 @@ class Setting:
     shown: str | None
     reload: bool
     parse: Callable[[Any], Any]
+    many: bool
 
     @property
     def flag(self) -> str:
@@ -271,4 +292,4 @@ def settings() -> Iterator[Setting]:
 
 
 def _as_setting(key: str, metadata: Mapping[str, Any]) -> Setting:
-    return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"])
+    return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"], metadata["many"])

@@ -26,8 +26,6 @@ class Host(Protocol):
     header_deadline: float
     idle_deadline: float
     write_deadline: float
-    server_name: str
-    server_port: int
     monotonic: Callable[[], float]
 
     @property
@@ -65,8 +63,8 @@ class Handler:
             request = parse(head)
             length = request.body_length()
             body = self._stream.body(length, server.monotonic() + server.header_deadline) if length else b""
-            address = (server.server_name, server.server_port)
-            environ = request.environ(body, server=address, scheme=server.scheme, peer=connection.peer)
+            local = connection.local
+            environ = request.environ(body, server=(local.host, local.port), scheme=server.scheme, peer=connection.peer)
         except RefusedError as refusal:
             self._send(request, status_answer(str(refusal)), keep_alive=False, seconds=server.write_deadline)
             self._linger()

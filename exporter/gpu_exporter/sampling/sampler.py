@@ -17,9 +17,9 @@ from gpu_exporter.sampling.lifecycle import Lifecycle
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
-from gpu_exporter.sampling.round import read_all
+from gpu_exporter.sampling.round import read_all, read_buffers
 from gpu_exporter.sampling.schedule import Schedule
-from gpu_exporter.sources import Source, SourceError
+from gpu_exporter.sources import BufferedSource, Source, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class Sampler:
             self._publish((), started=self._monotonic(), ok=False)
 
     def _wait(self) -> None:
-        """Sleep until the next reading is due; wishes are granted meanwhile."""
+        """Sleep until the next reading is due; wishes are granted and the driver's buffers are read meanwhile."""
         while not self._stopping:
             was_paused = self._snapshot.paused
             self._grant_wish()
@@ -188,10 +188,15 @@ class Sampler:
             with self._wake:
                 if self._stopping or self._wish != _Wish():
                     continue
-                remaining = self._schedule.remaining(self._monotonic())
+                now = self._monotonic()
+                remaining = self._schedule.remaining(now)
                 if not remaining:
                     return
-                self._wake.wait(remaining)
+                until_buffers = self._schedule.until_buffers(now)
+                if until_buffers:
+                    self._wake.wait(min(remaining, until_buffers))
+                    continue
+            self._survive(self._read_buffers)
 
     def _grant_wish(self) -> None:
         with self._wake:
@@ -222,7 +227,7 @@ class Sampler:
         if source is None:
             self._publish((), started=started, ok=False)
             return
-        self._pipeline.add_late(self._roster.late_readings())
+        self._pipeline.add_late(self._roster.late_readings(), started)
         try:
             readings = read_all(source, roster=self._roster, poller=self._poller, timeout=self._collection.timeout)
         except SourceError as error:
@@ -239,6 +244,18 @@ class Sampler:
         self._health.note(complete, now)
         up = any(reading.failure is None for reading in complete)
         self._publish(complete, started=started, ok=up or not complete)
+
+    def _read_buffers(self) -> None:
+        """Add what the driver sampled since its buffers were read: they run over before the next reading comes."""
+        source = self._lifecycle.source
+        if not isinstance(source, BufferedSource) or self._lifecycle.paused(self._monotonic()):
+            return
+        try:
+            told = read_buffers(source, roster=self._roster, poller=self._poller, timeout=self._collection.timeout)
+        except SourceError as error:  # the next reading will say so as well, and deal with it
+            log.debug("the driver's buffers could not be read", extra={"error": str(error)})
+            return
+        self._pipeline.add_late(told, self._monotonic())
 
     def _before_close(self, source: Source) -> None:
         self._pipeline.interrupt()
@@ -266,4 +283,5 @@ class Sampler:
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
+            implausible=dict(self._pipeline.implausible),
         )

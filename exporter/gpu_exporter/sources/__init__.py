@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
@@ -53,6 +53,14 @@ class Source(Protocol):
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; with ``hung``, a call still hangs inside and the driver must not be shut down."""
+
+
+@runtime_checkable
+class BufferedSource(Source, Protocol):
+    """A source whose driver samples by itself into buffers that may be shorter than the time between two readings."""
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Only the ``increments`` of one device since it was read, by this method or ``read``, under the same rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,15 +102,26 @@ static nvmlReturn_t link_value(const struct number_list *numbers, unsigned scope
     return NVML_SUCCESS;
 }
 
+/* A double comes as its 64 bits. */
 static void set_value(nvmlFieldValue_t *field, unsigned type, int64_t wide)
 {
     field->value_type = type;
-    if (type == VALUE_UNSIGNED_LONG_LONG)
+    switch (type) {
+    case VALUE_DOUBLE:
+    case VALUE_UNSIGNED_LONG:
+    case VALUE_UNSIGNED_LONG_LONG:
+    case VALUE_SIGNED_LONG_LONG:
         field->value.u64 = (unsigned long long)wide;
-    else if (type == VALUE_SIGNED_INT)
+        break;
+    case VALUE_SIGNED_INT:
         field->value.i32 = (int)wide;
-    else
+        break;
+    case VALUE_UNSIGNED_SHORT:
+        field->value.u16 = (unsigned short)wide;
+        break;
+    default:
         field->value.u32 = (unsigned)wide;
+    }
 }
 
 static nvmlReturn_t answer_number(const struct call *call, enum value value, unsigned type, nvmlFieldValue_t *field)

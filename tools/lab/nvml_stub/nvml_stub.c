@@ -9,6 +9,7 @@
  *   driver_version, nvml_version     text; the fields' numbers follow the driver's release
  *   cuda_version                     integer, 12080 for 12.8
  *   now_us N                         the machine's clock stands at this Unix time; without, it is the real one
+ *   clock_steps US:AHEAD,...         by how much the clock that stamps samples is ahead of it, from each time on
  *   init_error CODE                  nvmlInit answers this
  *   init_hang 1                      nvmlInit blocks until this is gone
  *   driver_failure NUMBER CODE       every session older than this failure answers CODE until shutdown and init
@@ -31,9 +32,11 @@
  *   gpu.N.process_utilization PID:SM:MEM:ENC:DEC[:US],...  without US: sampled at the latest beat
  *   gpu.N.history.KIND US:VALUE,...  what nvmlDeviceGetSamples saw from each time on, sampled every 1/6 s;
  *                                    KIND 0 power, 1 GPU, 2 memory utilization; without: NOT_SUPPORTED
+ *   gpu.N.buffer_samples N           how many of them a buffer holds; 120 at most, and by default
  *   gpu.N.samples.KIND US:VALUE,...  the exact samples, instead
  *   gpu.N.mig.I UUID GI CI TOTAL USED NAME               a MIG device
- *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM
+ *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM. 20 and 21, the PCIe rates, are what
+ *                                    pcie_tx_bytes and pcie_rx_bytes grew by between the samples, unless told here
  *
  * This file holds the life cycle, the handles and the prologue of every call.
  */

@@ -7,19 +7,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pynvml
 
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
+from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity
+from gpu_exporter.sources.nvml.asking import Answers
 from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.plan import Plan
-from gpu_exporter.sources.nvml.processes import ProcessLists
+from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +28,26 @@ log = logging.getLogger(__name__)
 _SLOW_EVERY: Final = 60.0
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
+_NOT_LISTED: Final = Listed(None, (), None)
 
 
 class _Gpu:
     """One device with its handle and plan; belongs to whichever thread reads it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, lists: ProcessLists) -> None:
         self.device = device
         self.plan: Plan | None = None
         self.slow_due = 0.0
         self.down = False
-        self.lists = ProcessLists()
-        self.lists_due = 0.0
-        self.processes: tuple[Process, ...] | None = None
-        self.mig_uuids: tuple[str, ...] = ()
+        self.lists = lists
+        self.utilization_due = 0.0
 
 
 class NvmlSource:
     """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
 
-    ``processes`` is how often processes are listed, in seconds; None is never. Between two lists the latest one stands.
+    ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
+    stands. None lists no processes at all; else they are listed at every reading.
     """
 
     name = "nvml"
@@ -60,7 +61,7 @@ class NvmlSource:
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
     ) -> None:
-        self._lists_every = processes
+        self._utilization_every = processes
         self._monotonic = monotonic
         self._root = root
         try:
@@ -73,7 +74,10 @@ class NvmlSource:
             self._release = int(release) if release.isdigit() else 0
             self._xids = XidListener(clock=clock)
             # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
-            self._gpus = [_Gpu(Device(index=index, uuid="", model="")) for index in range(pynvml.nvmlDeviceGetCount())]
+            self._gpus = [
+                _Gpu(Device(index=index, uuid="", model=""), ProcessLists(clock=clock, monotonic=monotonic))
+                for index in range(pynvml.nvmlDeviceGetCount())
+            ]
         except pynvml.NVMLError as error:
             self._shut_down()
             raise source_error(error) from error
@@ -92,13 +96,34 @@ class NvmlSource:
         try:
             if gpu.plan is None or gpu.down:
                 self._take_handle(gpu)
-            values, increments, labelled = self._read(gpu)
-            self._list_processes(gpu)
+            told = self._read(gpu)
+            listed = self._list_processes(gpu)
         except DeviceFailedError as error:
             gpu.down = True
             return Reading(gpu.device, failure=error.failure)
         gpu.down = False
-        return Reading(gpu.device, values, increments, labelled, processes=gpu.processes, mig_uuids=gpu.mig_uuids)
+        return Reading(
+            gpu.device,
+            told.values,
+            told.increments,
+            told.labelled,
+            processes=listed.processes,
+            listed_at=listed.at,
+            mig_uuids=listed.mig_uuids,
+            refused=tuple(told.refused),
+            covered=told.covered,
+        )
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Read one device's sample buffers; see BufferedSource.read_buffers."""
+        gpu = self._gpus[device.index]
+        if gpu.plan is None or gpu.down:
+            return Reading(gpu.device)
+        try:
+            told = gpu.plan.read_buffers()
+        except DeviceFailedError as error:
+            return Reading(gpu.device, failure=error.failure)
+        return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -108,26 +133,32 @@ class NvmlSource:
         """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
         self._xids.close(free=not hung)
         if not hung:
+            for gpu in self._gpus:
+                if gpu.plan is not None:
+                    gpu.plan.close()
             self._shut_down()
 
-    def _read(self, gpu: _Gpu) -> tuple[Any, Any, Any]:
+    def _read(self, gpu: _Gpu) -> Answers:
         now = self._monotonic()
         slow = now >= gpu.slow_due
         if gpu.plan is None:
             raise DeviceFailedError(Failure("unknown", "no handle"))
-        parts = gpu.plan.read(slow=slow)
+        told = gpu.plan.read(slow=slow)
         if slow:
             stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
             gpu.slow_due = now + _SLOW_EVERY + stagger
-        return parts
+        return told
 
-    def _list_processes(self, gpu: _Gpu) -> None:
+    def _list_processes(self, gpu: _Gpu) -> Listed:
+        """What runs on it now: lists are cheap, and memory and list must be of one reading."""
+        if self._utilization_every is None or gpu.plan is None:
+            return _NOT_LISTED
         now = self._monotonic()
-        if self._lists_every is None or gpu.plan is None or now < gpu.lists_due:
-            return
-        # A reading that comes a little early by the clock must not wait for the one after it.
-        gpu.lists_due = now + 0.9 * self._lists_every
-        gpu.processes, gpu.mig_uuids = gpu.lists.read(gpu.plan.handle)
+        utilization = now >= gpu.utilization_due
+        if utilization:
+            # A reading that comes a little early by the clock must not wait for the one after it.
+            gpu.utilization_due = now + 0.9 * self._utilization_every
+        return gpu.lists.read(gpu.plan.handle, utilization=utilization)
 
     def _take_handle(self, gpu: _Gpu) -> None:
         """Look the device up (again): a handle taken before a GPU went down may never answer."""
@@ -144,7 +175,7 @@ class NvmlSource:
             raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
             raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
         if gpu.plan is None:
-            gpu.plan = Plan(handle, driver_release=self._release)
+            gpu.plan = Plan(handle, driver_release=self._release, monotonic=self._monotonic)
         gpu.plan.handle = handle
         self._xids.watch(gpu.device, handle)
 

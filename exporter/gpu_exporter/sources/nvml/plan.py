@@ -6,25 +6,26 @@ column remains is never asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
 from gpu_exporter.sources.nvml.fields import FieldBatch
 
 # What a device is asked for itself; processes are read by another module.
-_Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
+_Column: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans
 
 
 class Plan:
     """One device's plan. Belongs to whichever thread reads the device."""
 
-    def __init__(self, handle: Any, *, driver_release: int) -> None:
-        self._asker = Asker(handle)
+    def __init__(self, handle: Any, *, driver_release: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._asker = Asker(handle, monotonic=monotonic)
         self._release = driver_release
         self._columns: dict[Metric, tuple[_Column, ...]] = {}
         for metric in DEVICE_METRICS:
@@ -45,10 +46,8 @@ class Plan:
     def handle(self, handle: Any) -> None:
         self._asker.handle = handle
 
-    def read(
-        self, *, slow: bool
-    ) -> tuple[dict[Metric, float], dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]:
-        """Values, increments and labelled values; with ``slow``, also what changes only by an administrator's hand.
+    def read(self, *, slow: bool) -> Answers:
+        """What every reading asks for; with ``slow``, also what changes only by an administrator's hand.
 
         Raises DeviceFailedError or SourceError.
         """
@@ -64,7 +63,23 @@ class Plan:
         while answers.unsupported:
             self._fall_back(answers)
         self._keep_for_good(answers.fixed)
-        return {**self._fixed, **self._kept, **answers.values}, answers.increments, answers.labelled
+        answers.values = {**self._fixed, **self._kept, **answers.values}
+        return answers
+
+    def close(self) -> None:
+        """Free what the driver holds for the device; before NVML is shut down."""
+        self._asker.close()
+
+    def read_buffers(self) -> Answers:
+        """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
+
+        Raises DeviceFailedError or SourceError. What is not supported any more is left to the next reading.
+        """
+        answers = Answers()
+        first = ((metric, columns[0]) for metric, columns in self._columns.items())
+        work = Work(samples=[(metric, column) for metric, column in first if isinstance(column, Samples)])
+        self._asker.perform(work, answers)
+        return answers
 
     def _fall_back(self, answers: Answers) -> None:
         """Move unsupported rows to their next column and read those at once."""
@@ -98,6 +113,8 @@ class Plan:
             return self._field_id(column) is not None
         if isinstance(column, Fans):
             return self._asker.fans > 0
+        if isinstance(column, Gpm) and not self._asker.has_gpm:
+            return False
         if isinstance(column, Links):
             return hasattr(pynvml, column.state)
         return hasattr(pynvml, column.name)
@@ -125,6 +142,8 @@ class Plan:
                 work.samples.append((metric, column))
             elif isinstance(column, Fans):
                 work.fans.append((metric, column))
+            elif isinstance(column, Gpm):
+                work.gpm.append((metric, column))
             elif isinstance(column, Links) and column.per_link:
                 work.link_states.append((metric, column))
             else:
