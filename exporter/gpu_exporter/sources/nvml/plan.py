@@ -95,7 +95,7 @@ class Plan:
         Raises DeviceFailedError. What is not supported any more is left to the next reading.
         """
         answers = Answers()
-        first = ((metric, columns[0]) for metric, columns in self._columns.items())
+        first = ((row.metric, row.column) for row in self._rows.values())
         work = Work(samples=[(metric, column) for metric, column in first if isinstance(column, Samples)])
         self._asker.perform(work, answers)
         return answers
