@@ -92,6 +92,27 @@ def test_one_impossible_sample_spoils_no_counter(play: Play) -> None:
     assert 0.5 * times["active"] < busy < 2 * times["active"] + 5
 
 
+@pytest.mark.parametrize("pid", [0, 4294967295])
+def test_the_memory_of_a_process_that_nobody_is_is_held_by_somebody(play: Play, pid: int) -> None:
+    exporter = play(f"gpu: 7, fault: dead_pid, pid: {pid}, memory: 40GiB")
+    times = wait_state(exporter, 7, "idle_held")
+    assert times["idle_free"] == times["active"] == 0
+    assert exporter.value("gpu_memory_unaccounted_bytes", gpu=7) == 40 * 1024**3
+    (held,) = (
+        (dict(labels).get("owner", ""), value)
+        for (name, labels), value in exporter.samples().items()
+        if name == "gpu_owner_memory_used_bytes" and ("gpu", "7") in labels
+    )
+    assert held == ("", 40 * 1024**3)
+    assert exporter.value("gpu_memory_unaccounted_bytes", gpu=6) == 0
+
+
+def test_a_missing_list_of_processes_is_nobody_knows_who(play: Play) -> None:
+    exporter = play("gpu: 6, fault: silent_sensor, metrics: gpu_processes")
+    times = wait_state(exporter, 6, "idle_held")
+    assert times["idle_free"] == 0
+
+
 def ups(exporter: Exporter) -> dict[str, float]:
     """By UUID."""
     return {dict(labels)["uuid"]: value for (name, labels), value in exporter.samples().items() if name == "gpu_up"}

@@ -55,6 +55,8 @@ def _gpu(reading: Reading) -> Finding:
     if reading.failure is not None:
         advice = WORDS[reading.failure.reason].advice.format(gpu=device.index)
         return Finding("fail", name, f"{reading.failure.reason}: {reading.failure.message}", advice)
+    if reading.partial:
+        return Finding("fail", name, f"partial: {reading.partial}", WORDS["partial"].advice.format(gpu=device.index))
     rows = {metric.name for metric in reading.values} | {metric.name for metric, _ in reading.labelled}
     missing = sorted({metric.name for metric in DEVICE_METRICS if metric.nvml} - rows)
     detail = f"{device.model}, {device.uuid}, {len(reading.values) + len(reading.labelled)} series"

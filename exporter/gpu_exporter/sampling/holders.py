@@ -67,11 +67,9 @@ class Holders:
         before, unexplained = self._unexplained, None
         if self._processes:
             unexplained = unexplained_memory(reading, more_than=self._more_than)
-        if unexplained is None and _MEMORY_USED not in reading.values:
-            now = before  # it is not told at this reading, which frees nothing
-        else:
-            now = unexplained or 0.0
-        self._unexplained = now
+        # A reading that does not tell how much is used frees nothing.
+        told = unexplained is not None or _MEMORY_USED in reading.values
+        now = self._unexplained = (unexplained or 0.0) if told else before
         lasting = min(now, before) if self._held else now
         held = holds(reading, more_than=self._more_than, unexplained=lasting)
         if lasting < now:

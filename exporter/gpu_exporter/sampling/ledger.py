@@ -22,7 +22,7 @@ from gpu_exporter.catalog import (
 )
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Hold, Reading, Reason, State, Xid
+from gpu_exporter.model import OTHER_XID, Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity
 from gpu_exporter.sampling.holders import Holders
 from gpu_exporter.sampling.integral import NOTHING, Integral
@@ -35,6 +35,9 @@ _COUNTERS: Final[Mapping[Metric, Metric]] = {
     if counter.integral_of is not None
 }
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+# NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
+_XIDS: Final = 255
+_STRANGE_XIDS: Final = 32
 
 
 @dataclass(slots=True)
@@ -99,6 +102,8 @@ class Ledger:
         """The reading with gpu_up, failure counts, XIDs, integrated counters, times; ``now`` is monotonic seconds."""
         account = self._account(reading.device.key)
         elapsed = self._elapsed(account, now)
+        if reading.partial:
+            account.errors["partial"] += 1
         if reading.failure is None:
             values = dict(reading.values)
             self.add_increments(reading)
@@ -135,10 +140,17 @@ class Ledger:
         )
 
     def count_xid(self, event: Xid) -> None:
-        """One more XID event. The latest that came is the latest, whatever a clock that was set back says."""
+        """XID events of one number; numbers beyond NVIDIA's are told apart for the first few only.
+
+        The latest that came is the latest, whatever a clock that was set back says.
+        """
         account = self._account(event.device.key)
-        count, _ = account.xids.get(event.xid, (0, 0.0))
-        account.xids[event.xid] = (count + 1, event.timestamp)
+        xid = event.xid
+        strange = sum(not 0 <= other <= _XIDS for other in account.xids)
+        if not 0 <= xid <= _XIDS and xid not in account.xids and strange >= _STRANGE_XIDS:
+            xid = OTHER_XID
+        count, _ = account.xids.get(xid, (0, 0.0))
+        account.xids[xid] = (count + event.count, event.timestamp)
 
     def add_increments(self, reading: Reading) -> None:
         """Growth that is told apart from a reading that is served: by one that came too late, or of buffers only."""
@@ -156,6 +168,12 @@ class Ledger:
         """Nobody looks for a while (the driver is closed): the time until the next reading is charged to nobody."""
         for account in self._accounts.values():
             account.interrupt()
+
+    def move(self, before: str, now: str) -> None:
+        """A device got another key: its account goes with it, unless it has one there already."""
+        account = self._accounts.pop(before, None)
+        if account is not None:
+            self._accounts.setdefault(now, account)
 
     def _account(self, key: str) -> _Account:
         if key not in self._accounts:
@@ -225,6 +243,7 @@ class Ledger:
     def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
         rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
         for xid, (count, latest) in sorted(account.xids.items()):
-            rows[XID_ERRORS, (str(xid),)] = float(count)
-            rows[XID_LAST, (str(xid),)] = latest
+            number = "other" if xid == OTHER_XID else str(xid)
+            rows[XID_ERRORS, (number,)] = float(count)
+            rows[XID_LAST, (number,)] = latest
         return rows

@@ -62,6 +62,11 @@ class Pipeline:
         for event in events:
             self._ledger.count_xid(event)
 
+    def move(self, moves: Iterable[tuple[str, str]]) -> None:
+        """Devices got other keys, by (before, now): what is known of each goes with it."""
+        for before, now in moves:
+            self._ledger.move(before, now)
+
     def add_late(self, readings: Iterable[Reading], now: float) -> None:
         """Add the growth that readings tell which came too late to be served; ``now`` is monotonic seconds."""
         for reading in readings:

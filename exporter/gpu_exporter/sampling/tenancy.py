@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -239,7 +239,7 @@ class OwnerTimes:
         name = self._user_name(tenant.uid)
         return tenant.owner if name == str(tenant.uid) else tenant.owner._replace(name=name)
 
-    def _forget(self, named: dict[Owner, list[_Sums]], current: Set[Tenant], now: float) -> None:
+    def _forget(self, named: dict[Owner, list[_Sums]], current: Collection[Tenant], now: float) -> None:
         """Whole owners at a time, so that what is told of one never falls."""
         held_at = {owner: max(sums.held_at for sums in same) for owner, same in named.items()}
         idle = [owner for owner, same in named.items() if not any(sums.tenant in current for sums in same)]

@@ -226,6 +226,10 @@ static void parse_line(struct state *state, char *line, unsigned hints[3])
         state->count = (unsigned)integer(value);
         if (state->count > MAX_GPUS)
             refuse("too many GPUs:", value);
+    } else if (strcmp(line, "listed") == 0) {
+        state->listed = integer(value);
+    } else if (strcmp(line, "module_version") == 0) {
+        snprintf(state->module_version, TEXT, "%s", value);
     } else if (strcmp(line, "now_us") == 0) {
         state->now_us = (uint64_t)integer(value);
     } else if (strcmp(line, "clock_steps") == 0) {
@@ -259,6 +263,7 @@ static struct state *read_state(FILE *file)
     struct state *state = calloc(1, sizeof *state);
     if (state == NULL)
         abort();
+    state->listed = -1;
     char *line = NULL;
     size_t room = 0;
     unsigned hints[3] = {0};

@@ -101,10 +101,11 @@ struct event {
 struct state {
     unsigned users;
     unsigned count;
+    int64_t listed; /* -1: as many as there are */
     uint64_t now_us; /* 0: the real clock's */
     struct timeline clock_steps; /* by how much samples are stamped ahead from each time on */
     int cuda_version;
-    char driver_version[TEXT], nvml_version[TEXT];
+    char driver_version[TEXT], nvml_version[TEXT], module_version[TEXT];
     nvmlReturn_t init_error;
     bool init_hang;
     unsigned failure_number;

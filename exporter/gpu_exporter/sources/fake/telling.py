@@ -59,13 +59,24 @@ class Telling:
         """What the driver answers of ``truth`` at Unix time ``now``; ``device`` is how this source calls the GPU."""
         if truth.failure is not None:
             return replace(truth, device=device)
-        values = {row: value for row, value in truth.values.items() if not falsehoods.silences(row)}
+        values = dict(truth.values)
+        labelled = dict(truth.labelled)
+        if falsehoods is not HONEST:
+            values = {row: value for row, value in values.items() if not falsehoods.silences(row)}
+            values |= {row: value for row, value in falsehoods.values.items() if not row.dynamic}
+            labelled = {
+                (row, labels): falsehoods.values.get(row, value)
+                for (row, labels), value in labelled.items()
+                if not falsehoods.silences(row)
+            }
         increments: dict[Metric, float] = {}
         covered: dict[Metric, float | None] = {}
         refused: list[tuple[Metric, float]] = []
-        for row in _SAMPLED & truth.values.keys():
-            amount, seconds = self._grown(device, row, truth.values[row], now)
+        for row in _SAMPLED:
             values.pop(row, None)
+            if row not in truth.values:  # in MIG mode
+                continue
+            amount, seconds = self._grown(device, row, truth.values[row], now)
             sample = falsehoods.values.get(row)
             if falsehoods.silences(row):
                 amount, seconds = 0.0, None
@@ -77,12 +88,6 @@ class Telling:
                     amount, seconds = 0.0, None
                     refused.append((row, sample))
             increments[row], covered[row] = amount, seconds
-        values |= {row: value for row, value in falsehoods.values.items() if not row.dynamic and row not in _SAMPLED}
-        labelled = {
-            (row, labels): falsehoods.values.get(row, value)
-            for (row, labels), value in truth.labelled.items()
-            if not falsehoods.silences(row)
-        }
         return replace(
             truth,
             device=device,
