@@ -374,9 +374,8 @@ def test_processes_can_be_left_out() -> None:
 def test_a_clock_that_is_set_stops_no_simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(100.0, ahead=START - 100.0)
     monkeypatch.setattr("gpu_exporter.sources.fake.fleet.time", SimpleNamespace(time=clock.time, monotonic=clock))
-    fleet = FakeFleet(gpus=8, model="h100", seed=1)
-    before = [reading.values.get(BUSY, 0.0) for reading in readings(fleet.open())]
+    source = FakeFleet(gpus=8, model="h100", seed=1).open()
+    readings(source)
     clock.ahead -= 3600.0
     clock.now += 600.0
-    after = [reading.values.get(BUSY, 0.0) for reading in readings(fleet.open())]
-    assert sum(after) > sum(before)
+    assert sum(reading.increments.get(BUSY, 0.0) for reading in readings(source)) > 0.0

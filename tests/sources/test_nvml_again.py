@@ -123,9 +123,7 @@ def test_what_a_device_never_had_is_asked_every_few_minutes(
     assert jpeg in after(source, clock, 300).values
 
 
-def test_a_row_returns_to_its_best_column(
-    opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str]
-) -> None:
+def test_a_row_returns_to_its_best_column(opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str]) -> None:
     machine = stub("h100")
     source = opened(machine)
     used = by_name("gpu_memory_used_bytes")
@@ -371,9 +369,7 @@ def test_an_event_thread_that_ended_is_replaced(opened: Open, stub: MakeStub, cl
     wait_for(both_heard)
 
 
-def test_a_new_handle_is_registered_again(
-    opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str]
-) -> None:
+def test_a_new_handle_is_registered_again(opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str]) -> None:
     machine = stub("h100")
     source = opened(machine)
     after(source, clock, 300)
@@ -398,9 +394,7 @@ def test_versions_that_were_not_told_are_asked_for_again(opened: Open, stub: Mak
     assert seconds in reading.values, "a field whose number follows the release"
 
 
-def test_a_healthy_gpu_costs_no_call_more(
-    opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str]
-) -> None:
+def test_a_healthy_gpu_costs_no_call_more(opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str]) -> None:
     machine = stub("h100")
     source = opened(machine)
     after(source, clock, 1800)
