@@ -95,9 +95,8 @@ class Plan:
         Raises DeviceFailedError. What is not supported any more is left to the next reading.
         """
         answers = Answers()
-        first = ((row.metric, row.column) for row in self._rows.values())
-        work = Work(samples=[(metric, column) for metric, column in first if isinstance(column, Samples)])
-        self._asker.perform(work, answers)
+        if self._every_tick is not None:
+            self._asker.perform(Work(samples=self._every_tick.samples), answers)
         return answers
 
     # --- what is not supported ----------------------------------------------------------------------------------------
