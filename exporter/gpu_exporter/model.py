@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gpu_exporter.catalog.row import Metric
 
-Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
+# ``partial`` is of a GPU that answers, but most of whose calls fail.
+Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown", "partial"]
 # What a GPU did with its time; an owner's time has those of them in which somebody can hold it.
 State: TypeAlias = Literal["active", "idle_held", "idle_free", "unknown", "down"]
 
@@ -27,9 +28,17 @@ class Device:
     vbios_version: str = ""
 
     @property
+    def board(self) -> str:
+        """The UUID, written alike whoever tells it: NVML, the kernel driver, with the prefix or without."""
+        return self.uuid.lower().removeprefix("gpu-")
+
+    @property
     def key(self) -> str:
-        """What tells this GPU apart over reopenings: its UUID, or its index while it has never told one."""
-        return self.uuid or f"index {self.index}"
+        """What tells this GPU apart: UUID and index, as UUIDs have been seen twice in one machine.
+
+        A board that moves to another index gets another key (sampling/roster.py tells which it had).
+        """
+        return f"{self.index} {self.board}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,11 @@ class Process:
     utilization: float | None = None
     mig_uuid: str = ""
     identity: Identity | None = None
+
+    @property
+    def has_pid(self) -> bool:
+        """Whether ``pid`` is one: a driver that cannot tell it here (another pid namespace) says 0 or 2^32 - 1."""
+        return 0 < self.pid < 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,7 @@ class Reading:
     and ``holds`` also where it is not known who is there.
     ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
     -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
+    ``partial`` tells why it is only part of what the device otherwise tells; empty where it is whole.
     """
 
     device: Device
@@ -147,15 +162,21 @@ class Reading:
     holds: tuple[Hold, ...] | None = None
     refused: tuple[tuple[Metric, float], ...] = ()
     covered: Mapping[Metric, float | None] = field(default_factory=dict)
+    partial: str = ""
+
+
+# Stands for XIDs that are not told by their number.
+OTHER_XID: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Xid:
-    """One XID event: ``timestamp`` is Unix time in seconds."""
+    """``count`` XID events of one number; ``timestamp`` is Unix time in seconds, of the latest of them."""
 
     device: Device
     xid: int
     timestamp: float
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

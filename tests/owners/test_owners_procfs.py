@@ -192,7 +192,7 @@ def test_a_process_that_is_younger_than_the_list_is_another_one(tree: Tree) -> N
     assert owners.identity(8, listed_at=49.9) == Identity("python3.11", "alice"), "a clock that is not ours"
 
 
-def test_a_thread_is_its_processs(tree: Tree) -> None:
+def test_a_thread_is_its_processes_users() -> None:
     """Drivers have listed thread identifiers; /proc has them, though it does not show them."""
     with subprocess.Popen([sys.executable, "-c", THREAD], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -23,6 +23,7 @@ from gpu_exporter.pages import documents, snapshot_page
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.documents import gpu_document, processes_document, snapshot_document
 from gpu_exporter.pages.openapi import description
+from serving import LOCAL
 from snapshots import FULL, NASTY, reading, snapshot
 
 DISK = Disk("/", "/dev/sda1", "ext4", 100, 60, 35)
@@ -112,7 +113,7 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     told = Told()
-    server = Server(Application(provider=told), host="127.0.0.1", port=0)
+    server = Server(Application(provider=told), addresses=[LOCAL])
     server.start()
     with closing(server):
         yield Site(told, server)

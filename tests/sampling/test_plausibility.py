@@ -153,6 +153,26 @@ def test_a_counter_may_begin_anew_while_nobody_looks() -> None:
     assert energies(plausibility, 1) == [1], "the GPU was reset"
 
 
+def test_a_counter_that_jumps_once_is_left_out() -> None:
+    """What no power draw can do in the time: it would be read as that power by whoever asks for a rate."""
+    plausibility = Plausibility()
+    assert energies(plausibility, 100, 9e12, 200, 300) == [100, None, 200, 300]
+    assert energies(plausibility, 9e12, 9e12 + 1) == [None, 9e12 + 1], "one that stays there is believed"
+
+
+def test_a_counter_may_grow_for_as_long_as_nobody_asked() -> None:
+    plausibility = Plausibility()
+    for now, joules in ((0, 0.0), (3600, 700.0 * 3600), (3605, 700.0 * 3605)):
+        checked = plausibility.check(Reading(DEVICE, {ENERGY: joules}), now=now)
+        assert checked.values == {ENERGY: joules}
+
+
+def test_a_storm_of_errors_is_no_jump() -> None:
+    plausibility = Plausibility()
+    for errors in (0.0, 1e9, 1e12):
+        assert plausibility.check(Reading(DEVICE, {REPLAYS: errors}), now=0).values == {REPLAYS: errors}
+
+
 def test_a_gauge_may_fall() -> None:
     plausibility = Plausibility()
     for watts in (300.0, 50.0):

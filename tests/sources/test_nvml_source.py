@@ -186,13 +186,12 @@ def test_busy_seconds_come_from_the_sample_buffer(opened: Callable[..., NvmlSour
     first = source.read(device)
     assert (first.increments[busy], first.covered[busy]) == (0.0, None), "it was not looked at before"
     # 0.2 s at 50 %, 0.2 s at 100 %, then 10 s without a sample: the one after them stands for 0.2 s as well.
-    machine.samples(
-        0, GPU_UTILIZATION, [(start, 90), (start + 200_000, 50), (start + 400_000, 100), (start + 10_400_000, 10)]
-    )
+    samples = [(start, 90), (start + 200_000, 50), (start + 400_000, 100)]
+    machine.samples(0, GPU_UTILIZATION, [*samples, (start + 10_400_000, 10), (start + 10_600_000, 10)])
     clock.now += 10.4
     second = source.read(device)
-    assert second.increments[busy] == pytest.approx(0.1 + 0.2 + 0.02)
-    assert second.covered[busy] == pytest.approx(0.6)
+    assert second.increments[busy] == pytest.approx(0.1 + 0.2 + 0.02 + 0.02)
+    assert second.covered[busy] == pytest.approx(0.8)
     third = source.read(device)
     assert (third.increments[busy], third.covered[busy]) == (0.0, 0.0), "nothing new"
 

@@ -20,10 +20,10 @@ GPU_UP: Final = gauge(
 READ_ERRORS: Final = {
     reason: counter(
         "gpu_read_errors_total",
-        "Readings of the GPU that failed, by what its driver answered.",
+        "Readings of the GPU that failed, by what its driver answered; partial: it is up, but most calls failed.",
         labels={"reason": reason},
     )
-    for reason in ("lost", "timeout", "reset_required", "permission", "unknown")
+    for reason in ("lost", "timeout", "reset_required", "permission", "unknown", "partial")
 }
 XID_ERRORS: Final = counter(
     "gpu_xid_errors_total",

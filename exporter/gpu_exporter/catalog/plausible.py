@@ -28,6 +28,14 @@ BY_UNIT: Final[Mapping[str | None, tuple[Range, Range]]] = MappingProxyType(
         None: ((0.0, 1e6), (0.0, 1e15)),  # states and counts; a counter that jumps to 2^53 is no count
     }
 )
+# The most that a counter of a unit can grow by in a second. A storm of errors has no bound.
+FASTEST: Final[Mapping[str | None, float]] = MappingProxyType(
+    {
+        "joules": 10e3,  # as watts
+        "seconds": 1.0,
+        "bytes": 1e13,  # five times what NVLink of Blackwell carries in both directions
+    }
+)
 FLAG: Final[Range] = (0.0, 1.0)
 ALWAYS_ONE: Final[Range] = (1.0, 1.0)
 

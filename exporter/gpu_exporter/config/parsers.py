@@ -211,7 +211,7 @@ def listen_addresses(value: Any) -> tuple[Address, ...]:
     if not isinstance(items, list) or not items:
         items = [value]
     addresses: list[Address] = []
-    for address in map(_listen_address, items):
+    for address in map(listen_address, items):
         for earlier in addresses:
             if earlier.takes_in(address) or address.takes_in(earlier):
                 raise RefusedError(f"'{address}' is taken in by '{earlier}'; leave one of them out")
@@ -219,7 +219,8 @@ def listen_addresses(value: Any) -> tuple[Address, ...]:
     return tuple(addresses)
 
 
-def _listen_address(value: Any) -> Address:
+def listen_address(value: Any) -> Address:
+    """One host:port, with an IPv6 address in brackets."""
     pattern = r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]*)):([0-9]{1,5})"
     match = re.fullmatch(pattern, value) if isinstance(value, str) else None
     host = (_ipv6(match[1]) if match[1] else match[2].lower()) if match else None

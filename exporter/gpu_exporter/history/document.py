@@ -36,7 +36,7 @@ class GpuName(NamedTuple):
 
     node: str
     uuid: str
-    index: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def read_document(node: str, document: Mapping[str, Any]) -> NodeSample | None:
         simulated=exporter.get("simulated") is True,
         host=_host(_mapping(document.get("host"))),
         gpus=gpus,
-        processes=dict(_processes(document.get("processes"), {gpu.name.index: gpu.name for gpu in gpus})),
+        processes=dict(_processes(document.get("processes"), {gpu.name.number: gpu.name for gpu in gpus})),
     )
 
 
@@ -212,8 +212,8 @@ def _host(host: Mapping[str, Any]) -> HostSample:
 def _processes(listed: Any, gpus: Mapping[int, GpuName]) -> Iterator[tuple[ProcessName, float | None]]:
     for entry in islice(_list(listed), _MOST_PROCESSES):
         process = _mapping(entry)
-        gpu, pid = gpus.get(process.get("gpu", -1)), number(process.get("pid", 0))
-        if gpu is not None and pid is not None:
+        index, pid = number(process.get("gpu")), number(process.get("pid", 0))
+        if index is not None and pid is not None and (gpu := gpus.get(int(index))) is not None:
             told = {label: _text(process.get(label)) for label in KIND_LABELS}
             name = ProcessName(
                 gpu=gpu,

@@ -51,8 +51,18 @@ class Writer:
             return True
         return (status.st_dev, status.st_ino) != self._identity
 
+    def leave(self) -> None:
+        """Close a file that was moved away. What is left of its log must not meet the file that has its place now."""
+        try:
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            log.warning("what was written last is lost", extra={"file": str(self.path), "error": str(error)})
+        self.close()
+        for ending in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Close it. Raises nothing: what could not be written is in the write-ahead log, or was never told as written."""
+        """Close it. Raises nothing: what was committed is in the file or its write-ahead log."""
         try:
             self.connection.close()
         except sqlite3.Error as error:
@@ -107,19 +117,13 @@ def open_reader(path: Path) -> sqlite3.Connection:
     name = quote(str(path.absolute()))
     failure: sqlite3.Error | None = None
     # Where its folder cannot be written, as on a read-only disk, it can be read if nobody writes it meanwhile.
-    for option in ("mode=ro", "mode=ro&immutable=1") if not _has_log(path) else ("mode=ro",):
+    for option in ("mode=ro",) if _has_log(path) else ("mode=ro", "mode=ro&immutable=1"):
         try:
             connection = sqlite3.connect(
                 f"file:{name}?{option}", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False
             )
             try:
-                version = _version(connection, path)
-                if version < VERSION:
-                    raise HistoryError(
-                        f"{path}: is of version {version}, and version {VERSION} is read here; "
-                        f"gpu-exporter record --history.path {path} raises it"
-                    )
-                connection.execute("SELECT count(*) FROM node").fetchone()
+                _check_readable(connection, path)
             except BaseException:
                 connection.close()
                 raise
@@ -128,6 +132,16 @@ def open_reader(path: Path) -> sqlite3.Connection:
         else:
             return connection
     raise HistoryError(f"{path}: {explained(failure, path)}") from None
+
+
+def _check_readable(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection, path)
+    if version < VERSION:
+        raise HistoryError(
+            f"{path}: is of version {version}, and version {VERSION} is read here; "
+            f"gpu-exporter record --history.path {path} raises it"
+        )
+    connection.execute("SELECT count(*) FROM node").fetchone()
 
 
 def explained(error: BaseException | None, path: Path) -> str:
@@ -161,8 +175,9 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 def _locked(path: Path) -> int:
     """A descriptor that holds the writer's lock."""
-    beside = path.with_name(f"{path.name}-lock")
     try:
+        real = path.resolve()  # as SQLite does: the file has one lock by whatever name it is opened
+        beside = real.with_name(f"{real.name}-lock")
         # Not for group and others more than the history itself: whoever may open it can keep the writer out.
         lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -119,7 +119,7 @@ def _rare(before: GpuSample, now: GpuSample) -> dict[RareKey, float]:
             continue
         counts, old = rare_counts(listed), rare_counts(then)
         for labels, count in counts.items():
-            # Of a device's own counter that is new to us nobody knows when it grew; an XID appears with its first event.
+            # A device's own counter may have grown before we saw it; an XID appears with its first event.
             if labels in old or name in _BORN_AT_ZERO:
                 was = old.get(labels, 0.0)
                 if (more := count - was if count >= was else count) > 0:

@@ -252,12 +252,14 @@ class Minutes:
         for name, gpu in last.items():
             old = node.gpus.get(name)
             grown = growth(old, gpu, elapsed) if parts and old is not None else None
-            for minute, seconds in parts if grown is not None else ():
-                self._gpu(node, gpu, minute).add(grown, seconds / elapsed, gpu, seconds)
+            if grown is not None:
+                for minute, seconds in parts:
+                    self._gpu(node, gpu, minute).add(grown, seconds / elapsed, gpu, seconds)
             entry = self._gpu(node, gpu, _minute(at))
             entry.see(gpu)
-            for key, count in grown.rare.items() if grown is not None else ():
-                entry.rare[key] = entry.rare.get(key, 0.0) + count
+            if grown is not None:
+                for key, count in grown.rare.items():
+                    entry.rare[key] = entry.rare.get(key, 0.0) + count
         node.gpus = last
         self._add_processes(node, sample, at)
 

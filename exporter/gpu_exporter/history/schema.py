@@ -1,13 +1,13 @@
 """The tables of a history file, their versions, and the views for people. docs/HISTORY.md describes them.
 
-A row's key packs time and subject into one integer, time first: new rows are appended, a GPU's rows of an hour (of a day)
-lie together, and a row needs six bytes for it. Numbers are whole, in units that keep them small: a GPU's minute takes
-some 45 bytes, so that 64 GPUs fit into 150 MB a month. The views give base units.
+A row's key packs time and subject into one integer, time first: new rows are appended, a GPU's rows of an hour (of a
+day) lie together, and a row needs six bytes for it. Numbers are whole, in units that keep them small: a GPU's minute
+takes some 45 bytes, so that 64 GPUs fit into 150 MB a month. The views give base units.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 APPLICATION: Final = 0x47505548  # "GPUH", PRAGMA application_id
 VERSION: Final = 1  # PRAGMA user_version
@@ -16,7 +16,31 @@ VERSION: Final = 1  # PRAGMA user_version
 SUBJECTS: Final = 1 << 16  # GPUs, nodes or disks that one file can tell apart
 HOUR: Final = 3600
 DAY: Final = 86400
-MINUTE_TABLES: Final = ("gpu_minute", "gpu_minute_owner", "host_minute")
+OBSERVED: Final = "(active_s + idle_held_s + idle_free_s + unknown_s)"  # seconds of a row in which the GPU answered
+
+
+class Span(NamedTuple):
+    """One of the two grains of rows: minutes in keys of an hour, quarter hours in keys of a day."""
+
+    suffix: str  # of its tables
+    unit: int  # seconds that the leading part of the key counts in
+    shift: int  # bits below that part
+    low: int  # bits below the subject
+    grain: int  # seconds of a row
+
+    @property
+    def time(self) -> str:
+        """The Unix time of ``row``, as SQL."""
+        return f"((row.id >> {self.shift}) * {self.unit} + (row.id & {(1 << self.low) - 1}) * {self.grain})"
+
+    @property
+    def subject(self) -> str:
+        """The GPU, node or disk of ``row``, as SQL."""
+        return f"(row.id >> {self.low} & {SUBJECTS - 1})"
+
+
+MINUTES: Final = Span("minute", HOUR, 22, 6, 60)
+QUARTERS: Final = Span("quarter", DAY, 23, 7, 900)
 
 _GPU_COLUMNS: Final = """
     id INTEGER PRIMARY KEY,
@@ -59,11 +83,11 @@ _HOST_COLUMNS: Final = """
 """
 
 
-def _gpu_view(table: str, owners: str, time: str) -> str:
-    subject = f"(row.id >> {6 if table == 'gpu_minute' else 7} & {SUBJECTS - 1})"
+def _gpu_views(span: Span) -> str:
+    table, owners = f"gpu_{span.suffix}", f"gpu_{span.suffix}_owner"
     return f"""
 CREATE VIEW {table}s AS
-SELECT {time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, gpu.model,
+SELECT {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, gpu.model,
     active_s AS active_seconds, idle_held_s AS idle_held_seconds, idle_free_s AS idle_free_seconds,
     unknown_s AS unknown_seconds, down_s AS down_seconds,
     utilization_pct / 100.0 AS utilization_ratio, utilization_max_pct / 100.0 AS utilization_ratio_max,
@@ -71,34 +95,30 @@ SELECT {time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, gpu.model,
     memory_mib * 1048576 AS memory_used_bytes, (memory_mib + memory_over_mib) * 1048576 AS memory_used_bytes_max,
     temperature_c AS temperature_celsius, temperature_c + temperature_over_c AS temperature_celsius_max,
     power_dw / 10.0 AS power_watts, power_dw / 10.0 + power_over_w AS power_watts_max,
-    power_dw / 10.0 * (active_s + idle_held_s + idle_free_s + unknown_s) AS energy_joules,
+    power_dw / 10.0 * {OBSERVED} AS energy_joules,
     score_pct / 100.0 AS score_ratio, sm_clock_mhz * 1000000 AS sm_clock_hertz, slowed_s AS slowed_seconds, processes
-FROM {table} AS row JOIN gpu ON gpu.id = {subject} JOIN node ON node.id = gpu.node;
+FROM {table} AS row JOIN gpu ON gpu.id = {span.subject} JOIN node ON node.id = gpu.node;
 
 CREATE VIEW {owners}s AS
-SELECT {time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, owner.kind AS owner_kind, owner.name AS owner,
+SELECT {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, owner.kind AS owner_kind, owner.name AS owner,
     owner.namespace, active_s AS active_seconds, idle_held_s AS idle_held_seconds, unknown_s AS unknown_seconds
 FROM (
     SELECT id, owner, active_s, idle_held_s, unknown_s FROM {table} WHERE owner IS NOT NULL
     UNION ALL
     SELECT id, owner, active_s, idle_held_s, unknown_s FROM {owners}
-) AS row JOIN gpu ON gpu.id = {subject} JOIN node ON node.id = gpu.node JOIN owner ON owner.id = row.owner;
-"""
+) AS row JOIN gpu ON gpu.id = {span.subject} JOIN node ON node.id = gpu.node JOIN owner ON owner.id = row.owner;
+"""  # noqa: S608 - our own names
 
 
-def _host_view(table: str, time: str) -> str:
-    subject = f"(row.id >> {6 if table == 'host_minute' else 7} & {SUBJECTS - 1})"
+def _host_view(span: Span) -> str:
     return f"""
-CREATE VIEW {table}s AS
-SELECT {time} AS time, node.alias AS node, seconds, cpu_pct / 100.0 AS cpu_utilization_ratio,
+CREATE VIEW host_{span.suffix}s AS
+SELECT {span.time} AS time, node.alias AS node, seconds, cpu_pct / 100.0 AS cpu_utilization_ratio,
     cpu_max_pct / 100.0 AS cpu_utilization_ratio_max, memory_mib * 1048576 AS memory_used_bytes,
     (memory_mib + memory_over_mib) * 1048576 AS memory_used_bytes_max, load_hundredths / 100.0 AS load
-FROM {table} AS row JOIN node ON node.id = {subject};
-"""
+FROM host_{span.suffix} AS row JOIN node ON node.id = {span.subject};
+"""  # noqa: S608
 
-
-_MINUTE_TIME: Final = "(row.id >> 22) * 3600 + (row.id & 63) * 60"
-_QUARTER_TIME: Final = "(row.id >> 23) * 86400 + (row.id & 127) * 900"
 
 FIRST: Final = f"""
 CREATE TABLE node (
@@ -171,10 +191,10 @@ CREATE TABLE event (
     count INTEGER NOT NULL
 );
 CREATE INDEX event_by_time ON event (time);
-{_gpu_view("gpu_minute", "gpu_minute_owner", _MINUTE_TIME)}
-{_gpu_view("gpu_quarter", "gpu_quarter_owner", _QUARTER_TIME)}
-{_host_view("host_minute", _MINUTE_TIME)}
-{_host_view("host_quarter", _QUARTER_TIME)}
+{_gpu_views(MINUTES)}
+{_gpu_views(QUARTERS)}
+{_host_view(MINUTES)}
+{_host_view(QUARTERS)}
 """
 
 # What makes each version of the one before; a file of an older version gets those that it lacks, in one transaction.
@@ -183,7 +203,7 @@ MIGRATIONS: Final = (FIRST,)
 
 def minute_key(minute: int, subject: int) -> int:
     """The key of a row that stands for a minute (Unix time divided by 60): hour << 22 | subject << 6 | minute."""
-    return minute // 60 << 22 | subject << 6 | minute % 60
+    return (minute // 60 << 22) | (subject << 6) | minute % 60
 
 
 def hour_key(hour: int) -> int:
@@ -193,7 +213,7 @@ def hour_key(hour: int) -> int:
 
 def quarter_key(quarter: int, subject: int) -> int:
     """The key of a row that stands for a quarter of an hour (Unix time / 900): day << 23 | subject << 7 | quarter."""
-    return quarter // 96 << 23 | subject << 7 | quarter % 96
+    return (quarter // 96 << 23) | (subject << 7) | quarter % 96
 
 
 def day_key(day: int) -> int:

@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from gpu_exporter.history.document import GpuName, GpuSample
+from gpu_exporter.history.document import GpuName
 from gpu_exporter.history.minutes import Batch, GpuMinute, HostMinute, ProcessRun
+from gpu_exporter.history.names import Names
 from gpu_exporter.history.rows import MIB, Carry, Row, gpu_row, host_row, owner_rows, owners_of
-from gpu_exporter.history.schema import HOUR, SUBJECTS, hour_key, minute_key
+from gpu_exporter.history.schema import HOUR, MINUTES, hour_key, minute_key
 from gpu_exporter.model import Owner
 
 _GPU: Final = (
@@ -20,7 +21,7 @@ _GPU: Final = (
 _HOST: Final = ("seconds", "cpu_pct", "cpu_max_pct", "memory_mib", "memory_over_mib", "load_hundredths")
 _SUMS: Final = frozenset({"active_s", "idle_held_s", "idle_free_s", "unknown_s", "down_s", "slowed_s", "seconds"})
 _HIGHS: Final = frozenset({"utilization_max_pct", "cpu_max_pct", "processes"})
-_OBSERVED: Final = "({0}active_s + {0}idle_held_s + {0}idle_free_s + {0}unknown_s)"
+_OBSERVED: Final = "({0}active_s + {0}idle_held_s + {0}idle_free_s + {0}unknown_s)"  # {0} is the row's name
 # Two parts of one minute (the recorder was started anew) make one; more than a minute in a minute was a clock that went
 # back: then what was there first stays.
 _MOST: Final = 61
@@ -61,14 +62,15 @@ _PUT_OWNER: Final = (
 
 
 class Store:
-    """Puts batches into an open file. Belongs to one thread. Every method raises sqlite3.Error, and then wrote nothing."""
+    """Puts batches into an open file. Belongs to one thread. Raises sqlite3.Error, and then it wrote nothing."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._names = Names(connection)
         self._carries: dict[GpuName, Carry] = {}
         self._forget()
         newest = connection.execute("SELECT max(id) FROM gpu_minute").fetchone()[0]
-        self._hour = 0 if newest is None else int(newest) >> 22
+        self._hour = 0 if newest is None else int(newest) >> MINUTES.shift
         self._newest = 0 if newest is None else self._last_minute()
 
     def write(self, batch: Batch) -> None:
@@ -98,11 +100,8 @@ class Store:
         self._newest = max([self._newest, *(minute.minute for minute in batch.gpus)])
 
     def _forget(self) -> None:
-        self._nodes: dict[str, int] = {}
-        self._gpus: dict[GpuName, int] = {}
-        self._told: dict[int, tuple[object, ...]] = {}
-        self._owners: dict[Owner, tuple[int, int]] = {}
-        self._disks: dict[tuple[int, str], tuple[int, float]] = {}
+        self._names.forget()
+        self._disks: dict[int, int] = {}
         self._runs: dict[tuple[object, ...], int] = {}
 
     def _last_minute(self) -> int:
@@ -113,7 +112,7 @@ class Store:
         return self._hour * 60 + int(found)
 
     def _pack(self, hour: int) -> None:
-        """Write an hour's rows anew, in order: written minute by minute, they leave pages half empty (measured: a tenth)."""
+        """Write an hour's rows anew, in order: as they came, they leave a tenth of their pages empty (measured)."""
         span = (hour_key(hour), hour_key(hour + 1))
         rows = self._db.execute("SELECT * FROM gpu_minute WHERE id >= ? AND id < ? ORDER BY id", span).fetchall()
         if rows:
@@ -126,7 +125,7 @@ class Store:
     def _put_gpu(self, minute: GpuMinute) -> None:
         name, seen = minute.sample.name, minute.minute * 60
         carry = self._carries.setdefault(name, Carry())
-        gpu = self._gpu(minute.sample, seen)
+        gpu = self._names.gpu(minute.sample, seen)
         for (metric, labels), count in minute.rare.items():
             self._db.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", (seen, gpu, metric, labels, round(count)))
         row = gpu_row(minute, carry)
@@ -134,7 +133,7 @@ class Store:
             return
         key = minute_key(minute.minute, gpu)
         sole, shares = owners_of(minute)
-        owner = None if sole is None else self._owner(sole, seen)
+        owner = None if sole is None else self._names.owner(sole, seen)
         if minute.minute <= self._newest and (before := self._db.execute(
             "SELECT owner, active_s, idle_held_s, unknown_s, idle_free_s, down_s FROM gpu_minute WHERE id = ?", (key,)
         ).fetchone()):  # fmt: skip
@@ -144,7 +143,7 @@ class Store:
                 owner, shares = None, self._split_owner(key, before, sole, shares, row)
         self._db.execute(_PUT_GPU, (key, owner, *row))
         for who, seconds in owner_rows(shares, carry):
-            self._db.execute(_PUT_OWNER, (key, self._owner(who, seen), *seconds))
+            self._db.execute(_PUT_OWNER, (key, self._names.owner(who, seen), *seconds))
 
     def _split_owner(
         self, key: int, before: Any, sole: Owner | None, shares: Mapping[Owner, tuple[float, ...]], row: Row
@@ -160,31 +159,22 @@ class Store:
 
     def _put_host(self, minute: HostMinute) -> None:
         seen = minute.minute * 60
-        node = self._node(minute.node, seen, minute)
+        node = self._names.node(minute.node, seen, minute)
         self._db.execute(_PUT_HOST, (minute_key(minute.minute, node), *host_row(minute)))
         for disk in minute.sample.disks:
-            known, written = self._disks.get((node, disk.mount), (0, 0.0))
-            if known and 0 <= seen - written < _DISK_EVERY:
+            known = self._names.disk(node, disk)
+            if 0 <= seen - self._disks.get(known, 0) < _DISK_EVERY:
                 continue
-            if not known:
-                self._db.execute(
-                    "INSERT INTO disk (node, mount, device, filesystem) VALUES (?, ?, ?, ?) ON CONFLICT (node, mount) "
-                    "DO UPDATE SET device = excluded.device, filesystem = excluded.filesystem",
-                    (node, disk.mount, disk.device, disk.filesystem),
-                )
-                known = self._id("SELECT id FROM disk WHERE node = ? AND mount = ?", (node, disk.mount))
             key = hour_key(seen // HOUR) | known
             sizes = (round(disk.total / MIB), round(disk.used / MIB))
             self._db.execute("INSERT OR REPLACE INTO disk_hour VALUES (?, ?, ?)", (key, *sizes))
-            self._disks[node, disk.mount] = (known, seen)
+            self._disks[known] = seen
 
     def _put_processes(self, runs: list[ProcessRun]) -> None:
         for run in runs:
-            gpu = self._gpus.get(run.name.gpu)
+            gpu = self._names.gpu_id(run.name.gpu)
             if gpu is None:  # its GPU has no whole minute yet
-                gpu = self._gpu_id(run.name.gpu)
-                if gpu is None:
-                    continue
+                continue
             first, last = int(run.first_seen), int(run.last_seen)
             memory = None if run.memory_max is None else int(run.memory_max)
             key = (gpu, *run.name[1:], first)
@@ -215,79 +205,3 @@ class Store:
             (gpu, pid, kind, mig, *names, first, last),
         )
         return int(made.lastrowid or 0)
-
-    # --- who is who ---------------------------------------------------------------------------------------------------
-
-    def _id(self, select: str, values: tuple[object, ...]) -> int:
-        found = int(self._db.execute(select, values).fetchone()[0])
-        if found >= SUBJECTS:
-            raise sqlite3.OperationalError(
-                f"the file is full: it tells {SUBJECTS - 1} GPUs apart, and machines, and disks"
-            )
-        return found
-
-    def _node(self, alias: str, seen: int, host: HostMinute | None = None) -> int:
-        known = self._nodes.get(alias)
-        if known is None or host is not None:
-            name = "" if host is None else host.sample.name
-            memory = None if host is None or host.sample.memory_total is None else int(host.sample.memory_total)
-            self._db.execute(
-                "INSERT INTO node (alias, host, memory_total_bytes, first_seen, last_seen) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (alias) DO UPDATE SET host = coalesce(nullif(excluded.host, ''), host), "
-                "memory_total_bytes = coalesce(excluded.memory_total_bytes, memory_total_bytes), "
-                "last_seen = max(last_seen, excluded.last_seen)",
-                (alias, name, memory, seen, seen),
-            )
-            known = self._nodes[alias] = self._id("SELECT id FROM node WHERE alias = ?", (alias,))
-        return known
-
-    def _gpu_id(self, name: GpuName) -> int | None:
-        """Its row: of one that tells a UUID wherever it is in its node, else by index."""
-        found = self._db.execute(
-            "SELECT gpu.id FROM gpu JOIN node ON node.id = gpu.node WHERE alias = ? AND uuid = ? AND (uuid != '' OR idx = ?)",
-            (name.node, name.uuid, name.index),
-        ).fetchone()
-        return None if found is None else int(found[0])
-
-    def _gpu(self, sample: GpuSample, seen: int) -> int:
-        name = sample.name
-        known = self._gpus.get(name)
-        facts = (sample.model, sample.memory_total, sample.power_limit)
-        if known is None:
-            known = self._gpu_id(name)
-            if known is None:
-                node = self._node(name.node, seen)
-                made = self._db.execute(
-                    "INSERT INTO gpu (node, uuid, idx, model, first_seen, last_seen) VALUES (?, ?, ?, ?, ?, ?)",
-                    (node, name.uuid, name.index, sample.model, seen, seen),
-                )
-                known = self._id("SELECT ?", (made.lastrowid,))
-            self._gpus[name] = known
-        if self._told.get(known) != (*facts, seen // HOUR):
-            self._told[known] = (*facts, seen // HOUR)
-            self._db.execute(
-                "UPDATE gpu SET idx = ?, model = coalesce(nullif(?, ''), model), last_seen = max(last_seen, ?), "
-                "memory_total_bytes = coalesce(?, memory_total_bytes), power_limit_watts = coalesce(?, power_limit_watts) "
-                "WHERE id = ?",
-                (name.index, sample.model, seen, _whole(sample.memory_total), sample.power_limit, known),
-            )
-        return known
-
-    def _owner(self, owner: Owner, seen: int) -> int:
-        known, told = self._owners.get(owner, (0, 0))
-        if not known or seen - told >= HOUR:
-            if len(self._owners) > 65_536:
-                self._owners.clear()
-            self._db.execute(
-                "INSERT INTO owner (kind, name, namespace, last_seen) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (kind, name, namespace) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)",
-                (*owner, seen),
-            )
-            select = "SELECT id FROM owner WHERE kind = ? AND name = ? AND namespace = ?"
-            known = int(self._db.execute(select, tuple(owner)).fetchone()[0])
-            self._owners[owner] = (known, seen)
-        return known
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)

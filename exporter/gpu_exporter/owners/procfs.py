@@ -52,6 +52,11 @@ class _Seen:
     whole: bool
 
 
+def hides_processes(proc: Path) -> bool:
+    """Whether this /proc hides what is not ours (hidepid=2, 4): every pid namespace has a process 1."""
+    return not _is_there(f"{proc}/1")
+
+
 class ProcfsIdentities:
     """Tells who a process is from /proc, mounted at ``root``. Belongs to one thread.
 
@@ -109,7 +114,7 @@ class ProcfsIdentities:
         return seen.identity
 
     def _vanished(self, pid: int) -> Identity | None:
-        if self._hides():
+        if hides_processes(Path(self._root)):
             self._seen.pop(pid, None)
             self._trouble = _HIDDEN
             return _UNSEEN
@@ -212,10 +217,6 @@ class ProcfsIdentities:
         except OSError:
             return ""  # a kernel without pid namespaces
         return "" if nested or namespace == BOOT_PID_NAMESPACE else _NAMESPACE
-
-    def _hides(self) -> bool:
-        """Whether the mount hides what is not ours (hidepid=2, 4): every pid namespace has a process 1."""
-        return not _is_there(f"{self._root}/1")
 
 
 def _read(path: str, most: int) -> bytes:

@@ -36,7 +36,7 @@ class SubordinateUids:
         self._ranges: tuple[_Range, ...] = ()
 
     def user(self, uid: int) -> str | None:
-        """The login name or uid, as the file has it, of the user whose range the uid is in; None where it is in none."""
+        """The login name or uid, as the file has it, of whom the uid was given to; None where it is in no range."""
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN

@@ -142,7 +142,8 @@ def gpu_document(reading: Reading) -> dict[str, Any]:
         else:
             metrics[row.name] = number
     # The failure's own words are for the log: they may hold what must not leave by HTTP.
-    failure = None if reading.failure is None else reading.failure.reason
+    partial = "partial" if reading.partial else None
+    failure = partial if reading.failure is None else reading.failure.reason
     return {"gpu": device.index, **identity, "up": up, "failure": failure, "metrics": metrics}
 
 

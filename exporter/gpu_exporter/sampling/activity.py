@@ -37,7 +37,7 @@ class Activity:
 
     def judge(self, reading: Reading, busy: Grown, elapsed: float, *, active_ratio: float) -> Activeness:
         """What a good reading says of the ``elapsed`` seconds before it; ``busy`` is what they added to the counter."""
-        share, rate = self._share(reading, busy, elapsed), _rate(reading)
+        share, rate = self._share(reading, busy, elapsed, active_ratio), _rate(reading)
         steady = share is not None and share >= 1.0 - active_ratio
         if not (steady and rate is not None and rate < active_ratio):
             self._against = 0.0
@@ -55,14 +55,17 @@ class Activity:
             return "active" if share is None else "unknown"
         return "unknown" if _works_otherwise(reading, active_ratio) else "idle"
 
-    def _share(self, reading: Reading, busy: Grown, elapsed: float) -> float | None:
-        """Share of the time that it was busy; None where that is not told of most of the time."""
+    def _share(self, reading: Reading, busy: Grown, elapsed: float, active_ratio: float) -> float | None:
+        """Share of the time that it was busy; None where too little of the time was told of to say."""
         before, self._own = self._own, reading.values.get(BUSY)
         if not elapsed:
             return None
         if self._own is not None:
             return None if before is None or self._own < before else (self._own - before) / elapsed
-        return busy.amount / busy.seconds if busy.seconds >= elapsed / 2 else None
+        if busy.seconds >= elapsed / 2:
+            return busy.amount / busy.seconds
+        least = busy.amount / elapsed
+        return least if least >= active_ratio else None
 
 
 def _rate(reading: Reading) -> float | None:

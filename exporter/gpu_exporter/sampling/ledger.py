@@ -6,17 +6,27 @@ Outlives every reopening of the source.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
+from gpu_exporter.catalog import (
+    DEVICE_METRICS,
+    GPU_UP,
+    MEMORY_UNACCOUNTED,
+    READ_ERRORS,
+    STATE_SECONDS,
+    XID_ERRORS,
+    XID_LAST,
+    by_name,
+)
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Hold, Reading, Reason, State, Xid
+from gpu_exporter.model import OTHER_XID, Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity
+from gpu_exporter.sampling.holders import Holders
 from gpu_exporter.sampling.integral import NOTHING, Integral
-from gpu_exporter.sampling.tenancy import OwnerTimes, holds
+from gpu_exporter.sampling.tenancy import OwnerTimes
 
 # The counters that are kept here, and the gauge that each is the integral of.
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -25,12 +35,17 @@ _COUNTERS: Final[Mapping[Metric, Metric]] = {
     if counter.integral_of is not None
 }
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+# NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
+_XIDS: Final = 255
+_STRANGE_XIDS: Final = 32
 
 
 @dataclass(slots=True)
 class _Account:
     """One device's sums."""
 
+    holders: Holders
+    owners: OwnerTimes
     totals: dict[Metric, float] = field(default_factory=dict)
     integrals: dict[Metric, Integral] = field(default_factory=dict)
     # Counters that the device (or the source) keeps itself: never integrated on top, not even while briefly absent.
@@ -44,7 +59,6 @@ class _Account:
     state: State = "unknown"
     holds: tuple[Hold, ...] | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
-    owners: OwnerTimes = field(default_factory=OwnerTimes)
 
     def integral(self, counter: Metric) -> Integral:
         """The sum of a counter's gauge over time."""
@@ -66,18 +80,30 @@ class Ledger:
 
     ``gap`` (seconds) bounds what one reading can stand for: a longer silence was not observed and is added to nothing.
     A GPU is active where it was busy for ``accounting.active_ratio`` of the time since its previous reading, and held
-    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it.
+    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it. Where ``processes`` are not
+    listed, allocations only tell by whom. ``user_name`` tells a uid's name, or the uid as text.
     """
 
-    def __init__(self, *, gap: float, accounting: AccountingConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gap: float,
+        accounting: AccountingConfig | None = None,
+        processes: bool = True,
+        user_name: Callable[[int], str] = str,
+    ) -> None:
         self.gap = gap
         self._accounting = accounting or AccountingConfig()
+        self._processes = processes
+        self._user_name = user_name
         self._accounts: dict[str, _Account] = {}
 
     def account(self, reading: Reading, *, now: float) -> Reading:
         """The reading with gpu_up, failure counts, XIDs, integrated counters, times; ``now`` is monotonic seconds."""
         account = self._account(reading.device.key)
         elapsed = self._elapsed(account, now)
+        if reading.partial:
+            account.errors["partial"] += 1
         if reading.failure is None:
             values = dict(reading.values)
             self.add_increments(reading)
@@ -85,6 +111,8 @@ class Ledger:
             values |= account.totals
             values |= {counter: integral.total for counter, integral in account.integrals.items()}
             owned = self._charge(account, reading, activeness, elapsed, now)
+            if account.holders.unaccounted is not None:
+                values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
             account.latest = reading.values
         else:
             values = {}
@@ -112,10 +140,17 @@ class Ledger:
         )
 
     def count_xid(self, event: Xid) -> None:
-        """One more XID event. The latest that came is the latest, whatever a clock that was set back says."""
+        """XID events of one number; numbers beyond NVIDIA's are told apart for the first few only.
+
+        The latest that came is the latest, whatever a clock that was set back says.
+        """
         account = self._account(event.device.key)
-        count, _ = account.xids.get(event.xid, (0, 0.0))
-        account.xids[event.xid] = (count + 1, event.timestamp)
+        xid = event.xid
+        strange = sum(not 0 <= other <= _XIDS for other in account.xids)
+        if not 0 <= xid <= _XIDS and xid not in account.xids and strange >= _STRANGE_XIDS:
+            xid = OTHER_XID
+        count, _ = account.xids.get(xid, (0, 0.0))
+        account.xids[xid] = (count + event.count, event.timestamp)
 
     def add_increments(self, reading: Reading) -> None:
         """Growth that is told apart from a reading that is served: by one that came too late, or of buffers only."""
@@ -134,8 +169,17 @@ class Ledger:
         for account in self._accounts.values():
             account.interrupt()
 
+    def move(self, before: str, now: str) -> None:
+        """A device got another key: its account goes with it, unless it has one there already."""
+        account = self._accounts.pop(before, None)
+        if account is not None:
+            self._accounts.setdefault(now, account)
+
     def _account(self, key: str) -> _Account:
-        return self._accounts.setdefault(key, _Account())
+        if key not in self._accounts:
+            holders = Holders(more_than=self._accounting.held_bytes, processes=self._processes)
+            self._accounts[key] = _Account(holders, OwnerTimes(user_name=self._user_name))
+        return self._accounts[key]
 
     def _elapsed(self, account: _Account, now: float) -> float:
         """Seconds since the device was looked at; 0 where that was too long ago to say anything of the time between."""
@@ -177,8 +221,8 @@ class Ledger:
         self, account: _Account, reading: Reading, activeness: Activeness, elapsed: float, now: float
     ) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows."""
-        held = holds(reading, more_than=self._accounting.held_bytes)
-        account.holds = held if held or reading.processes is not None else None
+        held = account.holders.look(reading)
+        account.holds = account.owners.named(held) if held or reading.processes is not None else None
         account.state = state = self._state(reading, activeness, held=bool(held))
         if elapsed and account.latest is not None:
             account.states[state] += elapsed
@@ -199,6 +243,7 @@ class Ledger:
     def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
         rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
         for xid, (count, latest) in sorted(account.xids.items()):
-            rows[XID_ERRORS, (str(xid),)] = float(count)
-            rows[XID_LAST, (str(xid),)] = latest
+            number = "other" if xid == OTHER_XID else str(xid)
+            rows[XID_ERRORS, (number,)] = float(count)
+            rows[XID_LAST, (number,)] = latest
         return rows

@@ -30,7 +30,9 @@ class Pipeline:
         processes = processes or ProcessesConfig()
         self._plausibility = Plausibility()
         self._resolver = resolver or Resolver()
-        self._ledger = Ledger(gap=gap, accounting=accounting)
+        self._ledger = Ledger(
+            gap=gap, accounting=accounting, processes=processes.enabled, user_name=self._resolver.user_name
+        )
         self._table = ProcessTable(most=processes.max, labels=processes.labels)
 
     @property
@@ -59,6 +61,11 @@ class Pipeline:
         """Count XID events; they are told from the next reading on."""
         for event in events:
             self._ledger.count_xid(event)
+
+    def move(self, moves: Iterable[tuple[str, str]]) -> None:
+        """Devices got other keys, by (before, now): what is known of each goes with it."""
+        for before, now in moves:
+            self._ledger.move(before, now)
 
     def add_late(self, readings: Iterable[Reading], now: float) -> None:
         """Add the growth that readings tell which came too late to be served; ``now`` is monotonic seconds."""

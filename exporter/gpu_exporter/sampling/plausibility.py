@@ -1,7 +1,7 @@
 """Whether what a driver tells can be: a value that cannot is absent, counted and told once, whatever the source.
 
 A row has its range in the catalogue. Here are also the numbers that only beside others are seen to be wrong, and
-counters that fall.
+counters that fall, or grow faster than anything can.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import PROCESS_MEMORY, PROCESS_UTILIZATION, by_name
+from gpu_exporter.catalog.plausible import FASTEST
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Process, Reading
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 _TELL_AGAIN: Final = 3600.0  # seconds; a value that comes and goes does not fill the log
 _MOST_OVER_LIMIT: Final = 3.0  # measured for milliseconds at a time: twice the limit
 _BUSY: Final = 0.1  # the clock is of this moment, utilization of the last second
+_SLACK: Final = 60.0  # seconds; some drivers bring a counter up to date once in a while
 _ROUNDING: Final = 0.01  # used, free and total are rounded apart, and read a moment apart
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _TOTAL: Final = by_name("gpu_memory_total_bytes")
@@ -42,8 +44,8 @@ _Refusals: TypeAlias = dict[Metric, str]
 class _Known:
     """What is remembered of one device."""
 
-    counters: dict[Metric, float] = field(default_factory=dict)
-    doubted: dict[Metric, float] = field(default_factory=dict)  # counters that fell in the reading before
+    counters: dict[Metric, tuple[float, float]] = field(default_factory=dict)  # as believed, when (monotonic seconds)
+    doubted: dict[Metric, float] = field(default_factory=dict)  # those that fell or jumped in the reading before
     processes: tuple[tuple[Process, ...], tuple[Process, ...]] | None = None  # as listed, as believed
     told: dict[Metric, float] = field(default_factory=dict)  # when its refusal was logged, monotonic seconds
     bad: set[Metric] = field(default_factory=set)  # refused in the latest reading that told it
@@ -76,7 +78,7 @@ class Plausibility:
                 found.append((metric, labelled.pop((metric, labels)), _range(metric)))
         for metric, accepted in _contradictions(values, {metric for metric, _, _ in found}).items():
             found.append((metric, values.pop(metric), accepted))
-        found += [(metric, values.pop(metric), accepted) for metric, accepted in _falls(known, values)]
+        found += [(metric, values.pop(metric), accepted) for metric, accepted in _steps(known, values, now)]
         processes, misjudged = _believed(known, reading.processes, values.get(_TOTAL))
         found += misjudged
         self._tell(known, reading, found, now)
@@ -150,17 +152,22 @@ def _contradictions(values: Mapping[Metric, float], refused: set[Metric]) -> _Re
     return {metric: accepted for metric, accepted in wrong.items() if metric in values}
 
 
-def _falls(known: _Known, values: Mapping[Metric, float]) -> Iterator[tuple[Metric, str]]:
-    """Counters of the device's own that fell. One that stays below is believed at the next reading: it was reset."""
+def _steps(known: _Known, values: Mapping[Metric, float], now: float) -> Iterator[tuple[Metric, str]]:
+    """Counters of the device's own that fell, or jumped. One that stays there is believed at the next reading.
+
+    It was reset then. A single answer that is too low or too high would be read as growth by whoever asks for a rate.
+    """
     for metric, value in list(values.items()):
         if metric.kind != "counter":
             continue
-        before, doubted = known.counters.get(metric, 0.0), known.doubted.pop(metric, None)
-        if value < before and (doubted is None or value < doubted):
+        before, at = known.counters.get(metric, (value, now))
+        most = before + FASTEST.get(metric.unit, math.inf) * (now - at + _SLACK)
+        doubted = known.doubted.pop(metric, None)
+        if not before <= value <= most and (doubted is None or value < doubted):
             known.doubted[metric] = value
-            yield metric, f"not below the {before:.15g} of the reading before"
+            yield metric, f"{before:.15g} to {most:.15g}, after the reading before"
         else:
-            known.counters[metric] = value
+            known.counters[metric] = value, now
 
 
 def _believed(

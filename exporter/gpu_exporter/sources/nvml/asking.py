@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,10 +28,14 @@ from gpu_exporter.sources.nvml.numbers import parts
 from gpu_exporter.sources.nvml.samples import CALL as SAMPLES
 from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 
+log = logging.getLogger(__name__)
+
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
 # So many answers in a row that are neither a value nor a "not supported" condemn the device.
 _REFUSALS: Final = 3
+# Of links and fans of one device; NVML_NVLINK_MAX_LINKS is 36.
+_MOST_PARTS: Final = 64
 
 
 @dataclass(slots=True)
@@ -52,6 +57,8 @@ class Answers:
     """What one reading has gathered so far.
 
     ``unsupported`` are rows whose column the device does not have, ``refused`` values that were told and are none.
+    ``errors`` has the code and the call of rows that lack a value for another reason. ``partial`` tells why most of
+    what the device otherwise tells is missing; empty where it is not.
     """
 
     values: dict[Metric, float] = field(default_factory=dict)
@@ -61,43 +68,93 @@ class Answers:
     fixed: dict[Metric, float] = field(default_factory=dict)  # never to be asked for again
     unsupported: list[Metric] = field(default_factory=list)
     refused: list[tuple[Metric, float]] = field(default_factory=list)
+    errors: dict[Metric, tuple[int, str]] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)  # calls that answered an error
+    answering: set[str] = field(default_factory=set)  # those that did not
     answered: bool = False
     refusals: int = 0
+    partial: str = ""
+
+    def told(self) -> set[Metric]:
+        """The rows that have a value."""
+        return {
+            *self.values,
+            *(metric for metric in self.increments if metric not in self.errors),
+            *(metric for metric, _ in self.labelled),
+        }
+
+    def has(self, metric: Metric) -> bool:
+        """Whether the row has a value, be it one to be kept for good."""
+        return (
+            metric in self.values
+            or metric in self.fixed
+            or (metric in self.increments and metric not in self.errors)
+            or (bool(metric.dynamic) and any(other is metric for other, _ in self.labelled))
+        )
 
 
 class Asker:
     """Asks the driver about one device. Belongs to whichever thread reads the device.
 
     ``links`` has how many links it has of each kind that it has any of, ``fans`` how many fans, ``has_gpm`` whether it
-    has GPM. ``monotonic`` tells seconds.
+    has GPM; ``count`` finds it out. ``monotonic`` tells seconds.
     """
 
     def __init__(self, handle: Any, *, monotonic: Callable[[], float]) -> None:
         self.handle = handle
-        self.links = self._count_links()
-        self.fans = self._count_fans()
-        self.has_gpm = supported(handle)
+        self.links: dict[str, int] = {}
+        self.fans = 0
+        self.has_gpm = False
+        self._impossible: set[str] = set()  # counts that were logged
         self._gpm = GpmReader(monotonic=monotonic)
         self._link_rows = LinkRows()
         self._buffers = SampleBuffers(monotonic=monotonic)
 
-    def _count_links(self) -> dict[str, int]:
+    def count(self) -> bool:
+        """Count links and fans; False where the device did not tell all of it, or less than before.
+
+        Links do not go away: one that is not there any more is one that does not answer. Raises DeviceFailedError.
+        """
+        links = self._count_links()
+        fans = self._count_fans()
+        whole = links is not None and fans is not None and self.links.keys() <= links.keys() and self.fans <= fans
+        counted = {kind: max(count, self.links.get(kind, 0)) for kind, count in (links or {}).items()}
+        if not counted.items() <= self.links.items():
+            self._link_rows = LinkRows()
+        self.links |= counted
+        self.fans = self.fans if fans is None else fans
+        self.has_gpm = self.has_gpm or supported(self.handle)
+        return whole
+
+    def _count_links(self) -> dict[str, int] | None:
         kinds = [kind for kind in _KINDS_OF_LINKS if hasattr(pynvml, kind)]
         counts = FieldBatch([(getattr(pynvml, kind), 0) for kind in kinds])
         try:
             codes = counts.ask(self.handle)
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, FIELD_VALUES)
-            return {}
+            return {} if error.value in UNSUPPORTED else None
         found = {kind: counts.value(at) for at, kind in enumerate(kinds) if not codes[at]}
-        return {kind: int(count) for kind, count in found.items() if count}
+        links = {kind: int(count) for kind, count in found.items() if count and self._possible(kind, count)}
+        return links if all(code in {pynvml.NVML_SUCCESS, *UNSUPPORTED} for code in codes) else None
 
-    def _count_fans(self) -> int:
+    def _count_fans(self) -> int | None:
         try:
-            return int(pynvml.nvmlDeviceGetNumFans(self.handle))
+            fans = int(pynvml.nvmlDeviceGetNumFans(self.handle))
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, "nvmlDeviceGetNumFans")
-            return 1 if error.value == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND else 0
+            if error.value == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+                return 1
+            return self.fans if error.value in UNSUPPORTED else None
+        return fans if self._possible("fans", fans) else self.fans
+
+    def _possible(self, what: str, count: float) -> bool:
+        """Whether there can be so many: each would cost memory and calls."""
+        possible = 0 <= count <= _MOST_PARTS
+        if not possible and what not in self._impossible:
+            log.warning("the driver tells an impossible number", extra={"of": what, "count": int(count)})
+        (self._impossible.discard if possible else self._impossible.add)(what)
+        return possible
 
     def perform(self, work: Work, answers: Answers) -> None:
         """Make the work's calls. Raises DeviceFailedError or SourceError."""
@@ -126,18 +183,22 @@ class Asker:
             self._refused(error.value, name, metrics, answers)
             return None
         answers.answered = True
+        answers.answering.add(name)
         return answer
 
     def _refused(self, code: int, name: str, metrics: Iterable[Metric], answers: Answers) -> None:
         raise_if_fatal(code, name)
         if code in UNSUPPORTED:
             answers.unsupported.extend(metrics)
+        elif code not in NO_VALUE_NOW:
+            answers.failing.add(name.partition("(")[0])
+            answers.errors.update(dict.fromkeys(metrics, (code, name)))
         if code in NO_VALUE_NOW or code == pynvml.NVML_ERROR_NOT_SUPPORTED:
             answers.answered = True
         elif not answers.answered and code != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
             answers.refusals += 1
             if answers.refusals >= _REFUSALS:
-                raise DeviceFailedError(failure(code, name))
+                raise DeviceFailedError(failure(code, name), code)
 
     def _call(self, rows: list[tuple[Metric, Call]], answers: Answers) -> None:
         column = rows[0][1]
@@ -263,6 +324,7 @@ class Asker:
                 self._refused(told.codes[0], name, [metric], answers)
                 return
         answers.answered = True
+        answers.answering.add(name.partition("(")[0])
         total = self._link_rows.total(metric, column, told, answers.refused)
         if total is not None:
             answers.values[metric] = total

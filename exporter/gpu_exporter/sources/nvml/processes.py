@@ -8,6 +8,7 @@ release: 16 bytes a process in version 1 of the call, 24 in versions 2 and 3, an
 from __future__ import annotations
 
 import ctypes
+import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,8 @@ from gpu_exporter.model import Process
 from gpu_exporter.sources.nvml.answers import NO_SUCH_CALL, UNWRITTEN, Answer, Buffers
 from gpu_exporter.sources.nvml.errors import raise_if_fatal
 from gpu_exporter.sources.nvml.process_utilization import ASK_AGAIN, ProcessUtilization
+
+log = logging.getLogger(__name__)
 
 
 class _List(NamedTuple):
@@ -43,6 +46,9 @@ _VERSIONS: Final = ("_v3", "_v2", "")
 _INFO: Final = struct.Struct("@IxxxxQ")
 _INFO_SIZES: Final = (16, 24, 32)
 _UNTOLD: Final = 0xFFFFFFFFFFFFFFFF  # nvml.h: NVML_VALUE_NOT_AVAILABLE
+# NVIDIA's MIG user guide: at most 7 of a GPU, whatever the board; the second number leaves room for boards to come.
+_MIG_DEVICES: Final = 7
+_MOST_MIG_DEVICES: Final = 64
 
 
 class Listed(NamedTuple):
@@ -72,6 +78,7 @@ class ProcessLists:
         self._ask_at: dict[str, float] = {}  # by call: when to ask again for what is not supported
         self._answered: dict[str, float] = {}  # by list: when it answered last
         self._mig = False
+        self._impossible_told = False
         self._mig_devices = 0  # how many there can be; 0 is not known
 
     def read(self, handle: Any, *, utilization: bool) -> Listed:
@@ -136,12 +143,25 @@ class ProcessLists:
         """What answered is not struck off because the driver says "not supported" for a moment."""
         return now < self._answered.get(call, float("-inf")) + ASK_AGAIN
 
+    def doubt(self) -> None:
+        """Believe no earlier "not supported": the device was lost or reset since."""
+        self._ask_at.clear()
+
+    def _possible(self, told: int) -> int:
+        """How many MIG devices there can be, where the driver tells a number that can be."""
+        if 0 <= told <= _MOST_MIG_DEVICES:
+            return told
+        if not self._impossible_told:
+            log.warning("the driver tells an impossible number", extra={"of": "MIG devices", "count": told})
+            self._impossible_told = True
+        return _MIG_DEVICES
+
     def _instances(self, handle: Any) -> Sequence[tuple[str, Any]]:
         """UUID and handle of every MIG device; they come and go while the exporter runs."""
         if not self._mig_mode(handle):
             return ()
         try:
-            self._mig_devices = self._mig_devices or int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+            self._mig_devices = self._mig_devices or self._possible(int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, "nvmlDeviceGetMaxMigDeviceCount")
             return ()
