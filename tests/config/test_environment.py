@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tools.lab import ROOT
 from tools.lab.exporter import run
 
@@ -102,12 +104,17 @@ def test_a_mistyped_name_is_refused_with_the_nearest(variable: str, meant: str) 
         ("GPU_EXPORTER_PORT_HTTP_TCP_PORT", "9435"),
         ("GPU_EXPORTER_SERVICE_HOST", "localhost"),
         ("GPU_EXPORTER_SERVICE_PORT", "http"),
-        ("GPU_EXPORTER_NAME", "node 7"),
+        ("GPU_EXPORTER_PORT_9435_TCP_ADDR", "node 7"),
         ("GPU_EXPORTER_ENV_XYZZY", "1"),  # without the NAME that Docker sets with it
     ],
 )
 def test_what_resembles_nothing_is_refused(variable: str, value: str) -> None:
     assert refusal(**{variable: value}) == f"{variable}: {UNNAMED}"
+
+
+def test_the_name_of_a_link_is_a_path_of_docker() -> None:
+    assert refusal(GPU_EXPORTER_NAME="/prometheus/gpu-exporter") is None
+    assert str(refusal(GPU_EXPORTER_NAME="node 7")).startswith("GPU_EXPORTER_NAME: unknown variable; ")
 
 
 @pytest.mark.parametrize("variables", SERVICES.values(), ids=SERVICES)
@@ -129,6 +136,12 @@ def test_every_setting_is_known_and_an_empty_one_is_not_set() -> None:
     assert from_environment(given) == {key: (variable, key) for variable, key in given.items()}
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=120), st.text(max_size=40))
+def test_whatever_the_name_it_is_one_line_or_nothing(rest: str, value: str) -> None:
+    line = refusal(**{f"GPU_EXPORTER_{rest}": value})
+    assert line is None or (line.isprintable() and "unknown variable; " in line)
+
+
 # --- the installed program -------------------------------------------------------------------------------------------
 
 COMMANDS = {
@@ -137,7 +150,18 @@ COMMANDS = {
     "doctor": ("doctor", "--source=fake"),
     "check-config": ("check-config", "FILE"),
     "report": ("report", "--prometheus.url=http://127.0.0.1:1"),
+    "hub": ("hub", "--nodes.file=FILE"),
 }
+
+
+def test_every_command_that_reads_variables_is_tried_here() -> None:
+    variables = {setting.flag for setting in settings()}
+    reading = {
+        name
+        for name, command in cli.commands.items()
+        if any(option.envvar or variables.intersection(option.opts) for option in command.params)
+    }
+    assert COMMANDS.keys() == reading | {"check-config"}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -179,14 +203,13 @@ def test_variables_of_the_prolog_and_of_the_report_disturb_no_command() -> None:
         option.envvar: "x"
         for command in cli.commands.values()
         for option in command.params
-        if isinstance(option.envvar, str)
+        if isinstance(option.envvar, str) and option.envvar not in KNOWN
     }
     # The hub's web and log variables are the exporter's own as well.
     others = {name: text for name, text in others.items() if name not in {setting.variable for setting in settings()}}
     text = (ROOT / "docs/OWNERS.md").read_text()
     others |= dict.fromkeys(re.findall(r"\bGPU_EXPORTER_SLURM_\w+", text), "x")
     others |= dict.fromkeys(["GPU_EXPORTER_PROMETHEUS_PASSWORD", "GPU_EXPORTER_PROMETHEUS_BEARER_TOKEN"], "x")
-    del others["GPU_EXPORTER_CONFIG_FILE"]
     assert {"GPU_EXPORTER_PROMETHEUS_URL", "GPU_EXPORTER_SLURM_DIR"} <= others.keys()
     assert run("sample", "--source=fake", "--fake.gpus=1", extra=others).returncode == 0
 

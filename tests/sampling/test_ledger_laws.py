@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from gpu_exporter.catalog import OWNER_SECONDS, STATE_SECONDS, by_name
 from gpu_exporter.catalog.row import PERCENT, Metric
 from gpu_exporter.model import Device, Failure, Identity, Process, Reading
+from gpu_exporter.sampling.integral import PATIENCE
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.tenancy import holds
 from gpu_exporter.sources.nvml.samples import Seen
@@ -26,13 +27,16 @@ IDLE = [STATE_SECONDS["idle_held"], STATE_SECONDS["idle_free"]]
 GAP, ACTIVE, PERIOD, HELD = 15.0, 0.05, 0.2, 256 * 1024**2
 KEPT = 70  # samples in the buffer
 
-spans = st.one_of(st.floats(0.05, 3.0), st.floats(3.0, 14.0), st.floats(14.0, 40.0))
+# Mostly such as the ledger believes; idle and busy for long, so that a law that breaks is seen to.
+spans = st.sampled_from([0.05, 0.2, 0.7, 1.0, 2.5, 5.0, 5.0, 5.0, 13.0, 15.0, 15.1, 40.0])
+utilizations = st.sampled_from([0, 0, 3, 50, 100, 100, 100])
 steps = st.sampled_from([-86400.0, -3600.0, -7.3, -0.4, 0.4, 7.3, 3600.0, 86400.0])
-rates = st.one_of(st.none(), st.floats(0.0, 1.0), st.sampled_from([0.0, 1.0, 8.08, -1.0, 42949672.94, float("nan")]))
+TRUE = "true"
+rates = st.sampled_from([*[TRUE] * 8, None, 0.0, 0.6, 1.0, 8.08, -1.0, 42949672.94, float("nan")])
 stamps = st.one_of(st.sampled_from([0, 1, 2**63, 2**64 - 1]), st.integers(0, 4_000_000_000_000_000))
-values = st.one_of(st.integers(0, 100), st.sampled_from([101, 808, 0xFFFFFFFE, 0xFFFFFFFF]))
+values = st.sampled_from([0, 50, 100, 101, 808, 0xFFFFFFFE, 0xFFFFFFFF])
 people = st.lists(
-    st.tuples(st.sampled_from(["alice", "bob", ""]), st.one_of(st.none(), st.floats(0.0, 80.0))), max_size=3
+    st.tuples(st.sampled_from(["alice", "bob", ""]), st.sampled_from([None, 0.1, 10.0, 70.0])), max_size=3
 )
 
 
@@ -57,53 +61,36 @@ class Story(RuleBasedStateMachine):
         self.observed = self.held = 0.0
         self.before: dict[object, float] = {}
         self.hidden: Reading | None = None  # what a call that hangs will have told
-        self.look()
+        self.unseen = 0.0  # observed, but not by a good reading yet
+        self.account(self.reading())
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
-    @rule(seconds=spans, utilization=st.integers(0, 100))
-    def time_passes(self, seconds: float, utilization: int) -> None:
-        self.utilization, self.rate = utilization, utilization / 100
+    def time_passes(self, seconds: float, utilization: int, rate: float | str | None = TRUE) -> None:
+        self.rate = utilization / 100 if isinstance(rate, str) else rate
+        self.utilization = utilization
         self.now += seconds
         while self.sampled + PERIOD <= self.now:
             self.sampled += PERIOD
             if self.samples:
                 self.ring.append((round((self.sampled + self.ahead) * 1e6), utilization))
 
-    @rule(step=steps)
-    def clock_is_set(self, step: float) -> None:
+    @rule(step=steps, samples_too=st.booleans())
+    def clock_is_set(self, step: float, *, samples_too: bool) -> None:
         self.ahead += step
+        if samples_too:
+            self.ring = deque([(max(0, stamp + round(step * 1e6)), value) for stamp, value in self.ring], maxlen=KEPT)
 
-    @rule(step=steps)
-    def all_samples_are_stamped_anew(self, step: float) -> None:
-        self.ring = deque([(max(0, stamp + round(step * 1e6)), value) for stamp, value in self.ring], maxlen=KEPT)
-
-    @rule(stamp=stamps, value=values)
-    def a_sample_lies(self, stamp: int, value: int) -> None:
+    @rule(stamp=stamps, value=values, samples=st.booleans(), mixed=st.booleans())
+    def buffer_is_spoilt(self, stamp: int, value: int, *, samples: bool, mixed: bool) -> None:
+        self.samples = samples
         self.ring.append((stamp, value))
+        if mixed:
+            self.ring = deque([*list(self.ring)[1::2], *list(self.ring)[::2]], maxlen=KEPT)
 
-    @rule()
-    def samples_come_in_disorder(self) -> None:
-        self.ring = deque([*list(self.ring)[1::2], *list(self.ring)[::2]], maxlen=KEPT)
-
-    @rule(on=st.booleans())
-    def sampling_stops_or_goes_on(self, *, on: bool) -> None:
-        self.samples = on
-
-    @rule()
-    def gpu_is_reset(self) -> None:
-        self.ring.clear()
-
-    @rule(rate=rates)
-    def rate_lies(self, rate: float | None) -> None:
-        self.rate = rate
-
-    @rule(on=st.booleans())
-    def is_partitioned_or_not(self, *, on: bool) -> None:
-        self.mig = on
-
-    @rule(there=people)
-    def people_come_and_go(self, there: list[tuple[str, float | None]]) -> None:
+    @rule(there=people, mig=st.booleans())
+    def people_come_and_go(self, there: list[tuple[str, float | None]], *, mig: bool) -> None:
+        self.mig = mig and not there
         self.there = tuple(
             Process(pid, "compute", gib if gib is None else gib * 2**30, identity=Identity("python3", user))
             for pid, (user, gib) in enumerate(there)
@@ -128,7 +115,10 @@ class Story(RuleBasedStateMachine):
 
     def account(self, reading: Reading) -> None:
         elapsed = self.now - self.looked if self.looked is not None and self.now - self.looked <= GAP else 0.0
+        if self.looked is None or self.now - self.looked > GAP:
+            self.unseen = 0.0
         self.observed += elapsed
+        self.unseen += elapsed
         up = reading.failure is None
         if up and self.was_up and self.looked is not None and holds(reading, more_than=HELD):
             self.held += elapsed
@@ -141,6 +131,9 @@ class Story(RuleBasedStateMachine):
         self.never_falls((after | owned).items())
         if up:
             self.idleness_has_evidence(after)
+            grown = after.get(BUSY, 0.0) - self.before.get(BUSY, 0.0)
+            assert grown <= self.unseen + PATIENCE + 1e-6, "only what passed since, and what the buffer was behind"
+            self.unseen = 0.0
         self.before |= after | owned
 
     def never_falls(self, after: Iterable[tuple[object, float]]) -> None:
@@ -152,36 +145,42 @@ class Story(RuleBasedStateMachine):
         if self.mig or (self.rate is not None and ACTIVE <= self.rate <= 1.0):
             assert idle == 0.0, "the rate says that it is busy, or nothing can be said"
 
-    @rule()
-    def look(self) -> None:
-        self.account(self.reading())
+    @rule(seconds=spans, utilization=utilizations, rate=rates, times=st.integers(1, 4))
+    def look(self, seconds: float, utilization: int, rate: float | str | None, times: int) -> None:
+        for _ in range(times):
+            self.time_passes(seconds, utilization, rate)
+            self.account(self.reading())
 
-    @rule()
-    def look_at_the_buffer(self) -> None:
+    @rule(seconds=spans, utilization=utilizations)
+    def look_at_the_buffer(self, seconds: float, utilization: int) -> None:
+        self.time_passes(seconds, utilization)
         increments, covered = self.buffered()
         self.ledger.add_increments(Reading(DEVICE, increments=increments, covered=covered))
 
-    @rule()
-    def look_in_vain(self) -> None:
+    @rule(seconds=spans, reset=st.booleans())
+    def look_in_vain(self, seconds: float, *, reset: bool) -> None:
+        self.time_passes(seconds, 0)
+        if reset:
+            self.ring.clear()
         self.account(Reading(DEVICE, failure=Failure("lost", "gone")))
 
-    @rule()
-    def a_call_hangs(self) -> None:
+    @rule(seconds=spans, utilization=utilizations)
+    def a_call_hangs_or_returns(self, seconds: float, utilization: int) -> None:
+        self.time_passes(seconds, utilization)
         if self.hidden is None:
             self.hidden = self.reading()
             self.account(Reading(DEVICE, failure=Failure("timeout", "hangs")))
-
-    @rule()
-    def a_call_returns(self) -> None:
-        if self.hidden is not None:
+        else:
             self.ledger.add_increments(self.hidden)
             self.hidden = None
 
-    @rule()
-    def driver_is_opened_again(self) -> None:
+    @rule(seconds=spans, utilization=utilizations)
+    def driver_is_opened_again(self, seconds: float, utilization: int) -> None:
         self.ledger.interrupt()
+        self.time_passes(seconds, utilization)
         self.seen = Seen()
         self.looked = None
+        self.unseen = 0.0
 
     # --- what holds --------------------------------------------------------------------------------------------------
 

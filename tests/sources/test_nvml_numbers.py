@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import math
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pynvml
 import pytest
-from tools.lab.nvml_stub import MODELS, Stub
+from tools.lab.nvml_stub import MODELS, SETTINGS, Stub
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Call, Field, Metric
@@ -145,7 +146,7 @@ def test_a_healthy_board_has_nothing_refused(
 
 
 # What one of the machine's settings answers, and the row that is absent then.
-SETTINGS = [
+CASES = [
     ("temperature", 0, "gpu_temperature_celsius", {}),
     ("temperature", -1, "gpu_temperature_celsius", {}),
     ("temperature", 255, "gpu_temperature_celsius", {}),
@@ -213,7 +214,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("setting", "value", "name", "labels"), SETTINGS, ids=str)
+@pytest.mark.parametrize(("setting", "value", "name", "labels"), CASES, ids=str)
 def test_what_cannot_be_is_absent_and_counted(  # noqa: PLR0917 - the fixtures, and the table's columns
     stub: Callable[..., Stub],
     opened: Callable[[Stub], Read],
@@ -310,3 +311,49 @@ def test_minus_one_in_the_width_of_a_structures_member(kind: type[Any], minus_on
     assert number in nothing
     ((number, nothing),) = parts(Answer(minus_one & 0xFFFF, 0), Call("nvmlDeviceGetAnswer", part=("whole",)))
     assert number not in nothing
+
+
+# What a driver that has gone mad may answer, in any width.
+MAD = (0, 1, -1, -2, 99, 255, 808, 65_535, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**53, 2**63 - 1, -(2**63), 10**18)
+# What the stand-in itself goes by, or what tells how many there are of something.
+KEPT = {
+    "architecture",
+    "brand",
+    "minor_number",
+    "pcie_counter_bits",
+    "nvlink_generation",
+    "max_mig_devices",
+    "mig_mode",
+}
+KEPT |= {"uuid", "name", "serial", "vbios_version", "supported_events", "supported_event_reasons", "pcie_throughput_ms"}
+OURS = {"gpu_busy_seconds_total", "gpu_pcie_transmit_bytes_total", "gpu_state_seconds_total"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_driver_answers_what_is_served_can_be(
+    stub: Callable[..., Stub], opened: Callable[[Stub], Read], seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a test's
+    model = chance.choice(list(MODELS))
+    machine = stub(model)
+    # Older boards tell the sum over their links themselves, and may reset it.
+    ours = OURS | {"gpu_nvlink_errors_total"} if model in {"h100", "gh200"} else OURS
+    healthy = {name: told for name in SETTINGS if name not in KEPT and (told := machine.get(0, name)) is not None}
+    read, sums = opened(machine), dict[Metric, float]()
+    for tick in range(25):
+        with machine.batch():
+            for name, right in healthy.items():
+                mad = chance.random() < 0.15
+                if isinstance(right, int):
+                    machine.set(0, name, chance.choice(MAD) if mad else right)
+                elif not isinstance(right, str):
+                    machine.set(0, name, [chance.choice(MAD) if mad and chance.random() < 0.3 else at for at in right])
+            machine.now += 1
+        reading = read(float(tick))
+        assert reading.failure is None
+        for row, value in [*reading.values.items(), *((row, value) for (row, _), value in reading.labelled.items())]:
+            assert row.plausible[0] <= value <= row.plausible[1], row
+            if row.name in ours:
+                assert value >= sums.get(row, 0.0), row
+                sums[row] = value
+    assert sums

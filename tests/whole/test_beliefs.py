@@ -92,6 +92,38 @@ def test_one_impossible_sample_spoils_no_counter(play: Play) -> None:
     assert 0.5 * times["active"] < busy < 2 * times["active"] + 5
 
 
+@pytest.mark.parametrize("pid", [0, 4294967295])
+def test_the_memory_of_a_process_that_nobody_is_is_held_by_somebody(play: Play, pid: int) -> None:
+    exporter = play(f"gpu: 7, fault: dead_pid, pid: {pid}, memory: 40GiB")
+    times = wait_state(exporter, 7, "idle_held")
+    assert times["idle_free"] == times["active"] == 0
+    assert exporter.value("gpu_memory_unaccounted_bytes", gpu=7) == 40 * 1024**3
+    (held,) = (
+        (dict(labels).get("owner", ""), value)
+        for (name, labels), value in exporter.samples().items()
+        if name == "gpu_owner_memory_used_bytes" and ("gpu", "7") in labels
+    )
+    assert held == ("", 40 * 1024**3)
+    assert exporter.value("gpu_memory_unaccounted_bytes", gpu=6) == 0
+
+
+def test_a_missing_list_of_processes_is_nobody_knows_who(play: Play) -> None:
+    exporter = play("gpu: 6, fault: silent_sensor, metrics: gpu_processes")
+    times = wait_state(exporter, 6, "idle_held")
+    assert times["idle_free"] == 0
+
+
+def test_a_gpu_most_of_whose_calls_fail_is_up_and_told(play: Play) -> None:
+    exporter = play("gpu: 2, fault: partial")
+    wait_for(lambda: (exporter.value("gpu_read_errors_total", gpu=2, reason="partial") or 0) >= 2, exporter.log)
+    assert exporter.value("gpu_read_errors_total", gpu=3, reason="partial") == 0
+    assert exporter.value("gpu_up", gpu=2) == 1
+    assert exporter.value("gpu_utilization_ratio", gpu=2) is not None
+    assert exporter.value("gpu_temperature_celsius", gpu=2) is None
+    assert exporter.log().count("GPU answers only in part") == 1
+    assert states(exporter, 2)["idle_free"] == 0
+
+
 def ups(exporter: Exporter) -> dict[str, float]:
     """By UUID."""
     return {dict(labels)["uuid"]: value for (name, labels), value in exporter.samples().items() if name == "gpu_up"}
@@ -108,6 +140,14 @@ def test_gpus_come_without_a_restart(tmp_path: Path, play: Play) -> None:
     assert list(everyone)[1] == gone
     (tmp_path / "story.yml").write_text("events: []\n")
     wait_for(lambda: ups(exporter) == everyone, exporter.log)
+
+
+def test_a_machine_without_any_gpu_gets_some(play: Play, tmp_path: Path) -> None:
+    exporter = play("gpu: all, fault: hot_plug, plugged: false", arguments=("--fake.gpus=2",))
+    exporter.wait_value(0, "gpu_exporter_gpus", state="found")
+    assert exporter.status("/readyz") == 503
+    (tmp_path / "story.yml").write_text("events: []\n")
+    wait_for(lambda: list(ups(exporter).values()) == [1, 1], exporter.log)
 
 
 def test_a_clock_that_is_set_back_counts_nothing_twice(play: Play) -> None:

@@ -51,6 +51,16 @@ class Writer:
             return True
         return (status.st_dev, status.st_ino) != self._identity
 
+    def leave(self) -> None:
+        """Close a file that was moved away. What is left of its log must not meet the file that has its place now."""
+        try:
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            log.warning("what was written last is lost", extra={"file": str(self.path), "error": str(error)})
+        self.close()
+        for ending in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close it. Raises nothing: what was committed is in the file or its write-ahead log."""
         try:
@@ -165,8 +175,9 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 def _locked(path: Path) -> int:
     """A descriptor that holds the writer's lock."""
-    beside = path.with_name(f"{path.name}-lock")
     try:
+        real = path.resolve()  # as SQLite does: the file has one lock by whatever name it is opened
+        beside = real.with_name(f"{real.name}-lock")
         # Not for group and others more than the history itself: whoever may open it can keep the writer out.
         lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

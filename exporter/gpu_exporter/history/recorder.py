@@ -111,26 +111,36 @@ class Recorder:
             raise HistoryError(f"{path}: {explained(error, path)}") from None
 
     def _write(self, now: float) -> None:
-        try:
-            if self._writer.replaced():
-                log.warning("the history file was moved or replaced: opening it anew", extra={"file": str(self.path)})
-                self._writer.close()
-                self._open(self.path)
-            if self._waiting:
-                self._store.write(self._waiting)
-                self._waiting = Batch()
-            if self._monotonic() - self._kept_at >= _KEEP_EVERY:
-                self._keeper.round(now)
-                self._kept_at = self._monotonic()
-        except HistoryError as error:
-            self._fail(str(error))
-        except sqlite3.Error as error:
-            self._fail(f"{self.path}: {explained(error, self.path)}")
-        else:
-            if self._trouble is not None:
-                log.info("the history is written again", extra={"file": str(self.path), "lost_rows": self._dropped})
-                self._dropped = 0
-            self._trouble = None
+        trouble = None
+        for step in (self._reopen, self._keep, self._put):
+            try:
+                step(now)
+            except HistoryError as error:
+                trouble = trouble or str(error)
+            except sqlite3.Error as error:
+                trouble = trouble or f"{self.path}: {explained(error, self.path)}"
+        if trouble is not None:
+            self._fail(trouble)
+        elif self._trouble is not None:
+            log.info("the history is written again", extra={"file": str(self.path), "lost_rows": self._dropped})
+            self._dropped, self._trouble = 0, None
+
+    def _reopen(self, _now: float) -> None:
+        if self._writer.replaced():
+            log.warning("the history file was moved or replaced: opening it anew", extra={"file": str(self.path)})
+            self._writer.leave()
+            self._open(self.path)
+
+    def _keep(self, now: float) -> None:
+        """In trouble at every attempt, since that may make room."""
+        if self._trouble is not None or self._monotonic() - self._kept_at >= _KEEP_EVERY:
+            self._keeper.round(now)
+            self._kept_at = self._monotonic()
+
+    def _put(self, _now: float) -> None:
+        if self._waiting:
+            self._store.write(self._waiting)
+            self._waiting = Batch()
 
     def _fail(self, why: str) -> None:
         if why != self._trouble:

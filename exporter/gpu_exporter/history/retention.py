@@ -12,6 +12,8 @@ GIB: Final = 1024**3
 # A clock that ran ahead for an hour must not cost years: so many days a round, and a round is every ten minutes.
 _MOST_DAYS: Final = 2
 _VACUUMED: Final = 2000  # pages given back in a round
+_LEAST_PAGES: Final = 256
+_ALL_PAGES: Final = 2**32 - 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,23 @@ class Keeper:
     def __init__(self, connection: sqlite3.Connection, retention: Retention) -> None:
         self._db = connection
         self._retention = retention
-        # Beyond the bound, a write fails as on a full disk; until then there is room to make room.
-        page = self._number("PRAGMA page_size")
-        self._number(f"PRAGMA max_page_count = {max(1000, int(retention.size * 1.1) // page)}")
+        self._bound()
 
     def round(self, now: float) -> None:
         """Let go of what is too old, or too much; ``now`` is Unix time. A few days at most, each in its transaction."""
+        # To make room takes room: of a day, until what it was made of is deleted.
+        self._number(f"PRAGMA max_page_count = {_ALL_PAGES}")
+        try:
+            self._round(now)
+        finally:
+            self._bound()
+
+    def _bound(self) -> None:
+        """Beyond the bound, a write fails as on a full disk."""
+        page = self._number("PRAGMA page_size")
+        self._number(f"PRAGMA max_page_count = {max(_LEAST_PAGES, int(self._retention.size * 1.1) // page)}")
+
+    def _round(self, now: float) -> None:
         for _ in range(_MOST_DAYS):
             oldest = self._oldest_day(MINUTES)
             if oldest is None or (oldest + 1) * DAY > now - self._retention.minutes:
@@ -89,20 +102,20 @@ class Keeper:
                 break
             self._drop(oldest)
         for _ in range(_MOST_DAYS):
-            if self.used() <= self._retention.size or not self._make_room():
+            if self.used() <= self._retention.size or not self._make_room(now):
                 break
-        self._db.execute(f"PRAGMA incremental_vacuum({_VACUUMED})").fetchall()  # a page a row
+        # A step a page: execute() would make one, and stop.
+        self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUMED});")
 
     def used(self) -> int:
         """Bytes of the file that hold something."""
         pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
         return pages * self._number("PRAGMA page_size")
 
-    def _make_room(self) -> bool:
-        """Let the oldest day go, minutes first; the newest day stays. False where there is none to let go."""
+    def _make_room(self, now: float) -> bool:
+        """Let the oldest day go, minutes first; the day that it is stays. False where there is none to let go."""
         minutes, quarters = self._oldest_day(MINUTES), self._oldest_day(QUARTERS)
-        newest = self._number("SELECT coalesce(max(id), 0) FROM gpu_minute") >> MINUTES.shift
-        if minutes is not None and minutes < newest // 24:
+        if minutes is not None and minutes < now // DAY:
             self._age(minutes)
         elif quarters is not None:
             self._drop(quarters)

@@ -8,7 +8,7 @@ from typing import Final
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import MIB
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged, only_tenant
+from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged, only_holder
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,9 @@ class Holders:
         before, unexplained = self._unexplained, None
         if self._processes:
             unexplained = unexplained_memory(reading, more_than=self._more_than)
-        if unexplained is None and _MEMORY_USED not in reading.values:
-            now = before  # it is not told at this reading, which frees nothing
-        else:
-            now = unexplained or 0.0
-        self._unexplained = now
+        # A reading that does not tell how much is used frees nothing.
+        told = unexplained is not None or _MEMORY_USED in reading.values
+        now = self._unexplained = (unexplained or 0.0) if told else before
         lasting = min(now, before) if self._held else now
         held = holds(reading, more_than=self._more_than, unexplained=lasting)
         if lasting < now:
@@ -81,7 +79,7 @@ class Holders:
         if unexplained is None or reading.processes is None:
             self.unaccounted = None
         else:
-            self.unaccounted = 0.0 if only_tenant(reading.allocations) else lasting
+            self.unaccounted = 0.0 if only_holder(reading.allocations) else lasting
         if any(hold.tenant == NOBODY for hold in held):
             self._tell(reading, lasting)
         return held

@@ -41,8 +41,8 @@ class Schedule:
         """
         beat = self.interval / math.ceil(self.interval / BUFFERS_EVERY)
         due = self._looked + beat
-        # A beat that would end at the next reading is that reading's; so is one that comes a little early by the clock.
-        if due > self._latest + self.interval - beat / 2:
+        # A hundredth of a beat, because sums of floats do not meet the grid.
+        if self._latest + self.interval <= due + beat / 100:
             return math.inf
         if now < due:
             return due - now

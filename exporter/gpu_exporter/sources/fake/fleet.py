@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
-from gpu_exporter.sources import SourceError
+from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.scenario import Event, Fleet, ScenarioFile
 from gpu_exporter.sources.fake.simulation import Conditions, Simulation
@@ -42,9 +42,10 @@ _FAILURES: Final[dict[str, tuple[Reason, str]]] = {
 class FakeFleet:
     """Simulated GPUs of one machine, and what happens to them.
 
-    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time.
-    ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads pass their time. Raises
-    ConfigError where the scenario cannot be used.
+    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time, by
+    default that of the start and what passed since, whatever is done to the machine's clock. ``wait`` waits for an
+    event at most so many seconds; it is how slow and hanging reads pass their time. Raises ConfigError where the
+    scenario cannot be used.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class FakeFleet:
         seed: int,
         scenario: Path | None = None,
         owners: str | None = "user",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         wait: Wait = threading.Event.wait,
     ) -> None:
         board = MODELS[model]
         self._fixed = _fixed(board)
         self._owners = owners
-        self._clock = clock
+        self._clock = clock = clock or _steady()
         self._lock = threading.RLock()
         self._file = ScenarioFile(scenario, Fleet(gpus, board)) if scenario is not None else None
         self._start = self._looked = clock()
@@ -240,6 +241,12 @@ class FakeFleet:
         return None
 
 
+def _steady() -> Callable[[], float]:
+    """A clock that shows Unix time as long as nobody sets the machine's, and that goes on when somebody does."""
+    ahead = time.time() - time.monotonic()
+    return lambda: ahead + time.monotonic()
+
+
 class FakeSource:
     """The Source over a fleet, from opening to ``close``. Raises SourceError while the driver is gone."""
 
@@ -301,7 +308,7 @@ class FakeSource:
         if self._generation != self._fleet.driver_generation:
             raise SourceError("the simulated driver was loaded anew; open it again")
         if self._plugged != self._fleet.plugged():
-            raise SourceError("GPUs have come or gone (scenario: hot_plug); open the source again")
+            raise SourceChangedError("GPUs have come or gone (scenario: hot_plug)")
         return now
 
 

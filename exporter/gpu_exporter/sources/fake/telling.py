@@ -16,7 +16,7 @@ from typing import Any, Final
 from gpu_exporter.catalog import DEVICE_METRICS, PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric, Samples
 from gpu_exporter.config.parsers import RefusedError, quoted
-from gpu_exporter.model import Device, Process, Reading
+from gpu_exporter.model import Device, Failure, Process, Reading
 from gpu_exporter.sources.fake.models import MODELS
 from gpu_exporter.sources.fake.simulation import Simulation
 from gpu_exporter.sources.fake.workloads import assign
@@ -59,13 +59,27 @@ class Telling:
         """What the driver answers of ``truth`` at Unix time ``now``; ``device`` is how this source calls the GPU."""
         if truth.failure is not None:
             return replace(truth, device=device)
-        values = {row: value for row, value in truth.values.items() if not falsehoods.silences(row)}
+        values = dict(truth.values)
+        labelled = dict(truth.labelled)
+        if falsehoods is not HONEST:
+            values = {row: value for row, value in values.items() if not falsehoods.silences(row)}
+            values |= {row: value for row, value in falsehoods.values.items() if not row.dynamic}
+            labelled = {
+                (row, labels): falsehoods.values.get(row, value)
+                for (row, labels), value in labelled.items()
+                if not falsehoods.silences(row)
+            }
+        missing = len(truth.values.keys() - values.keys())
+        if missing and not (values or labelled):
+            return Reading(device, failure=Failure("unknown", "not one of its calls gives a value"))
         increments: dict[Metric, float] = {}
         covered: dict[Metric, float | None] = {}
         refused: list[tuple[Metric, float]] = []
-        for row in _SAMPLED & truth.values.keys():
-            amount, seconds = self._grown(device, row, truth.values[row], now)
+        for row in _SAMPLED:
             values.pop(row, None)
+            if row not in truth.values:  # in MIG mode
+                continue
+            amount, seconds = self._grown(device, row, truth.values[row], now)
             sample = falsehoods.values.get(row)
             if falsehoods.silences(row):
                 amount, seconds = 0.0, None
@@ -77,12 +91,6 @@ class Telling:
                     amount, seconds = 0.0, None
                     refused.append((row, sample))
             increments[row], covered[row] = amount, seconds
-        values |= {row: value for row, value in falsehoods.values.items() if not row.dynamic and row not in _SAMPLED}
-        labelled = {
-            (row, labels): falsehoods.values.get(row, value)
-            for (row, labels), value in truth.labelled.items()
-            if not falsehoods.silences(row)
-        }
         return replace(
             truth,
             device=device,
@@ -92,6 +100,8 @@ class Telling:
             labelled=labelled,
             refused=tuple(refused),
             processes=_listed(truth.processes, falsehoods),
+            # As the NVML source judges: a GPU that tells less than it refuses is not whole.
+            partial=f"{missing} of its values are refused and {len(values)} told" if missing > len(values) else "",
         )
 
     def _grown(self, device: Device, row: Metric, total: float, now: float) -> tuple[float, float | None]:

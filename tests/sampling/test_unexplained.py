@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS, by_name
@@ -196,6 +196,8 @@ def test_people_are_told_of_it_too() -> None:
     assert holder_names(follow(idle(40))[-1]) == [""]
     assert holder_names(follow(idle(40, process(30)))[-1]) == ["alice", ""]
     assert holder_names(follow(idle(0))[-1]) == []
+    given = idle(40, process(30, None, 7), process(10, "bob"), allocations=(POD,))
+    assert holder_names(follow(given)[-1]) == ["ml/train-0", "bob"]
 
 
 def test_where_processes_are_switched_off_only_allocations_hold() -> None:
@@ -397,6 +399,7 @@ some_reading = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(some_reading, min_size=1, max_size=12))
 def test_every_held_second_has_an_owner_and_memory_in_use_is_never_free(steps: list[Reading]) -> None:
     ledger, free = Ledger(gap=15), 0.0
