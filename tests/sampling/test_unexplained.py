@@ -196,6 +196,8 @@ def test_people_are_told_of_it_too() -> None:
     assert holder_names(follow(idle(40))[-1]) == [""]
     assert holder_names(follow(idle(40, process(30)))[-1]) == ["alice", ""]
     assert holder_names(follow(idle(0))[-1]) == []
+    given = idle(40, process(30, None, 7), process(10, "bob"), allocations=(POD,))
+    assert holder_names(follow(given)[-1]) == ["ml/train-0", "bob"]
 
 
 def test_where_processes_are_switched_off_only_allocations_hold() -> None:

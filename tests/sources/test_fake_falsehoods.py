@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fake_story import START, Story, writer
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import ConfigError
-from gpu_exporter.sources import SourceError
+from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake import MODELS
 from gpu_exporter.sources.fake.scenario import FAULTS, Fleet, load
 
@@ -141,8 +142,25 @@ def test_nearly_every_call_fails(write: Write) -> None:
     assert not reading.labelled
     assert reading.processes is None
     assert reading.covered[BUSY] is None
+    assert re.fullmatch(r"\d+ of its values are refused and 1 told", reading.partial)
+    assert not story.read(3).partial
     assert len(story.read(3).values) > 40
     assert len(story.at(20).read(2).values) > 40
+    assert not story.read(2).partial
+
+
+def test_a_few_silent_sensors_make_no_gpu_partial_and_most_do(write: Write) -> None:
+    names = sorted({row.name for row in Story(write("")).read(0).values})
+    few, most = names[:5], names[:-5]
+    assert not one(write, f"gpu: 0, fault: silent_sensor, metrics: {few}").at(10).read(0).partial
+    assert one(write, f"gpu: 0, fault: silent_sensor, metrics: {most}").at(10).read(0).partial
+
+
+def test_where_not_one_call_answers_the_gpu_has_failed(write: Write) -> None:
+    story = Story(write("events: [{at: 0s, gpu: 0, fault: partial}, {at: 0s, gpu: 0, fault: mig}]"))
+    failure = story.read(0).failure
+    assert failure is not None
+    assert failure.reason == "unknown"
 
 
 # --- dead_pid --------------------------------------------------------------------------------------------------------
@@ -165,7 +183,7 @@ def test_a_process_that_nobody_is(write: Write, pid: int) -> None:
 
 def reopened(story: Story) -> list[tuple[int, str]]:
     """Index and UUID of what a source lists that is opened now; the old one must not be used any more."""
-    with pytest.raises(SourceError, match="GPUs have come or gone"):
+    with pytest.raises(SourceChangedError, match="GPUs have come or gone"):
         story.read(0)
     story.source.close()
     story.source = story.fleet.open()

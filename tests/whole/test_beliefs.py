@@ -113,6 +113,17 @@ def test_a_missing_list_of_processes_is_nobody_knows_who(play: Play) -> None:
     assert times["idle_free"] == 0
 
 
+def test_a_gpu_most_of_whose_calls_fail_is_up_and_told(play: Play) -> None:
+    exporter = play("gpu: 2, fault: partial")
+    wait_for(lambda: (exporter.value("gpu_read_errors_total", gpu=2, reason="partial") or 0) >= 2, exporter.log)
+    assert exporter.value("gpu_read_errors_total", gpu=3, reason="partial") == 0
+    assert exporter.value("gpu_up", gpu=2) == 1
+    assert exporter.value("gpu_utilization_ratio", gpu=2) is not None
+    assert exporter.value("gpu_temperature_celsius", gpu=2) is None
+    assert exporter.log().count("GPU answers only in part") == 1
+    assert states(exporter, 2)["idle_free"] == 0
+
+
 def ups(exporter: Exporter) -> dict[str, float]:
     """By UUID."""
     return {dict(labels)["uuid"]: value for (name, labels), value in exporter.samples().items() if name == "gpu_up"}
@@ -129,6 +140,14 @@ def test_gpus_come_without_a_restart(tmp_path: Path, play: Play) -> None:
     assert list(everyone)[1] == gone
     (tmp_path / "story.yml").write_text("events: []\n")
     wait_for(lambda: ups(exporter) == everyone, exporter.log)
+
+
+def test_a_machine_without_any_gpu_gets_some(play: Play, tmp_path: Path) -> None:
+    exporter = play("gpu: all, fault: hot_plug, plugged: false", arguments=("--fake.gpus=2",))
+    exporter.wait_value(0, "gpu_exporter_gpus", state="found")
+    assert exporter.status("/readyz") == 503
+    (tmp_path / "story.yml").write_text("events: []\n")
+    wait_for(lambda: list(ups(exporter).values()) == [1, 1], exporter.log)
 
 
 def test_a_clock_that_is_set_back_counts_nothing_twice(play: Play) -> None:

@@ -25,7 +25,7 @@ _MOST_ASKED: Final = 64  # names waiting for the name service
 _ASK_AGAIN: Final = 600.0  # seconds until the name service is asked for the same uid again
 _LOOK_AGAIN: Final = 10.0  # seconds between looks at /etc/passwd
 _LARGEST_PASSWD: Final = 16 * 1024 * 1024
-_DEADLINE: Final = 5.0  # seconds until the other uids no longer wait for the one that is being asked for
+_DEADLINE: Final = 2.0  # seconds until the other uids no longer wait for the one that is being asked for
 _MOST_HANGING: Final = 4  # questions that are left to hang, each with its thread
 
 
@@ -38,7 +38,7 @@ class UserNames:
 
     ``resolve`` raises KeyError for a user that is unknown. None for either means that there is no such thing, as in a
     container, whose own files and name service know other users than the host's. A question that takes longer than
-    five seconds is left to its thread, and another thread goes on with the other uids.
+    two seconds is left to its thread, and another thread goes on with the other uids.
 
     ``subuid`` is the file that gives users ranges of subordinate uids, for their rootless containers.
     """

@@ -8,7 +8,7 @@ from typing import Final
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import MIB
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged, only_tenant
+from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged, only_holder
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Holders:
         if unexplained is None or reading.processes is None:
             self.unaccounted = None
         else:
-            self.unaccounted = 0.0 if only_tenant(reading.allocations) else lasting
+            self.unaccounted = 0.0 if only_holder(reading.allocations) else lasting
         if any(hold.tenant == NOBODY for hold in held):
             self._tell(reading, lasting)
         return held

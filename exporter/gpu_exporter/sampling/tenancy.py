@@ -99,14 +99,13 @@ def _is_unseen(process: Process) -> bool:
     return process.identity is None or process.identity == _UNSEEN
 
 
-def only_tenant(allocations: Iterable[Identity]) -> Tenant | None:
+def only_holder(allocations: Iterable[Identity]) -> Identity | None:
     """The one whom a device was given to; None where that is nobody, or several."""
-    only: Tenant | None = None
+    only: Identity | None = None
     for identity in allocations:
-        tenant = tenant_of(identity)
-        if only is not None and tenant != only:
+        if only is not None and tenant_of(identity) != tenant_of(only):
             return None
-        only = tenant
+        only = only or identity
     return only
 
 
@@ -125,14 +124,14 @@ def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tu
     for process in merged(reading.processes or ()):
         if is_anybodys(process) and process.memory_used is not None:
             continue  # it is part of what is unexplained
-        tenant = _tenant(process, reading)
+        tenant = tenant_of(_whose(process, reading))
         if not tenants.setdefault(tenant, tenant).owner.name:
             tenants[tenant] = tenant  # a prolog may tell the job alone
         memory[tenant] += process.memory_used or 0.0
         if process.memory_used is None:
             untold.add(tenant)
     if unexplained:
-        tenant = only_tenant(reading.allocations) or NOBODY
+        tenant = tenant_of(only_holder(reading.allocations) or _UNSEEN)
         tenants.setdefault(tenant, tenant)
         memory[tenant] += unexplained
     nothing = None if reading.processes is None else 0.0
@@ -143,10 +142,11 @@ def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tu
     )
 
 
-def _tenant(process: Process, reading: Reading) -> Tenant:
+def _whose(process: Process, reading: Reading) -> Identity:
+    """Who the process is; one that cannot be seen is of the only one whom its device was given to."""
     if process.identity is not None and not _is_unseen(process):
-        return tenant_of(process.identity)
-    return only_tenant(reading.mig_allocations.get(process.mig_uuid) or reading.allocations) or NOBODY
+        return process.identity
+    return only_holder(reading.mig_allocations.get(process.mig_uuid) or reading.allocations) or _UNSEEN
 
 
 def holder_names(reading: Reading) -> list[str] | None:
@@ -158,7 +158,7 @@ def holder_names(reading: Reading) -> list[str] | None:
         return None
     held: dict[str, float] = {}
     for process in merged(reading.processes or ()):
-        name = _name(process.identity or Identity())
+        name = _name(_whose(process, reading))
         held[name] = held.get(name, 0.0) + (process.memory_used or 0.0)
     for identity in reading.allocations:
         held.setdefault(_name(identity), 0.0)

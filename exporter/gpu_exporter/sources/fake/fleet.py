@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
-from gpu_exporter.sources import SourceError
+from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.scenario import Event, Fleet, ScenarioFile
 from gpu_exporter.sources.fake.simulation import Conditions, Simulation
@@ -308,7 +308,7 @@ class FakeSource:
         if self._generation != self._fleet.driver_generation:
             raise SourceError("the simulated driver was loaded anew; open it again")
         if self._plugged != self._fleet.plugged():
-            raise SourceError("GPUs have come or gone (scenario: hot_plug); open the source again")
+            raise SourceChangedError("GPUs have come or gone (scenario: hot_plug)")
         return now
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from gpu_exporter.catalog import DEVICE_METRICS, PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric, Samples
 from gpu_exporter.config.parsers import RefusedError, quoted
-from gpu_exporter.model import Device, Process, Reading
+from gpu_exporter.model import Device, Failure, Process, Reading
 from gpu_exporter.sources.fake.models import MODELS
 from gpu_exporter.sources.fake.simulation import Simulation
 from gpu_exporter.sources.fake.workloads import assign
@@ -69,6 +69,9 @@ class Telling:
                 for (row, labels), value in labelled.items()
                 if not falsehoods.silences(row)
             }
+        missing = len(truth.values.keys() - values.keys())
+        if missing and not (values or labelled):
+            return Reading(device, failure=Failure("unknown", "not one of its calls gives a value"))
         increments: dict[Metric, float] = {}
         covered: dict[Metric, float | None] = {}
         refused: list[tuple[Metric, float]] = []
@@ -97,6 +100,8 @@ class Telling:
             labelled=labelled,
             refused=tuple(refused),
             processes=_listed(truth.processes, falsehoods),
+            # As the NVML source judges: a GPU that tells less than it refuses is not whole.
+            partial=f"{missing} of its values are refused and {len(values)} told" if missing > len(values) else "",
         )
 
     def _grown(self, device: Device, row: Metric, total: float, now: float) -> tuple[float, float | None]:
