@@ -36,7 +36,7 @@ help:
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml tools/setup tools/shipped deploy/versions.env requirements/build.txt \
-		requirements/dev.txt tests/dashboards/types/package-lock.json
+		requirements/dev.txt tests/dashboards/types/package-lock.json tests/hub/axe/package-lock.json
 	PYTHON=$(PYTHON) tools/setup .venv dev
 	@touch .venv/demo.stamp $@
 

@@ -92,7 +92,7 @@ class Browser(Program):
         """Go to a page and wait until it is there; ``script`` tells whether it may run its own."""
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         self.call("Page.navigate", url=url)
-        self.until(lambda: self.evaluate("document.readyState === 'complete' && location.href !== 'about:blank'"))
+        self.until(lambda: self.evaluate("document.readyState === 'complete'"))
 
     def until(self, ready: Callable[[], Any]) -> Any:
         """What the condition answers as soon as it is true."""

@@ -1,10 +1,12 @@
 """A history of GPUs and their holders in one SQLite file, from snapshot documents. docs/HISTORY.md describes the file.
 
-``Recorder`` writes it. ``Reader`` reads it, also while it is written: series for charts; ``usage`` sums for results.
+``Recorder`` writes it. ``Reader`` reads it, also while it is written: series for charts; ``usage`` sums
+for results; ``csv_lines`` for everything else.
 """
 
 from __future__ import annotations
 
+from gpu_exporter.history.export import TABLES, csv_lines
 from gpu_exporter.history.file import HistoryError
 from gpu_exporter.history.reader import HOST_METRICS, METRICS, Reader, Series, StoredGpu, StoredNode
 from gpu_exporter.history.recorder import Recorder
@@ -14,6 +16,7 @@ from gpu_exporter.history.usage import GpuTotal, HoldTotal, Usage, usage
 __all__ = [
     "HOST_METRICS",
     "METRICS",
+    "TABLES",
     "GpuTotal",
     "HistoryError",
     "HoldTotal",
@@ -24,5 +27,6 @@ __all__ = [
     "StoredGpu",
     "StoredNode",
     "Usage",
+    "csv_lines",
     "usage",
 ]

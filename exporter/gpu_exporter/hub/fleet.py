@@ -203,7 +203,7 @@ class Fleet:
         if sampled != state.sampled[0]:
             state.sampled = (sampled, now)
         beat = (document.amount(told.exporter.interval_seconds, 86400.0) or self.interval) + self.interval
-        stuck = not state.trouble and now - state.sampled[1] > _STALE * beat
+        stuck = not state.trouble and sampled is not None and now - state.sampled[1] > _STALE * beat
         if stuck:
             state.trouble = "its readings do not change any more"
         name = state.node.name

@@ -95,8 +95,9 @@ class Plan:
         Raises DeviceFailedError. What is not supported any more is left to the next reading.
         """
         answers = Answers()
-        if self._every_tick is not None:
-            self._asker.perform(Work(samples=self._every_tick.samples), answers)
+        first = ((row.metric, row.column) for row in self._rows.values())
+        work = Work(samples=[(metric, column) for metric, column in first if isinstance(column, Samples)])
+        self._asker.perform(work, answers)
         return answers
 
     # --- what is not supported ----------------------------------------------------------------------------------------
