@@ -18,7 +18,8 @@ from tools.lab.programs import Program
 from tools.lab.wait import wait_for
 
 from gpu_exporter.history import Reader, Usage, usage
-from serving import serving
+from gpu_exporter.http.server import Server
+from serving import LOCAL
 
 FAST = "--collection.interval=200ms"
 
@@ -95,7 +96,9 @@ def answering(body: bytes) -> Iterator[int]:
         start_response("200 OK", [("Content-Type", "application/json")])
         return [body]
 
-    with serving(app) as server:
+    server = Server(app, addresses=[LOCAL])
+    server.start()
+    with closing(server):
         yield server.port
 
 
