@@ -199,8 +199,9 @@ class NvmlSource:
         slow = now >= gpu.slow_due
         told = plan.read(slow=slow)
         if slow:
+            # Earlier once, never later: who answers is made sure of within a minute.
             stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
-            gpu.slow_due = now + _SLOW_EVERY + stagger
+            gpu.slow_due = now + _SLOW_EVERY - stagger
         return told
 
     def _list_processes(self, gpu: _Gpu, plan: Plan) -> Listed:
@@ -235,6 +236,8 @@ class NvmlSource:
                 "another GPU has taken this place", extra={"gpu": gpu.index, "uuid": uuid, "before": known.uuid}
             )
             gpu = self._gpus[gpu.index] = self._begun(gpu.index)
+            for other in self._gpus:
+                other.slow_due = 0.0  # where one has moved, others have
             told, anew = replace(gpu.nameplate.device, uuid=uuid), True
         gpu.nameplate.device = told
         self._guess(gpu)
