@@ -125,6 +125,19 @@ def test_owners_that_share_and_that_follow_each_other(path: Path) -> None:
     )
 
 
+def test_the_score_with_other_weights(path: Path) -> None:
+    machine = Machine()
+    record(
+        path, machine, 120, owners={ALICE: 0.5, BOB: 0.5}, utilization=0.8, memory_io=0.3, watts=280.0, memory=20 * GIB
+    )
+    found = told(path)
+    weights = {"utilization": 0.5, "memory_io": 0.2, "memory_used": 0.2, "power": 0.1}
+    for total in (*found.gpus, *found.holds):
+        assert total.weighted(weights) == pytest.approx(total.score / total.scored, abs=0.006)
+        assert total.weighted({"utilization": 1.0}) == pytest.approx(0.8, abs=0.006)
+        assert total.weighted({"memory_used": 0.5, "power": 0.5}) == pytest.approx((0.25 + 0.4) / 2, abs=0.006)
+
+
 def test_an_exporter_that_begins_anew_loses_and_invents_nothing(path: Path) -> None:
     machine, clock = Machine(), Clock()
     made = recorder(path, clock)
@@ -254,6 +267,7 @@ def test_without_counters_gauges_stand_in_and_without_those_nothing_does(path: P
     assert first.joules == pytest.approx(200 * 120)
     assert first.scored == 120
     assert (second.joules, second.scored, second.states["active"]) == (None, 0, 120)
+    assert second.weighted({"utilization": 1.0}) is None
     assert table(path, "SELECT utilization_ratio, memory_used_bytes FROM gpu_minutes WHERE gpu = 1 LIMIT 1") == [
         (None, None)
     ]

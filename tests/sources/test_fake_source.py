@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -368,3 +369,13 @@ def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
 def test_processes_can_be_left_out() -> None:
     fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(START), owners=None)
     assert fleet.open().read(fleet.devices[0]).processes is None
+
+
+def test_a_clock_that_is_set_stops_no_simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(100.0, ahead=START - 100.0)
+    monkeypatch.setattr("gpu_exporter.sources.fake.fleet.time", SimpleNamespace(time=clock.time, monotonic=clock))
+    source = FakeFleet(gpus=8, model="h100", seed=1).open()
+    readings(source)
+    clock.ahead -= 3600.0
+    clock.now += 600.0
+    assert sum(reading.increments.get(BUSY, 0.0) for reading in readings(source)) > 0.0

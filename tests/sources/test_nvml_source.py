@@ -159,7 +159,7 @@ def test_limits_come_from_margins_where_thresholds_are_gone(opened: Callable[...
     assert source.read(source.devices[0]).values[limit] == first, "the limit does not wander with the margin"
 
 
-@pytest.mark.parametrize(("driver", "field"), [("575.57.08", 252), ("580.65.06", 252), ("590.48.01", 270)])
+@pytest.mark.parametrize(("driver", "field"), [("575.57.08", 252), ("580.159.04", 270), ("590.48.01", 270)])
 def test_renumbered_fields_follow_the_driver(
     opened: Callable[..., NvmlSource], stub: MakeStub, driver: str, field: int
 ) -> None:

@@ -176,7 +176,12 @@ def test_a_field_that_no_setting_stands_for_is_not_supported_until_it_is_told(nv
 
 @pytest.mark.parametrize(
     ("driver", "answered"),
-    [("570.86.10", []), ("575.57.08", [251, 252, 253]), ("580.95.05", [251, 252, 253]), ("590.48.01", [269, 270, 271])],
+    [
+        ("570.86.10", []),
+        ("575.57.08", [251, 252, 253]),
+        ("580.159.04", [269, 270, 271]),
+        ("590.48.01", [269, 270, 271]),
+    ],
 )
 def test_clock_event_counters_follow_the_driver(agent: Agent, stub: Stub, driver: str, answered: list[int]) -> None:
     for number, name in enumerate(("reason_ns_sw_thermal", "reason_ns_hw_thermal", "reason_ns_power_brake")):

@@ -79,6 +79,16 @@ def assert_all_of_it_was_active(before: Samples, after: Samples) -> None:
     assert grown[1] - grown[0] == pytest.approx(active, abs=0.5)
 
 
+def charged_to_work(exporter: Exporter) -> float:
+    """Seconds that were not idle."""
+    samples = exporter.samples()
+    return state(samples, "unknown") + state(samples, "active")
+
+
+def wait_charged(exporter: Exporter, before: float) -> None:
+    wait_for(lambda: charged_to_work(exporter) > before)
+
+
 @pytest.mark.parametrize("step", [-3600.0, -86400.0, 3600.0])
 def test_a_clock_that_is_set_bills_nobody_as_idle(start: Start, stub: Callable[..., Stub], step: float) -> None:
     machine = busy_machine(stub)
@@ -110,11 +120,9 @@ def test_samples_of_zero_beside_a_busy_rate_are_never_idleness(start: Start, stu
     exporter = start(machine)
     wait_for(lambda: exporter.value("gpu_utilization_ratio") == 1.0)
     for sample in range(41, 60):  # a new sample of zero whenever a reading was charged
-        charged = state(exporter.samples(), "unknown") + state(exporter.samples(), "active")
+        charged = charged_to_work(exporter)
         machine.samples(0, UTILIZATION_SAMPLES, samples[:sample])
-        wait_for(
-            lambda charged=charged: state(exporter.samples(), "unknown") + state(exporter.samples(), "active") > charged
-        )
+        wait_charged(exporter, charged)
     after = exporter.samples()
     assert [state(after, idle) for idle in IDLE] == [0.0, 0.0]
     assert state(after, "unknown") > 0.0

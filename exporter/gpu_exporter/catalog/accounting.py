@@ -16,7 +16,7 @@ STATE_SECONDS: Final = {
         "gpu_state_seconds_total",
         "Observed time by what the GPU did: active (busy for accounting.active_ratio or more), idle_held (idle while a "
         "process, an allocation or memory that nobody explains holds it), idle_free, unknown (nothing tells how busy "
-        "it was), down.",
+        "it was, or what tells it disagrees), down.",
         labels={"state": state},
     )
     for state in ("active", "idle_held", "idle_free", "unknown", "down")

@@ -31,8 +31,8 @@ _REASONS: Final = {  # label, which is nvidia-smi's name as well: bit of the mas
 
 
 def _renumbered(name: str, now: int, before: int) -> Field:
-    """Drivers 575 to 580 number these 251 to 253; from 590 on those numbers belong to power smoothing."""
-    return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((590, now), (575, before)))
+    """Drivers before 580 number these 251 to 253; an H200 of 580.159 answers 269 to 271, and nothing for the others."""
+    return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((580, now), (575, before)))
 
 
 def _simulated(quantity: str, reason: str) -> Fake:

@@ -91,6 +91,20 @@ def size(value: Any) -> float:
     return float(match[1]) * _SIZES[match[2]]
 
 
+def size_between(low: float, high: float) -> Callable[[Any], float]:
+    """Bytes within bounds."""
+
+    def parse(value: Any) -> float:
+        told = size(value)
+        if not low <= told <= high:
+            raise RefusedError(
+                f"{quoted(value)} is out of range; write {low / 1024**2:.0f}MiB to {high / 1024**3:.0f}GiB"
+            )
+        return told
+
+    return parse
+
+
 def subset(*names: str) -> Callable[[Any], tuple[str, ...]]:
     """Some of these words, as a list or with commas; empty is none of them."""
 

@@ -49,7 +49,12 @@ class CollectionConfig:
     """How the driver is read."""
 
     interval: float = _setting(
-        5.0, parsers.duration_between(0.1, 3600), "How often every GPU is read.", reload=True, shown="5s"
+        5.0,
+        parsers.duration_between(0.1, 3600),
+        "How often every GPU is read. Where that is less often than every 10 s, the driver's own sample buffers, which "
+        "hold 14 s, are read in between, so that busy seconds lose nothing.",
+        reload=True,
+        shown="5s",
     )
     timeout: float = _setting(
         3.0,

@@ -138,6 +138,14 @@ class Reader:
         with self.asking() as connection:
             return list(connection.execute(text, values))
 
+    def table(
+        self, text: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The names of a query's columns, and its rows. Raises HistoryError."""
+        with self.asking() as connection:
+            found = connection.execute(text, values)
+            return [column[0] for column in found.description], list(found)
+
     @contextmanager
     def asking(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time; the file as it was at one moment. Raises HistoryError."""

@@ -87,7 +87,7 @@ def _gpu_views(span: Span) -> str:
     table, owners = f"gpu_{span.suffix}", f"gpu_{span.suffix}_owner"
     return f"""
 CREATE VIEW {table}s AS
-SELECT {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, gpu.model,
+SELECT row.id, {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, gpu.model,
     active_s AS active_seconds, idle_held_s AS idle_held_seconds, idle_free_s AS idle_free_seconds,
     unknown_s AS unknown_seconds, down_s AS down_seconds,
     utilization_pct / 100.0 AS utilization_ratio, utilization_max_pct / 100.0 AS utilization_ratio_max,
@@ -100,8 +100,9 @@ SELECT {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, gpu.mo
 FROM {table} AS row JOIN gpu ON gpu.id = {span.subject} JOIN node ON node.id = gpu.node;
 
 CREATE VIEW {owners}s AS
-SELECT {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, owner.kind AS owner_kind, owner.name AS owner,
-    owner.namespace, active_s AS active_seconds, idle_held_s AS idle_held_seconds, unknown_s AS unknown_seconds
+SELECT row.id, {span.time} AS time, node.alias AS node, gpu.idx AS gpu, gpu.uuid, owner.kind AS owner_kind,
+    owner.name AS owner, owner.namespace, active_s AS active_seconds, idle_held_s AS idle_held_seconds,
+    unknown_s AS unknown_seconds
 FROM (
     SELECT id, owner, active_s, idle_held_s, unknown_s FROM {table} WHERE owner IS NOT NULL
     UNION ALL
@@ -113,7 +114,7 @@ FROM (
 def _host_view(span: Span) -> str:
     return f"""
 CREATE VIEW host_{span.suffix}s AS
-SELECT {span.time} AS time, node.alias AS node, seconds, cpu_pct / 100.0 AS cpu_utilization_ratio,
+SELECT row.id, {span.time} AS time, node.alias AS node, seconds, cpu_pct / 100.0 AS cpu_utilization_ratio,
     cpu_max_pct / 100.0 AS cpu_utilization_ratio_max, memory_mib * 1048576 AS memory_used_bytes,
     (memory_mib + memory_over_mib) * 1048576 AS memory_used_bytes_max, load_hundredths / 100.0 AS load
 FROM host_{span.suffix} AS row JOIN node ON node.id = {span.subject};

@@ -137,12 +137,12 @@ static nvmlReturn_t answer_number(const struct call *call, enum value value, uns
     return NVML_SUCCESS;
 }
 
-/* Drivers 575 to 589 number the three counters 251 to 253, drivers from 590 on 269 to 271. */
+/* Drivers 575 to 579 number the three counters 251 to 253, drivers from 580 on (an H200 of 580.159) 269 to 271. */
 static nvmlReturn_t answer_renumbered(const struct call *call, nvmlFieldValue_t *field)
 {
     static const enum value REASONS[] = {V_reason_ns_sw_thermal, V_reason_ns_hw_thermal, V_reason_ns_power_brake};
     int major = session_now().driver_major;
-    unsigned first = major >= 590 ? 269 : 251;
+    unsigned first = major >= 580 ? 269 : 251;
     if (major < 575 || field->field < first || field->field > first + 2)
         return NVML_ERROR_NOT_SUPPORTED;
     return answer_number(call, REASONS[field->field - first], VALUE_UNSIGNED_LONG_LONG, field);

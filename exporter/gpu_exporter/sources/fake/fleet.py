@@ -42,9 +42,10 @@ _FAILURES: Final[dict[str, tuple[Reason, str]]] = {
 class FakeFleet:
     """Simulated GPUs of one machine, and what happens to them.
 
-    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time.
-    ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads pass their time. Raises
-    ConfigError where the scenario cannot be used.
+    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time, by
+    default that of the start and what passed since, whatever is done to the machine's clock. ``wait`` waits for an
+    event at most so many seconds; it is how slow and hanging reads pass their time. Raises ConfigError where the
+    scenario cannot be used.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class FakeFleet:
         seed: int,
         scenario: Path | None = None,
         owners: str | None = "user",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         wait: Wait = threading.Event.wait,
     ) -> None:
         board = MODELS[model]
         self._fixed = _fixed(board)
         self._owners = owners
-        self._clock = clock
+        self._clock = clock = clock or _steady()
         self._lock = threading.RLock()
         self._file = ScenarioFile(scenario, Fleet(gpus, board)) if scenario is not None else None
         self._start = self._looked = clock()
@@ -238,6 +239,12 @@ class FakeFleet:
             if fault in self._active[index]:
                 return Failure(reason, message)
         return None
+
+
+def _steady() -> Callable[[], float]:
+    """A clock that shows Unix time as long as nobody sets the machine's, and that goes on when somebody does."""
+    ahead = time.time() - time.monotonic()
+    return lambda: ahead + time.monotonic()
 
 
 class FakeSource:
