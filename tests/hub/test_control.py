@@ -95,9 +95,9 @@ def test_a_low_gpu_is_told(serve: Callable[[Any], str]) -> None:
     assert (delivery.outcome, delivery.tries) == ("delivered", 1)
     ((headers, body),) = service.got
     assert body == {
-        "gpu": "GPU-3", "gpu_index": 3, "model": "NVIDIA H100", "owner": "train-0", "owner_kind": "pod", "pod": "train-0",
-        "namespace": "research", "node": "gpu-a", "host": "gpu-a.example.org", "score": 0.01, "status": "idle",
-        "held_hours": 10, "idle_hours": 10, "timestamp": "1970-01-12T13:46:40Z",
+        "gpu": "GPU-3", "gpu_index": 3, "model": "NVIDIA H100", "owner": "train-0", "owner_kind": "pod",
+        "pod": "train-0", "namespace": "research", "node": "gpu-a", "host": "gpu-a.example.org", "score": 0.01,
+        "status": "idle", "held_hours": 10, "idle_hours": 10, "timestamp": "1970-01-12T13:46:40Z",
     }  # fmt: skip
     assert headers["content-type"] == "application/json"
     assert headers["idempotency-key"] == delivery.key

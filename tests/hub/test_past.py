@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tools.lab.exporter import run
+from tools.lab.exporter import Exporter, run
 from tools.lab.hub import Hub, write_nodes
 from tools.lab.web import ask
 
 from gpu_exporter.hub.results import grade
 from gpu_exporter.hub.settings import Thresholds
-from gpu_exporter.model import Device, Hold, Owner
+from gpu_exporter.model import Device, Hold, Owner, Reading
 from machines import Told, exporter
 from past import Gpu, write
 from snapshots import FULL
@@ -33,9 +35,9 @@ LAB = {
 HOURS = 2.0
 
 
-def now_reading(gpu: Gpu) -> object:
+def now_reading(gpu: Gpu) -> Reading:
     holds = (Hold(Owner(gpu.kind, gpu.owner, ""), 2.0**30),) if gpu.owner else ()
-    state = "idle_free" if not gpu.owner else gpu.state
+    state: Any = gpu.state if gpu.owner else "idle_free"
     return replace(FULL, device=Device(gpu.index, f"GPU-{gpu.index}", "NVIDIA H100"), state=state, holds=holds)
 
 
@@ -167,22 +169,26 @@ def test_the_page_of_a_gpu_has_its_curves(hub: Hub) -> None:
     assert hub.get("/machines/gpu-a/gpus/0?range=century").status == 400
 
 
-def test_what_machines_say_is_kept(hub: Hub, tmp_path: Path) -> None:
-    import sqlite3
-
+def test_a_second_hub_on_one_file_is_refused(hub: Hub) -> None:
     history = hub.config.parent / "history.db"
-    hub.wait(
-        lambda: sqlite3.connect(history).execute("SELECT max(last_seen) FROM node").fetchone()[0] > time.time() - 130
-    )
-    answered = run(
-        "hub",
-        f"--nodes.file={hub.config.parent / 'nodes.json'}",
-        f"--history.path={history}",
-        "--web.listen-address=127.0.0.1:0",
-    )
-    assert answered.returncode == 2
-    assert answered.stderr.count("\n") == 1
-    assert str(history) in answered.stderr
+    nodes = hub.config.parent / "nodes.json"
+    done = run("hub", f"--nodes.file={nodes}", f"--history.path={history}", "--web.listen-address=127.0.0.1:0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert str(history) in done.stderr
+
+
+def test_what_machines_say_is_kept(tmp_path: Path) -> None:
+    history = tmp_path / "history.db"
+    with Exporter(tmp_path, "--source=fake", "--fake.gpus=2", "--collection.interval=1s") as machine:
+        nodes = write_nodes(tmp_path / "nodes.json", {"gpu-a": machine.port})
+        with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+            hub.wait_states(**{"gpu-a": "online"})
+            first = hub.nodes()["gpu-a"]["last_seen_timestamp_seconds"]
+            hub.wait(lambda: hub.nodes()["gpu-a"]["last_seen_timestamp_seconds"] > first + 3)
+            hub.stop()  # the minute that has begun is written as well
+    with closing(sqlite3.connect(history)) as file:
+        assert file.execute("SELECT alias FROM node").fetchall() == [("gpu-a",)]
+        assert file.execute("SELECT count(DISTINCT gpu) FROM gpu_minutes").fetchone() == (2,)
 
 
 def test_where_nothing_is_kept_that_is_said(tmp_path: Path) -> None:
