@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
+from traceback import extract_tb
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -51,6 +52,8 @@ _SECURITY: Final = (
 )
 _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _LONGEST_QUERY: Final = 4096
+
+_TOLD: Final[set[str]] = set()  # bugs that stand in the log
 
 Handle: TypeAlias = Callable[[Request], Any]
 
@@ -128,7 +131,7 @@ class Application:
 
     async def _events(self, _request: Request) -> Response:
         try:
-            stream = self.events.join()
+            stream = await self.events.join()
         except FullError:
             raise HTTPException(
                 503, "as many viewers as there may be are connected; ask /api/v1/nodes instead"
@@ -219,7 +222,12 @@ async def _no_archive(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    log.error("the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
+    frame = extract_tb(error.__traceback__)[-1]
+    key = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+    # A page that is open asks every few seconds: its traceback stands in the log once.
+    level = logging.DEBUG if key in _TOLD else logging.ERROR
+    _TOLD.add(key)
+    log.log(level, "the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
     return await _failed(request, HTTPException(500, "this is a bug in gpu-exporter: see the hub's log"))
 
 
