@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_exporter import __version__
 from gpu_exporter.http.access import Gate
 from gpu_exporter.hub import documents
+from gpu_exporter.hub.alerts import Alerts, alert_document
 from gpu_exporter.hub.archive import ArchiveError
 from gpu_exporter.hub.events import Events, FullError
 from gpu_exporter.hub.fleet import Fleet, NodeState
@@ -61,12 +62,20 @@ Handle: TypeAlias = Callable[[Request], Any]
 class Application:
     """What the hub answers. It reads the fleet and changes nothing. ``past`` is None where nothing is kept."""
 
-    def __init__(self, fleet: Fleet, *, past: Past | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        past: Past | None = None,
+        alerts: Alerts | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._fleet = fleet
+        self._alerts = alerts
         self._past = past
         self._clock = clock
         self.events = Events(lambda: documents.summary(fleet, clock()))
-        self._pages = Pages(fleet, past=past, clock=clock)
+        self._pages = Pages(fleet, past=past, alerts=alerts, clock=clock)
 
     def build(self, gate: Gate | None) -> ASGIApp:
         """The whole of it, behind the web configuration where there is one."""
@@ -113,7 +122,11 @@ class Application:
         )
 
     async def _node(self, request: Request) -> Response:
-        return as_json(request, documents.node_document(self._state(request)))
+        state = self._state(request)
+        told = documents.node_document(state)
+        if self._alerts is not None:
+            told["alerts"] = [alert_document(alert) for alert in self._alerts.of(state)]
+        return as_json(request, told)
 
     async def _gpus(self, request: Request) -> Response:
         return as_json(
