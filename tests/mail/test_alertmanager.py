@@ -315,7 +315,9 @@ def test_two_sites_without_a_cluster_label_may_have_a_machine_of_the_same_name(a
     """Both are localhost:9435; they differ by their aliases and their GPUs."""
     host = {"instance": "localhost-of-both:9435"}
     west, east = {**host, "alias": "west"}, {**host, "alias": "east"}
-    alertmanager.tell([{**alert("GPUExporterDown", "critical"), **east}, {**LOST, **east}, {**HOT, **west, "uuid": "GPU-of-west"}])
+    alertmanager.tell(
+        [{**alert("GPUExporterDown", "critical"), **east}, {**LOST, **east}, {**HOT, **west, "uuid": "GPU-of-west"}]
+    )
     alertmanager.tell(
         [{**LOST, **west, "uuid": "GPU-west", "gpu": "7"}, {**HOT, **west, "uuid": "GPU-east", "gpu": "7"}]
     )

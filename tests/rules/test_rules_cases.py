@@ -14,7 +14,20 @@ from tools.lab import ROOT
 from tools.lab.programs import Release
 
 import rules
-from rules import ALERTS, CASES, DEPLOY, GONE, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load, where
+from rules import (
+    ALERTS,
+    CASES,
+    DEPLOY,
+    GONE,
+    RECORDS,
+    RULES,
+    WITHOUT_CLUSTER,
+    Rule,
+    assert_promtool,
+    checks,
+    load,
+    where,
+)
 
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
 each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])

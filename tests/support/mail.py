@@ -129,11 +129,11 @@ def deploy_rules(folder: Path) -> None:
             for rule in group["rules"]:
                 for patience in {"for", "keep_firing_for"} & set(rule):
                     number, unit = int(rule[patience][:-1]), rule[patience][-1]
-                    rule[patience] = f"{number * {'s': 0, 'm': 1, 'h': 10}[unit]}s"
+                    rule[patience] = f"{number * {'s': 0, 'm': 1, 'h': 10, 'd': 240}[unit]}s"
                 if rule.get("alert") == "Watchdog":
                     rule["for"] = "12s"
                 if rule.get("alert") == "GPUTemperatureNearSlowdown":
-                    shorter = rule["expr"].replace("gpu_temperature_celsius <= 5", "gpu_temperature_celsius <= 22")
+                    shorter = rule["expr"].replace("<= 5", "<= 22")
                     assert shorter != rule["expr"], "the rule has changed"
                     rule["expr"] = shorter
         (folder / source.name).write_text(yaml.safe_dump(tree))
