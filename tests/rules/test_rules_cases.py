@@ -92,7 +92,7 @@ def _older(values: str) -> str:
     last, older = 0.0, []
     for text in str(values).split():
         found = _SEGMENT.fullmatch(text)
-        if text.startswith("_"):
+        if text.startswith("_") or text == "stale":
             older.append(text)
             continue
         assert found, text
@@ -206,7 +206,7 @@ def _without_wait(rule: dict[str, Any]) -> None:
 def _with_longer_wait(rule: dict[str, Any]) -> None:
     if "for" in rule:
         wait, unit = int(rule["for"][:-1]), rule["for"][-1]
-        rule["for"] = f"{wait * {'m': 60, 'h': 3600}[unit] * 3 // 2}s"
+        rule["for"] = f"{wait * {'m': 60, 'h': 3600, 'd': 86400}[unit] * 3 // 2}s"
 
 
 def _not_kept(rule: dict[str, Any]) -> None:
