@@ -23,7 +23,7 @@ from build.looks import (
 )
 from build.panels import NOT_THERE, colored, gauges, series, stat, strip
 from build.parts import ADDRESS, ROW_TO_NODE, SERIES_TO_DEVICE, SERIES_TO_NODE, alert_count, alerts, idle_held, per_host
-from build.promql import GPU_LEGEND, HOST_LEGEND, NODE, firing, most, severities
+from build.promql import GPU_LEGEND, HOST_LEGEND, NODE, most, severities
 from build.tables import Column, table
 
 _MOST_TILES: Final = 256
@@ -187,8 +187,8 @@ _TILES = stat(
 
 _BUSY = strip(
     "Busy by host",
-    "Mean over the GPUs of each host, in the colours above; of a large fleet the thirty that are least busy. A gap: nothing "
-    "was scraped.",
+    "Mean over the GPUs of each host, in the colours above; of a large fleet the thirty that are least busy. A gap: "
+    "nothing was scraped.",
     f"bottomk(30, clamp_max(avg {_BY_HOST} (rate(gpu_busy_seconds_total{{{NODE}}}[$__rate_interval])), 1))",
     legend=HOST_LEGEND,
     unit="percentunit",
@@ -196,6 +196,7 @@ _BUSY = strip(
     links=[SERIES_TO_NODE],
 )
 
+_MOST_POWER: Final = most(f"sum {_BY_HOST} (gpu_power_watts{{{NODE}}})")
 _COURSE = [
     series(
         "GPUs by class of use",
@@ -211,12 +212,8 @@ _COURSE = [
     series(
         "Power by host",
         "What the GPUs of each host draw: the twenty that draw most, and all others together.",
-        (most(f"sum {_BY_HOST} (gpu_power_watts{{{NODE}}})"), HOST_LEGEND),
-        (
-            f"(sum(gpu_power_watts{{{NODE}}}) - sum({most(f'sum {_BY_HOST} (gpu_power_watts{{{NODE}}})')})) > 0\n"
-            f"or 0 * sum(gpu_power_watts{{{NODE}}})",
-            "others",
-        ),
+        (_MOST_POWER, HOST_LEGEND),
+        (f"(sum(gpu_power_watts{{{NODE}}}) - sum({_MOST_POWER})) > 0\nor 0 * sum(gpu_power_watts{{{NODE}}})", "others"),
         unit="watt",
         stacked=True,
         width=8,

@@ -8,7 +8,6 @@ from build.dashboard import Dashboard, Row, xids
 from build.looks import (
     BAD_ABOVE_ZERO,
     GREEN,
-    GREY,
     ORANGE,
     RECOVERY,
     RED,
@@ -89,8 +88,9 @@ def _of_the_ill(expression: str) -> str:
 
 _GPUS = table(
     "GPUs with something wrong, worst first",
-    "GPUs of which an alert tells, by its severity, and those that are down. Uncorrected and corrected are ECC errors since the driver was loaded; remapped are rows of memory, and pending "
-    "tells that one waits for a reset. n/a is what a board does not have, or what a GPU that is down cannot tell.",
+    "GPUs of which an alert tells, by its severity, and those that are down. Uncorrected and corrected are ECC errors "
+    "since the driver was loaded; remapped are rows of memory, and pending tells that one waits for a reset. n/a is "
+    "what a board does not have, or what a GPU that is down cannot tell.",
     {
         "alerts": per_gpu(severities('gpu=~"$gpu"') + f"\nor 3 * (gpu_up{{{GPU}}} == bool 0) > 0"),
         "up": _of_the_ill(f"gpu_up{{{GPU}}}"),
@@ -273,7 +273,7 @@ _UP = timeline(
 _MORE = [
     series(
         "GPUs that are not joined to their fabric",
-        "GPUs on NVSwitch machines whose registration with the fabric manager is not complete: no job with CUDA starts there.",
+        "GPUs of NVSwitch boards whose registration with the fabric manager is not complete: CUDA does not start there.",
         (f"count(gpu_fabric_state{{{GPU}}} > 0 < 3) or 0 * count(gpu_up{{{GPU}}})", "GPUs"),
         unit="none",
         steps=BAD_ABOVE_ZERO,

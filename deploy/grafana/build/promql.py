@@ -39,7 +39,8 @@ def most(expression: str, count: int = MOST) -> str:
 def firing(selector: str = "") -> str:
     """Our alerts that fire for what is chosen; those without an instance (about the fleet) as well."""
     more = f", {selector}" if selector else ""
-    return f'ALERTS{{alertstate="firing", alertname=~"GPU.+", cluster=~"$cluster|", rack=~"$rack|", instance=~"$instance|"{more}}}'
+    place = 'cluster=~"$cluster|", rack=~"$rack|", instance=~"$instance|"'
+    return f'ALERTS{{alertstate="firing", alertname=~"GPU.+", {place}{more}}}'
 
 
 # Alerts of the chosen GPUs; those of whole machines (no label gpu) are not among them.
