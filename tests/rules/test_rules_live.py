@@ -25,7 +25,7 @@ scrape_configs:
 FULL = {
     "alias": "gpu-a", "cluster": "lab 1", "fan": "0", "gpu": "3", "instance": "10.0.1.7:9435", "integration": "email",
     "kind": "crc_flit", "location": "dram", "model": "NVIDIA H100 80GB HBM3", "namespace": "ml", "owner": "ann & bob",
-    "owner_kind": "pod", "uuid": "GPU-1", "xid": "79",
+    "owner_kind": "pod", "uuid": "GPU-1", "was": "GPUHbmHot", "xid": "79",
 }  # fmt: skip
 BARE = {name: value for name, value in FULL.items() if name not in {"alias", "cluster", "namespace"}}
 

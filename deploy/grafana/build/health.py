@@ -273,7 +273,7 @@ _UP = timeline(
 _MORE = [
     series(
         "GPUs that are not joined to their fabric",
-        "GPUs of NVSwitch boards whose registration with the fabric manager is not complete: CUDA does not start there.",
+        "GPUs of NVSwitch boards whose registration with the fabric manager is not complete: CUDA fails there.",
         (f"count(gpu_fabric_state{{{GPU}}} > 0 < 3) or 0 * count(gpu_up{{{GPU}}})", "GPUs"),
         unit="none",
         steps=BAD_ABOVE_ZERO,
