@@ -36,7 +36,7 @@ help:
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml tools/setup tools/shipped deploy/versions.env requirements/build.txt \
-		requirements/dev.txt tests/dashboards/types/package-lock.json
+		requirements/dev.txt tests/dashboards/types/package-lock.json tests/hub/axe/package-lock.json
 	PYTHON=$(PYTHON) tools/setup .venv dev
 	@touch .venv/demo.stamp $@
 
@@ -121,6 +121,7 @@ soak: .venv/dev.stamp
 docs: .venv/demo.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
+	$(BIN)/python tools/hub.py
 	$(BIN)/python tools/versions.py
 	$(BIN)/python tools/chart.py
 	cd deploy/grafana && $(abspath $(BIN))/python -m build

@@ -189,7 +189,7 @@ def _accepted(setting: Setting) -> list[str]:
         "boolean": [True],
         "integer": [1, 7, 100],
         "number": [0.05, 0.5, 1.5],
-        "array": [[], ["gpu"]],
+        "array": [[], ["gpu"], [":9435"]],
         "object": [{}],
     }
     return ["string", *(kind for kind, tries in likely.items() if any(_parses(setting, value) for value in tries))]

@@ -13,6 +13,9 @@ HEAD = """\
 Every setting can stand in a YAML file (`--config.file`), in the environment, and on the command line; the later wins.
 Without any of them the exporter reads the NVIDIA GPUs of the machine and listens on port 9435.
 
+For a setting that takes several values (MANY)
+the file has a list, a variable and a flag have commas between them; such a flag may also be given again and again.
+
 ```yaml
 # gpu-exporter.yml
 collection:
@@ -26,9 +29,38 @@ web:
 `gpu-exporter check-config gpu-exporter.yml` tells whether a file is accepted. An unknown key, a wrong type or a value
 out of range is refused with one line that names the file, the key, the value and what would be accepted, and status 2.
 
+**A variable `GPU_EXPORTER_…` that no command knows is refused as well**, with the name that may have been meant: a
+mistyped one would leave out a setting, such as who may connect. An empty variable counts as one that is not set. What
+Kubernetes (or `docker run --link`) sets by itself for a service called `gpu-exporter` is passed over:
+`GPU_EXPORTER_PORT=tcp://10.0.0.1:9435`, `GPU_EXPORTER_SERVICE_HOST=10.0.0.1` and their like.
+
 The file is read again when it has changed (it is looked at every 5 s) and on SIGHUP. Settings marked "at once" take
 effect then; a changed setting that needs a restart is named in the log. A file that is refused changes nothing, and
 `gpu_exporter_config_reload_success` becomes 0.
+
+## Where it listens
+
+`web.listen_address` is one `host:port` or several; every limit, `web.allow`, TLS and passwords hold for all of them.
+
+| written | listens on |
+|---|---|
+| `:9435`, `[::]:9435` | every address, IPv6 and IPv4; every IPv4 address where the machine has no IPv6 |
+| `0.0.0.0:9435` | every IPv4 address |
+| `10.0.0.7:9435`, `[fd00::7]:9435` | that one |
+| `localhost:9435`, `gpu-3:9435` | every address of the name that this machine has, such as `127.0.0.1` and `::1` |
+| port `0` | a free port, the same for all addresses of a name; the log tells which |
+
+```yaml
+web:
+  listen_address: [localhost:9435, 10.0.0.7:9435]
+```
+
+`--web.listen-address=localhost:9435 --web.listen-address=10.0.0.7:9435` and
+`GPU_EXPORTER_WEB_LISTEN_ADDRESS=localhost:9435,10.0.0.7:9435` (commas or blanks) say the same. Where one of them cannot
+be had, or two of them are the same place, nothing is served: one line, status 2. The log's line `listening` names every
+address.
+
+## All settings
 
 | key | default | takes effect | meaning | flag | environment |
 |---|---|---|---|---|---|
@@ -43,7 +75,8 @@ def main() -> None:
         effect = "at once" if setting.reload else "at start"
         cells = (f"`{setting.key}`", default, effect, setting.help, f"`{setting.flag}`", f"`{setting.variable}`")
         rows.append(f"| {' | '.join(cells)} |")
-    sys.stdout.write(HEAD + "\n".join(rows) + "\n")
+    many = ", ".join(f"`{setting.key}`" for setting in settings() if setting.many)
+    sys.stdout.write(HEAD.replace("MANY", many) + "\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":

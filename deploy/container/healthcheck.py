@@ -33,14 +33,15 @@ def main() -> int:
 
 
 def _place() -> tuple[str, dict[str, str]]:
-    """The listen address, and how TLS is spoken there; empty where it is not."""
+    """The first listen address (one loop serves them all), and how TLS is spoken there; empty where it is not."""
     listen = os.environ.get("GPU_EXPORTER_WEB_LISTEN_ADDRESS")
     web = os.environ.get("GPU_EXPORTER_WEB_CONFIG_FILE")
     if file := os.environ.get("GPU_EXPORTER_CONFIG_FILE"):
         settings = _yaml(file).get("web") or {}
         listen = listen or settings.get("listen_address")
         web = web or settings.get("config_file")
-    return listen or _DEFAULT, (_yaml(web).get("tls_server_config") or {}) if web else {}
+    addresses = (listen or _DEFAULT).replace(",", " ").split() if not isinstance(listen, list) else listen
+    return addresses[0], (_yaml(web).get("tls_server_config") or {}) if web else {}
 
 
 def _yaml(path: str) -> dict[str, dict[str, str]]:

@@ -9,9 +9,11 @@ from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.config import Config
+from gpu_exporter.host import HostWatch
 from gpu_exporter.http.access import Gate
+from gpu_exporter.http.listening import ListenError
 from gpu_exporter.http.server import Server
-from gpu_exporter.model import Build, Snapshot
+from gpu_exporter.model import Build, Host, Snapshot
 from gpu_exporter.owners.factory import open_resolver
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.exposition import Page
@@ -59,10 +61,11 @@ def read_once(config: Config) -> tuple[Snapshot, str | None]:
 
 
 class Site:
-    """What the pages ask for: the sampler's newest snapshot, its bytes, and the sampler's health."""
+    """What the pages ask for: the sampler's newest snapshot, its bytes, the sampler's health, and the machine."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler, host: HostWatch) -> None:
         self._sampler = sampler
+        self._host = host
         self._page = Page()
 
     def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
@@ -72,6 +75,18 @@ class Site:
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""
         return self._sampler.latest()
+
+    def host(self) -> Host:
+        """See HostWatch.latest."""
+        return self._host.latest()
+
+    def interval(self) -> float:
+        """See Sampler.interval."""
+        return self._sampler.interval
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        """See Sampler.age."""
+        return self._sampler.age(snapshot)
 
     def live(self) -> str | None:
         """See Sampler.live."""
@@ -92,26 +107,25 @@ class Exporter:
     def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
         self._config = config
         self._sampler = build_sampler(config)
+        self._host = HostWatch(config.host)
         application = Application(
-            provider=Site(self._sampler),
+            provider=Site(self._sampler, self._host),
             telemetry_path=config.web.telemetry_path,
             process_labels=config.processes.labels,
         )
         gate = None if config.web.config_file is None else Gate(config.web.config_file)
-        address = config.web.listen_address
         try:
             self._server = Server(
                 gate.protect(application) if gate else application,
-                host=address.host,
-                port=address.port,
+                addresses=config.web.listen_address,
                 allow=config.web.allow,
                 wrap=gate.wrap if gate and gate.secure else None,
                 heartbeat=heartbeat,
             )
-        except OSError as error:
-            raise StartError(f"web.listen_address: '{address}': {error.strerror or error}; write a free one") from None
+        except ListenError as error:
+            raise StartError(f"web.listen_address: {error}") from None
         self._gate = gate
-        self.address: Final = f"{address.host}:{self._server.port}"
+        self.address: Final = ",".join(map(str, self._server.addresses))
 
     @property
     def stuck(self) -> bool:
@@ -121,6 +135,7 @@ class Exporter:
     def start(self) -> None:
         """Begin to sample and to serve. Raises StartError where a GPU is required and none can be read."""
         self._sampler.start()
+        self._host.start()
         if self._config.require_gpu:
             self._require_gpu()
         self._server.start()
@@ -152,6 +167,7 @@ class Exporter:
         """Stop within two seconds; a driver call that hangs is left behind."""
         self._server.close()
         self._sampler.close()
+        self._host.close()
 
     def _require_gpu(self) -> None:
         self._sampler.wait_first(_OPENING)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gpu_exporter.catalog.row import Metric
 
-Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown"]
+# ``partial`` is of a GPU that answers, but most of whose calls fail.
+Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown", "partial"]
 # What a GPU did with its time; an owner's time has those of them in which somebody can hold it.
 State: TypeAlias = Literal["active", "idle_held", "idle_free", "unknown", "down"]
 
@@ -27,9 +28,17 @@ class Device:
     vbios_version: str = ""
 
     @property
+    def board(self) -> str:
+        """The UUID, written alike whoever tells it: NVML, the kernel driver, with the prefix or without."""
+        return self.uuid.lower().removeprefix("gpu-")
+
+    @property
     def key(self) -> str:
-        """What tells this GPU apart over reopenings: its UUID, or its index while it has never told one."""
-        return self.uuid or f"index {self.index}"
+        """What tells this GPU apart: UUID and index, as UUIDs have been seen twice in one machine.
+
+        A board that moves to another index gets another key (sampling/roster.py tells which it had).
+        """
+        return f"{self.index} {self.board}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +83,18 @@ class Process:
     mig_uuid: str = ""
     identity: Identity | None = None
 
+    @property
+    def has_pid(self) -> bool:
+        """Whether ``pid`` is one: a driver that cannot tell it here (another pid namespace) says 0 or 2^32 - 1."""
+        return 0 < self.pid < 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What is told of a process, or of those to whom a GPU was allocated. Empty strings are what is not known.
 
-    ``process`` is the base name of the executable, never its arguments. ``container`` is the container's identifier (of
+    ``process`` is the base name of the executable, never its arguments. ``user`` is the uid as text while no name is
+    known of it, and ``uid`` None where only the name is told. ``container`` is the container's identifier (of
     a process) or its name (of an allocation). ``labels`` has what the owner kinds add, as far as it
     is known (catalog/owner_kinds.py).
     """
@@ -88,6 +103,7 @@ class Identity:
     user: str = ""
     container: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    uid: int | None = field(default=None, compare=False)
 
     def all_labels(self) -> dict[str, str]:
         """What is told as labels of processes, by name."""
@@ -105,15 +121,31 @@ class Owner(NamedTuple):
     namespace: str
 
 
+class Hold(NamedTuple):
+    """An owner's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
+
+    owner: Owner
+    memory: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One device at one moment.
 
     ``values`` holds gauges and the counters that the device keeps itself; what it does not have is absent.
-    ``increments`` holds the growth of counters that we keep, since the device's previous reading.
+    ``increments`` holds the growth of counters that we keep, since the device's previous reading. ``covered`` has the
+    seconds that such a growth stands for, where that may be less than the time since then: for the rest of it the gauge
+    is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not.
+    twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
+    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
+    ``mig_allocations`` the same of each MIG device.
+    ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
+    and ``holds`` also where it is not known who is there.
+    ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
+    -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
+    ``partial`` tells why it is only part of what the device otherwise tells; empty where it is whole.
     """
 
     device: Device
@@ -122,17 +154,29 @@ class Reading:
     labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
+    listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
     allocations: tuple[Identity, ...] = ()
+    mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
+    state: State | None = None
+    holds: tuple[Hold, ...] | None = None
+    refused: tuple[tuple[Metric, float], ...] = ()
+    covered: Mapping[Metric, float | None] = field(default_factory=dict)
+    partial: str = ""
+
+
+# Stands for XIDs that are not told by their number.
+OTHER_XID: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Xid:
-    """One XID event: ``timestamp`` is Unix time in seconds."""
+    """``count`` XID events of one number; ``timestamp`` is Unix time in seconds, of the latest of them."""
 
     device: Device
     xid: int
     timestamp: float
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +186,7 @@ class Snapshot:
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started.
     """
 
     build: Build
@@ -158,6 +203,7 @@ class Snapshot:
     gpus_expected: int | None = None
     config_ok: bool = True
     simulated: bool = False
+    implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:
@@ -168,6 +214,39 @@ class Snapshot:
     def gpus_up(self) -> int:
         """GPUs that answered."""
         return sum(1 for reading in self.readings if reading.failure is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One file system, as df(1) counts it: bytes, of which ``free`` can be had by users who are not root."""
+
+    mount: str
+    device: str
+    filesystem: str
+    total: int
+    used: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine around the GPUs. Empty and None are what is not known.
+
+    ``boot_timestamp`` is Unix time, ``cpu_utilization`` a share of all CPUs' time since the look before, memory is in
+    bytes, ``load`` the average number of runnable tasks over 1, 5 and 15 minutes.
+    """
+
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    os: str = ""
+    kernel: str = ""
+    boot_timestamp: float | None = None
+    cpus: int | None = None
+    cpu_utilization: float | None = None
+    memory_total: int | None = None
+    memory_used: int | None = None
+    load: tuple[float, float, float] | None = None
+    disks: tuple[Disk, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from gpu_exporter.catalog import (
     DRIVER_INFO,
     GPU_INFO,
     GPU_UP,
+    MEMORY_UNACCOUNTED,
     OWNER_MEMORY,
     OWNER_SECONDS,
     READ_ERRORS,
@@ -26,7 +27,7 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
-from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
@@ -191,7 +192,7 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             newest = [number for _, number in column.renumbered[:1]]
             assert newest in ([], [getattr(pynvml, column.name)])
             assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
-        elif isinstance(column, (Limit, Processes, Samples)):
+        elif isinstance(column, (Gpm, Limit, Processes, Samples)):
             names = [column.name]
         else:
             assert isinstance(column, (Fans, Links))
@@ -221,7 +222,7 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 @EVERY
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
     kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
-    kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY}
+    kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
     assert has_source == (metric.own is None and metric not in kept)
     # Processes come from the simulated work.

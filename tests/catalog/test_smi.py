@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
-from gpu_exporter.catalog.row import Call, Field, Metric, Smi, scaled
+from gpu_exporter.catalog.row import Metric, Smi
+from recorded import CAPTURES, RECORDED, by_nvml, printed
 
-RECORDED = Path(__file__).parent / "recorded"
-CAPTURES = sorted(RECORDED.glob("*.csv"))
 ROWS = [(row, row.smi) for row in DEVICE_METRICS if row.smi is not None]
 NOTHING = {"[N/A]", "N/A", "[Requested functionality has been deprecated]"}
 PLAUSIBLE = {
@@ -26,28 +22,6 @@ PLAUSIBLE = {
     "seconds": (0, 1e9),
     None: (0, 1e6),
 }
-
-
-def printed(path: Path) -> dict[str, str]:
-    """The first GPU's fields."""
-    fields, _, gpu = csv.reader(path.read_text("utf-8").splitlines()[:3], skipinitialspace=True)
-    return dict(zip(fields, gpu, strict=True))
-
-
-def by_nvml(row: Metric, told: Mapping[str, Any]) -> float | None:
-    """What the row's first NVML column that was recorded says."""
-    for column in row.nvml:
-        if isinstance(column, Field) and column.name in told["fields"]:
-            return scaled(told["fields"][column.name], column.scale)
-        if isinstance(column, Call):
-            answer = told["calls"].get(f"{column.name}({', '.join(map(str, column.args))})")
-            if answer is None:
-                continue
-            if column.bit is not None:
-                return float(bool(answer) and column.bit.endswith("GpuIdle"))  # the mask was 1
-            value = scaled(sum(answer[part] for part in column.part) if column.part else answer, column.scale)
-            return None if value in column.absent else value
-    return None
 
 
 def test_nvidia_smi_and_nvml_say_the_same_of_an_idle_gpu() -> None:

@@ -17,7 +17,8 @@ from tools.lab.nvml_stub import Stub
 
 from gpu_exporter import __version__
 from gpu_exporter.cli import cli
-from gpu_exporter.config import SOURCES, settings
+from gpu_exporter.cli.findings import findings
+from gpu_exporter.config import SOURCES, load, settings
 
 SERVE = ("--source=fake", "--web.listen-address=127.0.0.1:0")
 
@@ -131,7 +132,7 @@ def test_sample_table_and_its_status(library: Path, stub: Callable[..., Stub]) -
     assert (done.returncode, done.stderr) == (0, "")
     head, first, second = done.stdout.splitlines()
     assert head.split() == ["GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD", "BY", "UUID"]
-    told = "0 NVIDIA H100 80GB HBM3 up 100 % 19.4 / 79.6 GiB 59 °C 632 / 700 W nobody GPU-"
+    told = "0 NVIDIA H100 80GB HBM3 up 100 % 19.4 / 79.6 GiB 59 °C 632 / 700 W unknown GPU-"
     assert " ".join(first.split()).startswith(told)
     assert second.startswith("1    NVIDIA GeForce RTX 4090")
     machine.lose(1)
@@ -156,6 +157,20 @@ def test_auto_is_never_fake(tmp_path: Path) -> None:
     done = run("sample", extra={"LD_LIBRARY_PATH": str(tmp_path)})
     assert done.returncode == 2
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_doctor_tells_of_a_proc_that_hides(tmp_path: Path, *, hidden: bool) -> None:
+    (tmp_path / "proc/self/ns").mkdir(parents=True)
+    (tmp_path / "proc/self/ns/pid").symlink_to("pid:[4026531836]")
+    if not hidden:
+        (tmp_path / "proc/1").mkdir()
+    config = load(None, {"source": ("--source", "fake"), "fake.gpus": ("--fake.gpus", "1")})
+    told = {finding.what: finding for finding in findings(config, tmp_path)}
+    assert told["PID namespace"].state == "ok"
+    assert ("/proc" in told) is hidden
+    if hidden:
+        assert (told["/proc"].state, "hidepid" in told["/proc"].detail) == ("warn", True)
 
 
 def test_doctor(library: Path, stub: Callable[..., Stub]) -> None:

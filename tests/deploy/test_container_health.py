@@ -38,6 +38,7 @@ def test_it_asks_where_the_environment_says(tmp_path: Path) -> None:
     with exporter(tmp_path, {}) as running:
         for address in (f"127.0.0.1:{running.port}", f"0.0.0.0:{running.port}", f"localhost:{running.port}"):
             assert check({"GPU_EXPORTER_WEB_LISTEN_ADDRESS": address}) == (0, "")
+            assert check({"GPU_EXPORTER_WEB_LISTEN_ADDRESS": f"{address}, 127.0.0.1:1"}) == (0, "")
     status, output = check({"GPU_EXPORTER_WEB_LISTEN_ADDRESS": f":{running.port}"})
     assert status == 1
     assert output == f"127.0.0.1:{running.port} does not answer: [Errno 111] Connection refused\n"
@@ -47,6 +48,9 @@ def test_it_asks_where_the_file_says(tmp_path: Path) -> None:
     with exporter(tmp_path, {}) as running:
         (tmp_path / "config.yml").write_text(json.dumps({"web": {"listen_address": f"127.0.0.1:{running.port}"}}))
         file = {"GPU_EXPORTER_CONFIG_FILE": str(tmp_path / "config.yml")}
+        assert check(file) == (0, "")
+        several = {"web": {"listen_address": [f"localhost:{running.port}", ":1"]}}
+        (tmp_path / "config.yml").write_text(json.dumps(several))
         assert check(file) == (0, "")
         elsewhere = {"GPU_EXPORTER_WEB_LISTEN_ADDRESS": f"127.0.0.1:{free_port()}"}
         assert check({**file, **elsewhere})[0] == 1, "the environment goes over the file"

@@ -29,9 +29,11 @@ BUILD: list[str] = PROJECT["dependency-groups"]["build"]
 # What is asked for in each file.
 SETS = {
     "build": BUILD,
-    "image": [*RUNTIME, *EXTRAS["auth"], *EXTRAS["kubernetes"]],
+    "image": [*RUNTIME, *EXTRAS["auth"], *EXTRAS["hub"], *EXTRAS["kubernetes"]],
+    "hub": [*RUNTIME, *EXTRAS["hub"]],
     "pyz": [*RUNTIME, *EXTRAS["kubernetes"]],
-    **{name: [*RUNTIME, *EXTRAS[name]] for name in ("demo", "dev", "bench", "previews")},
+    "demo": [*RUNTIME, *EXTRAS["demo"], *EXTRAS["hub"]],
+    **{name: [*RUNTIME, *EXTRAS[name]] for name in ("dev", "bench", "previews")},
 }
 
 

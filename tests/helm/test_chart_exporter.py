@@ -62,7 +62,7 @@ def test_every_configuration_is_accepted_by_the_exporter(tmp_path: Path) -> None
 
 def test_what_is_read_follows_the_values(tmp_path: Path) -> None:
     plain = load(_config_of(named("default"), tmp_path))
-    assert (plain.source, plain.web.listen_address.port) == ("auto", 9435)
+    assert (plain.source, plain.web.listen_address[0].port) == ("auto", 9435)
     assert not plain.processes.enabled
     assert not plain.owners.procfs
     assert not plain.owners.kubernetes
@@ -80,7 +80,7 @@ def test_what_is_read_follows_the_values(tmp_path: Path) -> None:
     )
     own = load(_config_of(named("config"), tmp_path))
     assert (own.collection.interval, own.collection.expected_gpus, own.log.format) == (10.0, 8, "json")
-    assert own.web.listen_address.port == named("config").container["ports"][0]["containerPort"] == 9999
+    assert own.web.listen_address[0].port == named("config").container["ports"][0]["containerPort"] == 9999
     slurm = load(_config_of(named("everything-else"), tmp_path))
     assert str(slurm.owners.slurm_directory) == "/run/gpustat"
 
@@ -138,8 +138,20 @@ def test_by_default_nothing_of_the_node_is_in_it() -> None:
     pod = named("default").pod
     assert not any("hostPath" in volume for volume in pod["volumes"])
     assert not pod.keys() & {"hostPID", "hostNetwork", "runtimeClassName", "priorityClassName", "hostUsers"}
-    environment = {item["name"]: item["value"] for item in named("default").container["env"]}
-    assert environment == {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
+    environment = {item["name"]: item.get("value") for item in named("default").container["env"]}
+    assert environment == {
+        "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility", "GPU_EXPORTER_HOST_NAME": None,
+    }  # fmt: skip
+
+
+def test_the_machine_is_called_as_the_cluster_calls_it_unless_told_otherwise() -> None:
+    def name(**config: Any) -> list[Any]:
+        environment = render({"config": config}).container["env"]
+        return [item["valueFrom"] for item in environment if item["name"] == "GPU_EXPORTER_HOST_NAME"]
+
+    node = [{"fieldRef": {"fieldPath": "spec.nodeName"}}]
+    assert name() == name(host=None) == name(host={"enabled": False}) == node
+    assert name(host={"name": "gpu3"}) == []
 
 
 @pytest.mark.parametrize(

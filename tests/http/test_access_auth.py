@@ -66,7 +66,8 @@ def test_every_path_is_protected(tmp_path: Path, path: str) -> None:
         answer = head(server, None, path)
         assert answer.startswith("HTTP/1.1 401 Unauthorized\r\n")
         assert "\r\nWWW-Authenticate: Basic\r\n" in answer
-        assert answer.endswith("\r\n\r\n401 Unauthorized\n"), "nothing else is told"
+        told = '{"error": "unauthorized"}' if path.startswith("/api/") else "401 Unauthorized"
+        assert answer.endswith(f"\r\n\r\n{told}\n"), "nothing else is told"
 
 
 def test_hashes_of_every_kind_that_htpasswd_and_others_make(tmp_path: Path) -> None:

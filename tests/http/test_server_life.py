@@ -1,4 +1,4 @@
-"""Who may connect to the server, where it listens, how it closes, and the room it leaves for TLS."""
+"""Who may connect to the server, how it closes, and the room it leaves for TLS. Where it listens: test_listening.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from serving import (
     answer,
     ask,
     dial,
-    echo,
     everything,
     fetch,
     serving,
@@ -51,57 +50,6 @@ def test_allow_list_and_its_reload() -> None:
         assert fetch(server)[0] == 200
 
 
-def test_ipv4_clients_of_a_dual_stack_socket_match_ipv4_networks() -> None:
-    with serving(host="", allow=(ipaddress.ip_network("127.0.0.1/32"),)) as server:
-        assert fetch(server)[0] == 200
-        if server.address_family == socket.AF_INET6:
-            assert fetch(server, host="::1")[0] == 403
-
-
-# --- listening -------------------------------------------------------------------------------------------------------
-
-
-def test_no_host_is_every_address_of_both_families() -> None:
-    with serving(host="") as server:
-        assert fetch(server, host="127.0.0.1")[0] == 200
-        if socket.has_dualstack_ipv6():
-            assert fetch(server, host="::1")[0] == 200
-
-
-@pytest.mark.parametrize("failing", ["socket", "bind"])
-def test_without_ipv6_no_host_is_every_ipv4_address(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    class NoIPv6(socket.socket):
-        def __init__(self, family: int = -1, *args: Any, **options: Any) -> None:
-            if family == socket.AF_INET6 and failing == "socket":
-                raise OSError(97, "Address family not supported by protocol")
-            super().__init__(family, *args, **options)
-
-        def bind(self, address: Any) -> None:
-            if self.family == socket.AF_INET6:
-                raise OSError(99, "Cannot assign requested address")
-            super().bind(address)
-
-    monkeypatch.setattr("socketserver.socket.socket", NoIPv6)
-    with serving(host="") as server:
-        assert server.address_family == socket.AF_INET
-        assert fetch(server)[0] == 200
-
-
-def test_a_port_in_use_is_an_os_error(server: Server) -> None:
-    for host in ("127.0.0.1", ""):
-        with pytest.raises(OSError, match="Address already in use"):
-            Server(echo, host=host, port=server.port)
-
-
-def test_a_port_is_free_again_at_once() -> None:
-    with serving() as server, dial(server, GET) as client:
-        answer(client)
-        port = server.port
-        server.close()
-    with serving(port=port) as server:
-        assert fetch(server)[0] == 200
-
-
 # --- closing ---------------------------------------------------------------------------------------------------------
 
 
@@ -120,13 +68,6 @@ def test_close_ends_everything() -> None:
             dial(server)
         server.close()  # a second time does no harm
     assert connections.GRACE * 1.5 < 1
-
-
-def test_close_before_start_releases_the_port() -> None:
-    server = Server(echo, host="127.0.0.1", port=0)
-    server.close()
-    with serving(port=server.port):
-        pass
 
 
 def test_an_answer_under_way_is_finished_before_closing() -> None:

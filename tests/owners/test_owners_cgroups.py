@@ -153,3 +153,16 @@ def test_long_paths_cost_little(piece: str) -> None:
     parse_cgroup("0::/" + piece * 100_000)
     # Takes 50 ms; what grows with the square of the length takes minutes.
     assert time.process_time() - started < 20, "not quadratic"
+
+
+@pytest.mark.parametrize(
+    ("text", "uid"),
+    [
+        ("9:devices:/slurm/uid_1000/job_123/step_batch/task_0", 1000),
+        ("9:devices:/system.slice/slurmstepd.scope/job_123\n4:memory:/slurm/uid_1000/job_123", 1000),
+        ("0::/system.slice/slurmstepd.scope/job_123/step_0", None),
+        ("0::/user.slice/user-1001.slice/uid_1000/job_123", None),
+    ],
+)
+def test_version_one_tells_the_jobs_user(text: str, uid: int | None) -> None:
+    assert parse_cgroup(text).slurm_uid == uid

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
@@ -47,6 +47,7 @@ def test_passwd_is_read_as_getpwuid_reads_it(tmp_path: Path, named: Callable[...
     assert [names.name(uid) for uid in (0, 1000, 1001, 12, 3, 7)] == ["root", "alice", "m\ufffdller", "12", "3", "7"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_passwd_is_too_strange(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
@@ -137,6 +138,115 @@ def test_a_name_service_that_hangs_holds_nobody_up(
     release.set()
 
 
+def test_one_uid_that_hangs_costs_no_other_its_name(named: Callable[..., UserNames]) -> None:
+    """SSSD/sssd#5323, truenas/os#235: getpwuid of one uid does not return."""
+    release, hanging, clock = threading.Event(), threading.Event(), Clock()
+
+    def resolve(uid: int) -> str:
+        if uid == 1:
+            hanging.set()
+            release.wait(patience())
+        return f"user{uid}"
+
+    names = named(resolve=resolve, monotonic=clock)
+    try:
+        assert names.name(1) == "1"
+        assert hanging.wait(patience())
+        assert names.name(2) == "2", "it waits"
+        clock.now = 6.0
+        wait_for(lambda: [names.name(uid) for uid in (1, 2, 3)] == ["1", "user2", "user3"])
+    finally:
+        release.set()
+    wait_for(lambda: names.name(1) == "user1", "its answer counts, however late")
+
+
+def test_threads_that_hang_are_few(named: Callable[..., UserNames]) -> None:
+    release, clock, asked = threading.Event(), Clock(), list[int]()
+
+    def resolve(uid: int) -> str:
+        asked.append(uid)
+        release.wait(patience())
+        return f"user{uid}"
+
+    names = named(resolve=resolve, monotonic=clock)
+    uids = range(1, 40)
+    try:
+        for count in range(1, 6):
+            clock.now += 6.0
+            assert [names.name(uid) for uid in uids] == [str(uid) for uid in uids]
+            wait_for(lambda count=count: len(asked) == count)  # type: ignore[misc]
+        for _ in range(5):
+            clock.now += 6.0
+            assert names.name(1) == "1"
+        assert len(names._asking) == 5, "four that hang, and the one at work"
+        assert asked == [1, 2, 3, 4, 5], "and none is asked twice"
+    finally:
+        release.set()
+    wait_for(lambda: [names.name(uid) for uid in uids] == [f"user{uid}" for uid in uids])
+
+
+# --- subordinate uids -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path: Path, named: Callable[..., UserNames]) -> Callable[[str], UserNames]:
+    """The names of a host with these ranges."""
+
+    def make(ranges: str, **rest: object) -> UserNames:
+        (tmp_path / "passwd").write_text("root:x:0:0:::\nalice:x:1000:1000:::\nold:x:100500:1:::\n")
+        (tmp_path / "subuid").write_text(ranges)
+        return named(**{"passwd": tmp_path / "passwd", "subuid": tmp_path / "subuid", "resolve": None, **rest})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("uid", "person"),
+    [
+        (1000, (1000, "alice")),
+        (99_999, (99_999, "99999")),
+        (100_000, (1000, "alice")),
+        (165_535, (1000, "alice")),
+        (165_536, (70_001, "70001")),
+        (231_072, (None, "ldap-user")),
+        (296_608, (296_608, "296608")),
+        (100_500, (100_500, "old")),
+        (1_000_000, (1_000_000, "1000000")),
+        (300_050, (1000, "alice")),
+    ],
+)
+def test_whose_a_subordinate_uid_is(host: Callable[[str], UserNames], uid: int, person: tuple[int | None, str]) -> None:
+    """subuid(5); whom passwd knows is himself, and what root has is for containers with users of their own."""
+    ranges = (
+        "# by useradd\nalice:100000:65536\n70001:165536:65536\nldap-user:231072:65536\nroot:1000000:65536\n"
+        "bad:x:5\nbad:1\n:5:5\nalice:300000:100\n\n"
+    )
+    assert host(ranges).person(uid) == person
+
+
+def test_ranges_are_read_again(host: Callable[..., UserNames]) -> None:
+    clock = Clock()
+    names = host("", monotonic=clock)
+    assert names.person(100_000) == (100_000, "100000")
+    assert host("alice:100000:65536\n") is not names
+    clock.now = 10.0
+    assert names.person(100_000) == (1000, "alice")
+
+
+def test_without_ranges_a_uid_is_its_own(tmp_path: Path, named: Callable[..., UserNames]) -> None:
+    assert named(subuid=tmp_path / "subuid", resolve=None).person(100_000) == (100_000, "100000")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_no_subuid_is_too_strange(content: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        uid, name = UserNames(passwd=None, subuid=Path(file.name), resolve=None).person(5)
+        assert name == str(uid) or uid is None
+
+
 def test_what_did_not_fit_the_queue_is_named_later(named: Callable[..., UserNames]) -> None:
     names = named(resolve=lambda uid: f"user{uid}")
     uids = range(1000, 1200)
@@ -208,24 +318,35 @@ def test_closing_joins_the_thread(named: Callable[..., UserNames]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "mounts", "name"),
+    ("files", "mounts", "name", "subordinate"),
     [
-        ({"etc/passwd": "alice"}, ["/", "/proc"], "alice"),
-        ({"etc/passwd": "ubuntu", "host/etc/passwd": "alice"}, ["/", "/etc/hosts"], "alice"),
-        ({"etc/passwd": "ubuntu"}, ["/", "/etc/hosts"], "1000"),
-        ({"etc/passwd": "alice"}, ["/", "/etc/hosts", "/etc/passwd"], "alice"),
+        ({"etc/passwd": "alice"}, ["/", "/proc"], "alice", "alice"),
+        ({"etc/passwd": "ubuntu", "host/etc/passwd": "alice"}, ["/", "/etc/hosts"], "alice", "alice"),
+        ({"etc/passwd": "ubuntu"}, ["/", "/etc/hosts"], "1000", "100000"),
+        ({"etc/passwd": "alice"}, ["/", "/etc/hosts", "/etc/passwd"], "alice", "100000"),
+        ({"etc/passwd": "alice"}, ["/", "/etc/hosts", "/etc/passwd", "/etc/subuid"], "alice", "alice"),
     ],
-    ids=["on the host", "container, host's /etc mounted", "container", "container, its passwd is the host's"],
+    ids=[
+        "on the host",
+        "container, host's /etc mounted",
+        "container",
+        "container, its passwd is the host's",
+        "container, its subuid as well",
+    ],
 )
-def test_users_are_the_hosts(tmp_path: Path, files: dict[str, str], mounts: list[str], name: str) -> None:
+def test_users_are_the_hosts(
+    tmp_path: Path, files: dict[str, str], mounts: list[str], name: str, subordinate: str
+) -> None:
     for path, user in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(f"{user}:x:1000:1000:::\n")
+        (tmp_path / path).with_name("subuid").write_text(f"{user}:100000:65536\n")
     (tmp_path / "proc/self").mkdir(parents=True)
     mountinfo = "".join(f"22 1 8:1 /x {mount} rw - ext4 /dev/sda rw\n" for mount in mounts)
     (tmp_path / "proc/self/mountinfo").write_text(mountinfo)
     names = host_names(root=tmp_path)
     assert names.name(1000) == name
+    assert names.person(100_000)[1] == subordinate
     names.close()
 
 

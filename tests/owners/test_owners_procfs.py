@@ -128,15 +128,115 @@ def test_a_process_that_is_gone(tree: Tree) -> None:
     (folder / "stat").unlink()
     assert owners.identity(7) is None
     assert owners.pod_uid(7) == ""
-    assert owners.identity(8) is None
-    assert owners.identity(0) is None
-    assert owners.identity(-1) is None
+    owners.forget_but([7])
+    assert owners.identity(7) is None, "as long as the driver lists it"
+    owners.forget_but([])
+    assert owners.identity(7) == Identity(), "a driver that lists it anew means another one, which we cannot see"
+    assert not owners.trouble
+
+
+@pytest.mark.parametrize("pid", [0, -1, 8, 2**32 - 1])
+def test_what_was_never_seen_has_not_ended(tree: Tree, pid: int) -> None:
+    owners = tree.owners()
+    assert owners.identity(pid) == Identity()
+    assert not owners.trouble, "nothing is hidden: it may be of another pid namespace"
+
+
+def test_a_proc_that_hides_processes_says_so(tree: Tree) -> None:
+    """hidepid=2: what is not ours is not there, not even process 1."""
+    tree.process(7)
+    owners = tree.owners()
+    assert owners.identity(7) != Identity()
+    assert not owners.trouble
+    tree.hide()
+    tree.process(9)
+    assert owners.identity(7) == Identity(), "not seen is not ended"
+    assert owners.identity(8) == Identity()
+    assert "hidepid" in owners.trouble
+    assert owners.identity(9) == Identity("python3.11", "alice"), "our own are seen"
+    assert owners.visible
+
+
+def test_no_proc_at_all(tmp_path: Path) -> None:
+    owners = ProcfsIdentities(root=tmp_path / "proc", names=UserNames(passwd=None, resolve=None))
+    assert not owners.visible
+    assert "not mounted" in owners.trouble
+    assert owners.identity(7) == Identity()
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), OSError(5, "Input/output error")])
+def test_an_error_that_says_nothing_about_the_process_ends_nobody(
+    tree: Tree, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.process(7)
+    owners = tree.owners()
+    known = owners.identity(7)
+    with monkeypatch.context() as patch:
+
+        def fail(_path: str, _most: int) -> bytes:
+            raise error
+
+        patch.setattr("gpu_exporter.owners.procfs._read", fail)
+        assert owners.identity(7) == Identity()
+    assert owners.identity(7) == known
+
+
+def test_a_process_that_is_younger_than_the_list_is_another_one(tree: Tree) -> None:
+    """The pid was given to somebody else between the driver's list and our look."""
+    tree.process(7, start=5000)  # 50 s after the boot
+    owners = tree.owners()
+    assert owners.identity(7, listed_at=49.9) is None
+    assert owners.pod_uid(7) == ""
+    assert owners.identity(7, listed_at=50.0) == Identity("python3.11", "alice")
+    tree.process(8, start=2**40)
+    assert owners.identity(8, listed_at=49.9) == Identity("python3.11", "alice"), "a clock that is not ours"
+
+
+def test_a_thread_is_its_processes_users() -> None:
+    """Drivers have listed thread identifiers; /proc has them, though it does not show them."""
+    with subprocess.Popen([sys.executable, "-c", THREAD], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        thread = int(child.stdout.readline())
+        real = ProcfsIdentities(names=UserNames(resolve=None), nested=True)
+        assert thread != child.pid
+        assert real.identity(thread) == real.identity(child.pid) != Identity()
+        child.kill()
+
+
+@pytest.mark.parametrize("name", ["status", "cgroup"])
+def test_a_part_that_could_not_be_read_is_read_later(tree: Tree, name: str) -> None:
+    folder = tree.process(7, cgroup=f"0::/system.slice/docker-{ID}.scope\n")
+    (folder / name).rename(folder / "aside")
+    owners = tree.owners()
+    assert owners.identity(7) != Identity("python3.11", "alice", ID[:12])
+    (folder / "aside").rename(folder / name)
+    assert owners.identity(7) == Identity("python3.11", "alice", ID[:12])
+
+
+JOB_CGROUPS = {
+    "v1": f"9:devices:/slurm/uid_1000/job_4711/step_0/libpod-{ID}.scope\n",
+    "v2": f"0::/system.slice/slurmstepd.scope/job_4711/step_0/user/task_0/libpod-{ID}.scope\n",
+}
+
+
+@pytest.mark.parametrize("version", JOB_CGROUPS)
+@pytest.mark.parametrize("ranges", ["alice:100000:65536\nbob:165536:65536\n", "1000:165536:1000\n"])
+def test_a_rootless_container_in_a_job(tree: Tree, version: str, ranges: str) -> None:
+    """Podman in a Slurm job has no login slice: NVIDIA/deepops#1206."""
+    (tree.passwd.parent / "subuid").write_text(ranges)
+    names = UserNames(passwd=tree.passwd, subuid=tree.passwd.parent / "subuid", resolve=None)
+    tree.process(7, uid=166535, cgroup=JOB_CGROUPS[version])
+    identity = ProcfsIdentities(root=tree.root, names=names).identity(7)
+    bob = "bob:" in ranges and version == "v2"
+    assert identity == Identity("python3.11", "bob" if bob else "alice", ID[:12], {"slurm_job": "4711"})
+    assert identity is not None
+    assert identity.uid == (None if bob else 1000), "passwd has no bob"
 
 
 @pytest.mark.parametrize("stat", [b"", b"7", b"7 (x) S 1", b"\xff" * 2000])
 def test_a_stat_that_is_none(tree: Tree, stat: bytes) -> None:
     (tree.process(7) / "stat").write_bytes(stat)
-    assert tree.owners().identity(7) is None
+    assert tree.owners().identity(7) == Identity()
 
 
 @pytest.mark.parametrize("later", [None, 6000])
@@ -184,7 +284,8 @@ def test_a_pid_namespace_of_our_own_shows_strangers(tree: Tree) -> None:
     tree.namespace(4026532999)
     owners = tree.owners()
     assert not owners.visible
-    assert owners.identity(7) is None, "the driver's process 7 need not be ours"
+    assert "hostPID" in owners.trouble
+    assert owners.identity(7) == Identity(), "the driver's process 7 need not be ours"
     nested = tree.owners(nested=True)
     assert nested.visible
     assert nested.identity(7) is not None
@@ -298,6 +399,10 @@ def test_a_real_process_that_executes_another_program(real: ProcfsIdentities) ->
     assert after.process != "bash"
 
 
+THREAD = """
+import threading, time
+threading.Thread(target=lambda: (print(threading.get_native_id(), flush=True), time.sleep(600))).start()
+"""
 PYTHON = {"PYTHONPATH": str(ROOT / "exporter")}
 # Imports come first: the checkout need not be readable for nobody.
 AS_NOBODY = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,16 @@ PODS = tuple(Identity(labels={"pod": f"train-{number}", "namespace": "ml"}, cont
 class Proc:
     """Processes of a machine: pid -> identity and pod uid."""
 
-    def __init__(self, owners: Mapping[int, tuple[Identity, str]], *, visible: bool = True) -> None:
+    def __init__(self, owners: Mapping[int, tuple[Identity, str]], *, trouble: str = "", blind: bool = False) -> None:
         self.owners = owners
-        self.visible = visible
+        self.visible = not blind
+        self.trouble = trouble
+        self.listed_at: float | None = None
         self.kept: Sequence[int] = ()
         self.closed = False
 
-    def identity(self, pid: int) -> Identity | None:
+    def identity(self, pid: int, *, listed_at: float | None = None) -> Identity | None:
+        self.listed_at = listed_at
         return self.owners[pid][0] if pid in self.owners else None
 
     def pod_uid(self, pid: int) -> str:
@@ -68,9 +72,10 @@ def identities(complete: Sequence[Reading]) -> list[Identity | None]:
 def test_processes_get_their_owner_and_those_that_ended_go() -> None:
     alice = Identity("python3", "alice")
     proc = Proc({1: (alice, "")})
-    complete = Resolver(processes=proc).name_owners([reading(1, 2)])
+    complete = Resolver(processes=proc).name_owners([replace(reading(1, 2), listed_at=7.0)])
     assert identities(complete) == [alice]
-    assert proc.kept == [1]
+    assert proc.kept == [1, 2], "all that are listed"
+    assert proc.listed_at == 7.0
 
 
 def test_an_owner_that_the_source_knows_stands() -> None:
@@ -78,12 +83,28 @@ def test_an_owner_that_the_source_knows_stands() -> None:
     assert Resolver(processes=Proc({})).name_owners([own])[0].processes == own.processes
 
 
+def test_what_keeps_processes_from_being_seen_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    proc = Proc({1: (Identity("python3", "alice"), ""), 2: (Identity(), "")}, trouble="hidepid")
+    resolver = Resolver(processes=proc)
+    with caplog.at_level(logging.WARNING):
+        resolver.name_owners([reading(1)])
+        assert not caplog.records, "all can be seen"
+        for _ in range(3):
+            assert identities(resolver.name_owners([reading(1, 2)])) == [Identity("python3", "alice"), Identity()]
+        proc.trouble = "not mounted"
+        resolver.name_owners([reading(2)])
+    assert [record.getMessage() for record in caplog.records] == [
+        "processes have no owner: hidepid",
+        "processes have no owner: not mounted",
+    ]
+
+
 def test_without_a_view_of_the_machine_processes_stay_without_owner(caplog: pytest.LogCaptureFixture) -> None:
-    blind = Resolver(processes=Proc({}, visible=False))
+    blind = Resolver(processes=Proc({}, trouble="use hostPID: true", blind=True))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert identities(blind.name_owners([reading(1)])) == [Identity()]
-    assert [record.message for record in caplog.records if "hostPID" in record.message] == [caplog.records[0].message]
+    assert [record.getMessage() for record in caplog.records] == ["processes have no owner: use hostPID: true"]
 
 
 @pytest.mark.parametrize("key", ["GPU_0", "0"])
@@ -102,6 +123,7 @@ def test_allocations_of_mig_devices_belong_to_their_gpu() -> None:
     given = Given(MIG_1=PODS[:1], MIG_2=PODS[1:])
     complete = Resolver(allocations=[given]).name_owners([Reading(DEVICE, mig_uuids=("MIG-1", "MIG-2"))])
     assert complete[0].allocations == PODS
+    assert complete[0].mig_allocations == {"MIG-1": PODS[:1], "MIG-2": PODS[1:]}
 
 
 def test_a_process_in_the_only_pod_of_its_device_is_that_pods() -> None:
@@ -155,6 +177,22 @@ def test_a_job_without_cgroups_is_known_by_its_user() -> None:
     job = Identity(user="alice", labels={"slurm_job": "4711"})
     complete = Resolver(processes=proc, allocations=[Given(GPU_0=[job])]).name_owners([reading(1, 2, 3)])
     assert [who.labels for who in identities(complete) if who] == [{"slurm_job": "4711"}, {}, {"slurm_job": "9"}]
+
+
+def test_a_job_without_cgroups_is_known_by_its_uid_before_it_has_a_name() -> None:
+    proc = Proc({1: (Identity("a", "alice", uid=1000), ""), 2: (Identity("b", "alice", uid=1001), "")})
+    job = Identity(user="1000", labels={"slurm_job": "4711"}, uid=1000)
+    complete = Resolver(processes=proc, allocations=[Given(GPU_0=[job])]).name_owners([reading(1, 2)])
+    assert [who.labels for who in identities(complete) if who] == [{"slurm_job": "4711"}, {}]
+
+
+def test_a_job_is_its_users_as_whomever_its_processes_run() -> None:
+    """The prolog's word counts, on whichever GPU it has told the job."""
+    inside = Identity("a", "166535", "4f797c539e6c", {"slurm_job": "4711"}, uid=166535)
+    proc = Proc({1: (inside, ""), 2: (Identity("b", "bob", labels={"slurm_job": "12"}), "")})
+    job = Identity(user="alice", labels={"slurm_job": "4711"})
+    complete = Resolver(processes=proc, allocations=[Given(GPU_7=[job])]).name_owners([reading(1, 2)])
+    assert [(who.user, who.uid) for who in identities(complete) if who] == [("alice", None), ("bob", None)]
 
 
 def test_closing_closes_everything() -> None:

@@ -21,9 +21,10 @@ from gpu_exporter import __version__
 from gpu_exporter.catalog import GPU_UP, XID_ERRORS
 from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.server import Server
-from gpu_exporter.model import Device, Driver, Failure, Identity, Process, Reading, Reason, Snapshot
+from gpu_exporter.model import Device, Driver, Failure, Host, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
+from serving import LOCAL
 from snapshots import FULL, NASTY, reading, row, snapshot
 
 
@@ -35,6 +36,8 @@ class Made:
         self.trouble: str | None = None
         self.deaf: str | None = None
         self.asked: list[tuple[bool, bool]] = []
+        self.machine = Host(name="gpu3.example.org")
+        self.seconds: float | None = 1.5
 
     def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
         self.asked.append((openmetrics, gzip))
@@ -43,6 +46,15 @@ class Made:
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def host(self) -> Host:
+        return self.machine
+
+    def interval(self) -> float:
+        return 5.0
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        return self.seconds
 
     def live(self) -> str | None:
         return self.deaf
@@ -80,7 +92,7 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     provider = Made()
-    server = Server(Application(provider=provider), host="127.0.0.1", port=0)
+    server = Server(Application(provider=provider), addresses=[LOCAL])
     server.start()
     with closing(server):
         yield Site(provider, server)
@@ -90,7 +102,8 @@ def site() -> Iterator[Site]:
 
 
 PATHS = (
-    "/", "/metrics", "/livez", "/readyz", "/api/v1/gpus", "/api/v1/gpus/3", "/api/v1/processes", "/api/v1/openapi.json",
+    "/", "/metrics", "/livez", "/readyz", "/api/v1/gpus", "/api/v1/gpus/3", "/api/v1/processes", "/api/v1/snapshot",
+    "/api/v1/openapi.json",
 )  # fmt: skip
 
 
@@ -105,30 +118,54 @@ def test_head_answers_like_get(site: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get"])
-@pytest.mark.parametrize("path", ["/", "/metrics", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/nowhere", "/api/v1/snapshot", "/api/v1/nowhere"])
 def test_other_methods_are_405(site: Site, path: str, method: str) -> None:
     answer = site.ask(path, method)
     assert answer.status == 405
     assert answer.headers["Allow"] == "GET, HEAD"
+    if path.startswith("/api/"):
+        assert json.loads(answer.text) == {"error": "only GET and HEAD are allowed"}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/metric", "/metrics/", "/livez/x", "/favicon.ico", "/api/v1/processes/", "/api/v1/gpus/", "/api/v1/gpus/9",
-        "/api/v1/gpus/-3", "/api/v1/gpus/%D9%A3", "/api/v1/gpus/" + "3" * 5000, "/api/v1/gpus/GPU-", "/../etc/passwd",
-        "/static/openapi.json", "/api/v1/gpus/3/x", "/%00",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("path", ["/metric", "/metrics/", "/livez/x", "/favicon.ico", "/../etc/passwd", "/%00", "/api"])
 def test_anything_else_is_404(site: Site, path: str) -> None:
     answer = site.ask(path)
     assert (answer.status, answer.text) == (404, "404 Not Found\n")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/processes/", "/api/v1/gpus/", "/api/v1/gpus/9", "/api/v1/gpus/-3", "/api/v1/gpus/%D9%A3", "/api/",
+        "/api/v1/gpus/" + "3" * 5000, "/api/v1/gpus/GPU-", "/api/v1/gpus/3/x", "/api/v1/snapshot/", "/api/v2/gpus",
+    ],
+)  # fmt: skip
+def test_what_the_api_does_not_have_is_told_in_json(site: Site, path: str) -> None:
+    answer = site.ask(path)
+    no_gpu = path.startswith("/api/v1/gpus/")
+    assert answer.status == 404
+    assert json.loads(answer.text) == {
+        "error": "there is no such GPU, or no fresh sample" if no_gpu else "there is no such page"
+    }
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_an_api_that_fails_says_so_in_json_without_details(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Snapshot:
+        raise OSError("/etc/secret")
+
+    site.provider.snapshot = fail  # type: ignore[method-assign]
+    for path in ("/api/v1/gpus", "/api/v1/snapshot"):
+        answer = site.ask(path)
+        assert answer.status == 500
+        assert json.loads(answer.text) == {"error": "internal server error"}
+    assert "secret" in caplog.text
+
+
 def test_the_telemetry_path_can_be_chosen() -> None:
     provider = Made()
-    server = Server(Application(provider=provider, telemetry_path="/gpu"), host="127.0.0.1", port=0)
+    server = Server(Application(provider=provider, telemetry_path="/gpu"), addresses=[LOCAL])
     server.start()
     with closing(server):
         site = Site(provider, server)

@@ -117,6 +117,7 @@ SNAPSHOT = Snapshot(
     duration=0.0123,
     overruns=2,
     gpus_expected=4,
+    implausible={"gpu_power_watts": 3, "gpu_energy_joules_total": 1},
 )
 EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 
@@ -165,6 +166,9 @@ def own_samples(snapshot: Snapshot, row: Metric) -> Iterator[tuple[dict[str, str
     if row.kind == "info":
         texts = {row.info[0]: value} if isinstance(value, str) else {name: getattr(value, name) for name in row.info}
         yield {name: sound(text) for name, text in texts.items()}, 1
+    elif row.dynamic:
+        for key in sorted(value):
+            yield {row.dynamic[0]: key}, value[key]
     else:
         yield dict(row.labels), value
 

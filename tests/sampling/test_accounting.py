@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Device, Failure, Reading, Xid
+from gpu_exporter.model import Device, Failure, Hold, Identity, Owner, Process, Reading, State, Xid
 from gpu_exporter.sampling.ledger import Ledger
 
 DEVICE = Device(0, "GPU-0", "H100")
@@ -73,15 +75,15 @@ def test_failure_counters_are_born_at_zero() -> None:
     assert all(complete.values[metric] == 0.0 for metric in READ_ERRORS.values())
 
 
-def test_xids_count_by_number_and_keep_the_latest_time() -> None:
+def test_xids_count_by_number_and_keep_the_time_of_the_latest() -> None:
     ledger = Ledger(gap=15)
-    for xid, at in ((31, 10.0), (79, 20.0), (31, 30.0), (31, 25.0)):
+    for xid, at in ((31, 10.0), (79, 7220.0), (31, 30.0), (79, 20.0)):  # the clock was set back by two hours
         ledger.count_xid(Xid(DEVICE, xid, at))
     labelled = ledger.account(Reading(DEVICE), now=0).labelled
     assert labelled == {
-        (XID_ERRORS, ("31",)): 3.0,
+        (XID_ERRORS, ("31",)): 2.0,
         (XID_LAST, ("31",)): 30.0,
-        (XID_ERRORS, ("79",)): 1.0,
+        (XID_ERRORS, ("79",)): 2.0,
         (XID_LAST, ("79",)): 20.0,
     }
 
@@ -114,3 +116,22 @@ def test_counters_never_fall_and_never_exceed_the_observed_time(steps: list[tupl
         if busy is not None:
             assert before <= busy <= now + 1e-9
             before = busy
+
+
+def test_a_reading_tells_what_is_charged_now_and_to_whom() -> None:
+    ledger = Ledger(gap=15)
+    alice = Process(7, "compute", 1e9, identity=Identity(user="alice"))
+    hold = Hold(Owner("user", "alice", ""), 1e9)
+
+    def told(now: float, **rest: Any) -> tuple[State | None, tuple[Hold, ...] | None]:
+        complete = ledger.account(Reading(DEVICE, **rest), now=now)
+        return complete.state, complete.holds
+
+    assert told(0, values={UTILIZATION: 0.9}, processes=(alice,)) == ("active", (hold,)), "from the first reading on"
+    assert told(5, values={UTILIZATION: 0.0}, increments={BUSY: 0.0}, processes=(alice,)) == ("idle_held", (hold,))
+    assert told(10, values={UTILIZATION: 0.0}, increments={BUSY: 0.0}, processes=()) == ("idle_free", ())
+    assert told(15, failure=Failure("lost", "gone"), processes=(alice,)) == ("down", None)
+    assert told(20, values={UTILIZATION: 0.0}) == ("idle_free", None), "up again; who is there is not known"
+    assert told(25, processes=()) == ("unknown", ())
+    assert told(90, values={UTILIZATION: 0.9}, processes=()) == ("active", ()), "after a stall, by the gauge"
+    assert Reading(DEVICE).state is None

@@ -39,6 +39,13 @@ def test_processes_are_counted_by_type() -> None:
     assert len(memory(both)) == 2
 
 
+def test_processes_without_a_pid_are_counted_and_add_up() -> None:
+    """A driver that cannot tell pids lists 0 for each."""
+    two = series(Process(0, "compute", 4.0), Process(0, "compute", 1.0), Process(7, "compute", 2.0))
+    assert two.values[PROCESSES["compute"]] == 3.0
+    assert {labels[0]: value for labels, value in memory(two).items()} == {"0": 5.0, "7": 2.0}
+
+
 def test_the_largest_have_series() -> None:
     many = [Process(pid, "compute", float(pid % 7), 0.5) for pid in range(1, 5001)]
     complete = series(*many, most=10)

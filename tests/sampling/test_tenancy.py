@@ -14,7 +14,7 @@ from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import Device, Failure, Identity, Owner, Process, Reading
 from gpu_exporter.sampling.ledger import Ledger
-from gpu_exporter.sampling.tenancy import FORGET_AFTER, Hold, holds, merged, owner_of
+from gpu_exporter.sampling.tenancy import FORGET_AFTER, holds, merged, owner_of
 
 GIB = 1024**3
 DEVICE = Device(0, "GPU-0", "H100")
@@ -40,7 +40,12 @@ def process(user: str, gib: float | None = 10.0, pid: int = 1, **rest: Any) -> P
 def reading(busy: float | None, *processes: Process, **rest: Any) -> Reading:
     """Busy seconds since the previous reading, and who is there."""
     increments = {} if busy is None else {BUSY: busy}
-    return Reading(DEVICE, {UTILIZATION: 0.5}, increments, processes=processes, **rest)
+    return Reading(DEVICE, {UTILIZATION: (busy or 0.0) / 5.0}, increments, processes=processes, **rest)
+
+
+def held(some: Reading, *, more_than: float, unexplained: float = 0.0) -> list[tuple[Owner, float | None]]:
+    found = holds(some, more_than=more_than, unexplained=unexplained)
+    return [(hold.owner, hold.memory) for hold in found]
 
 
 def failed() -> Reading:
@@ -93,23 +98,23 @@ def test_a_process_in_both_lists_counts_once() -> None:
 
 def test_little_memory_holds_nothing() -> None:
     some = reading(0, process("alice", 1), process("xorg", 0.05, 2))
-    assert holds(some, more_than=256 * 1024**2) == (Hold(ALICE, 1.0 * GIB),)
+    assert held(some, more_than=256 * 1024**2) == [(ALICE, 1.0 * GIB)]
 
 
 def test_memory_of_one_owner_adds_up() -> None:
     some = reading(0, process("alice", 0.2, 1), process("alice", 0.2, 2))
-    assert holds(some, more_than=0.3 * GIB) == (Hold(ALICE, 0.4 * GIB),)
+    assert held(some, more_than=0.3 * GIB) == [(ALICE, 0.4 * GIB)]
 
 
 def test_memory_that_is_not_told_holds() -> None:
-    assert holds(reading(0, process("alice", None)), more_than=GIB) == (Hold(ALICE, None),)
+    assert held(reading(0, process("alice", None)), more_than=GIB) == [(ALICE, None)]
 
 
 def test_an_allocation_holds_although_nothing_runs() -> None:
     pod = Identity(labels=POD)
-    assert holds(reading(0, allocations=(pod,)), more_than=GIB) == (Hold(Owner("pod", "train-0", "ml"), 0.0),)
+    assert held(reading(0, allocations=(pod,)), more_than=GIB) == [(Owner("pod", "train-0", "ml"), 0.0)]
     unlisted = Reading(DEVICE, allocations=(pod,))
-    assert holds(unlisted, more_than=GIB) == (Hold(Owner("pod", "train-0", "ml"), None),), "not known is not 0"
+    assert held(unlisted, more_than=GIB) == [(Owner("pod", "train-0", "ml"), None)], "not known is not 0"
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
 from fake_story import START, Story, writer
+from gpu_exporter.catalog import by_name
 from gpu_exporter.model import Identity
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
@@ -253,9 +254,12 @@ def test_workload_changes_for_a_while(write: Callable[[str], Path]) -> None:
 def test_mig_hides_utilization(write: Callable[[str], Path]) -> None:
     story = Story(write("events: [{at: 5s, gpu: 0, fault: mig}, {at: 10s, gpu: 0, fault: mig, enabled: off}]"))
     assert story.values(0)["mig_mode"] == 0
+    busy = by_name("gpu_busy_seconds_total")
+    assert busy in story.read(0).increments
     values = story.at(5).values(0)
     assert values["mig_mode"] == 1
-    assert not {"utilization", "busy_seconds", "decoder"} & values.keys()
+    assert not {"utilization", "decoder"} & values.keys()
+    assert busy not in story.read(0).increments
     assert "utilization" in story.at(10).values(0)
 
 

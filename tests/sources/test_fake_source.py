@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from gpu_exporter.sources.fake.workloads import KINDS, Workload, assign, noise
 START = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 ALL = sorted(MODELS)
 SIMULATED = {row.fake for row in DEVICE_METRICS if isinstance(row.fake, str)}
+BUSY = by_name("gpu_busy_seconds_total")
 COUNTERS = {row for row in DEVICE_METRICS if row.kind == "counter"}
 
 
@@ -153,7 +155,6 @@ def test_first_reading_is_warm_and_has_a_past() -> None:
     assert busy
     for values in busy:
         assert values["temperature"] > 35
-        assert values["busy_seconds"] > 86400
         assert values["energy"] > 86400 * values["gpu_power_limit_watts"] * 0.1
 
 
@@ -280,8 +281,9 @@ def test_a_day_is_plausible(model: str) -> None:
         for old, new in zip(before, now, strict=True):
             check(quantities(new))
             grows(old, new)
-            grown = new.values[by_name("gpu_busy_seconds_total")] - old.values[by_name("gpu_busy_seconds_total")]
+            grown = new.increments[BUSY]
             assert 0 <= grown <= 300 + 1e-6
+            assert new.covered[BUSY] == 300
             busy += grown
             assert all(0 <= speed <= 1 for speed in new.labelled.values())
         before = now
@@ -318,13 +320,15 @@ def test_counters_are_the_integrals_of_their_gauges() -> None:
     clock = Clock(START)
     source = FakeFleet(gpus=8, model="h100", seed=1, clock=clock).open()
     first = quantities(source.read(source.devices[4]))
-    busy = energy = 0.0
+    told = busy = energy = 0.0
     for _ in range(200):
         clock.now += 5
-        values = quantities(source.read(source.devices[4]))
+        reading = source.read(source.devices[4])
+        values = quantities(reading)
+        told += reading.increments[BUSY]
         busy += 5 * values["utilization"]
         energy += 5 * values["power_average"]
-    assert values["busy_seconds"] - first["busy_seconds"] == pytest.approx(busy, rel=0.02)
+    assert told == pytest.approx(busy, rel=0.02)
     assert values["energy"] - first["energy"] == pytest.approx(energy, rel=1e-6)
 
 
@@ -365,3 +369,13 @@ def test_work_is_done_as_whom_was_asked_for(kind: str, told: str) -> None:
 def test_processes_can_be_left_out() -> None:
     fleet = FakeFleet(gpus=1, model="h100", seed=1, clock=Clock(START), owners=None)
     assert fleet.open().read(fleet.devices[0]).processes is None
+
+
+def test_a_clock_that_is_set_stops_no_simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(100.0, ahead=START - 100.0)
+    monkeypatch.setattr("gpu_exporter.sources.fake.fleet.time", SimpleNamespace(time=clock.time, monotonic=clock))
+    source = FakeFleet(gpus=8, model="h100", seed=1).open()
+    readings(source)
+    clock.ahead -= 3600.0
+    clock.now += 600.0
+    assert sum(reading.increments.get(BUSY, 0.0) for reading in readings(source)) > 0.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pynvml
@@ -12,6 +14,7 @@ from tools.lab.clock import Clock
 from tools.lab.nvml_stub import Mig, Process, Stub, Usage
 
 from gpu_exporter.model import Process as Listed
+from gpu_exporter.model import Reading
 from gpu_exporter.sources.nvml import NvmlSource
 
 GIB = 1024**3
@@ -58,7 +61,7 @@ def test_the_layout_of_the_answer_is_measured(machine: Stub, size: int, count: i
 @pytest.mark.parametrize("missing", [["_v3"], ["_v3", "_v2"], ["_v3", "_v2", ""]])
 def test_older_versions_stand_in(machine: Stub, missing: list[str]) -> None:
     for version in missing:
-        for kind in ("Compute", "Graphics"):
+        for kind in ("Compute", "Graphics", "MPSCompute"):
             machine.fail(f"nvmlDeviceGet{kind}RunningProcesses{version}", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
     processes = read()
     if len(missing) == 3:
@@ -85,19 +88,76 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def test_a_driver_that_does_not_list_is_asked_once(machine: Stub, asked: Counter[str]) -> None:
-    machine.unsupported("nvmlDeviceGetComputeRunningProcesses_v3")
-    machine.unsupported("nvmlDeviceGetGraphicsRunningProcesses_v3")
-    clock = Clock(1000.0)
-    source = NvmlSource(processes=1.0, monotonic=clock)
-    for _ in range(5):
-        assert source.read(source.devices[0]).processes is None
-        clock.now += 5
-    source.close()
-    assert {name: count for name, count in asked.items() if "RunningProcesses" in name} == {
-        "nvmlDeviceGetComputeRunningProcesses_v3": 1,
-        "nvmlDeviceGetGraphicsRunningProcesses_v3": 1,
-    }
+LISTS = [f"nvmlDeviceGet{kind}RunningProcesses_v3" for kind in ("Compute", "Graphics", "MPSCompute")]
+
+
+@contextmanager
+def opened(steady: Clock, every: float = 1.0, **rest: Any) -> Iterator[Callable[[], Reading]]:
+    """A source whose readings are five seconds apart."""
+    source = NvmlSource(processes=every, monotonic=steady, **rest)
+
+    def look() -> Reading:
+        reading = source.read(source.devices[0])
+        steady.now += 5
+        return reading
+
+    try:
+        yield look
+    finally:
+        source.close()
+
+
+def test_a_driver_that_does_not_list_is_asked_again_after_minutes(machine: Stub, asked: Counter[str]) -> None:
+    for name in LISTS:
+        machine.unsupported(name)
+    with opened(Clock(1000.0)) as look:
+        assert [look().processes for _ in range(60)] == [None] * 60, "five minutes"
+        assert {name: count for name, count in asked.items() if "RunningProcesses" in name} == {LISTS[0]: 1}, (
+            "without it the others say too little"
+        )
+        for name in LISTS:
+            machine.fail(name, 0)
+        assert len(look().processes or ()) == 3, "never struck off for good"
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_UNKNOWN])
+@pytest.mark.parametrize("failing", LISTS)
+def test_a_list_that_fails_for_a_moment_is_not_an_empty_one(machine: Stub, code: int, failing: str) -> None:
+    with opened(Clock(1000.0)) as look:
+        before = look().processes
+        machine.fail(failing, code)
+        assert look().processes is None, "what answered a moment ago is not known, neither nobody nor unsupported"
+        machine.fail(failing, 0)
+        assert look().processes == before
+
+
+@pytest.mark.parametrize("failing", LISTS[1:])
+def test_a_minor_list_that_is_never_told_hides_nobody(machine: Stub, failing: str) -> None:
+    machine.fail(failing, pynvml.NVML_ERROR_NO_PERMISSION)
+    assert {100, 200} <= {each.pid for each in read() or ()}
+
+
+@pytest.mark.parametrize("version", ["_v3", "_v2", ""])
+def test_clients_of_mps_are_listed(machine: Stub, version: str) -> None:
+    """They are in a list of their own: go-nvml's issue 28, nvtop's 93."""
+    for newer in ("_v3", "_v2"):
+        if newer > version:
+            machine.fail(f"nvmlDeviceGetMPSComputeRunningProcesses{newer}", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+    machine.processes(0, [Process(100, GIB // 32)])
+    machine.processes(0, [], kind="graphics")
+    machine.processes(0, [Process(400, 30 * GIB), Process(100, GIB // 32)], kind="mps")
+    assert read() == (Listed(100, "compute", GIB / 32), Listed(400, "compute", 30.0 * GIB)), "each once"
+
+
+def test_processes_without_a_pid_are_all_there(machine: Stub) -> None:
+    """A driver that cannot translate pids tells 0, for each of them."""
+    machine.processes(0, [Process(0, 40 * GIB), Process(0, 2 * GIB), Process(2**32 - 1, GIB)])
+    machine.processes(0, [], kind="graphics")
+    assert [(each.pid, each.memory_used) for each in read() or ()] == [
+        (0, 40.0 * GIB),
+        (0, 2.0 * GIB),
+        (2**32 - 1, float(GIB)),
+    ]
 
 
 def test_memory_that_is_not_told_is_absent(machine: Stub) -> None:
@@ -120,16 +180,111 @@ def test_processes_off_means_no_call(asked: Counter[str]) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_lists_have_a_cadence_of_their_own(asked: Counter[str]) -> None:
-    clock = Clock(1000.0)
-    source = NvmlSource(processes=15.0, monotonic=clock)
-    seen = []
-    for _ in range(7):
-        seen.append(source.read(source.devices[0]).processes)
-        clock.now += 5
-    source.close()
-    assert asked["nvmlDeviceGetComputeRunningProcesses_v3"] == 3, "at 0, 15 and 30 s"
-    assert len(set(seen)) == 1, "the latest list stands until the next one"
+def test_utilization_has_a_cadence_of_its_own(asked: Counter[str]) -> None:
+    with opened(Clock(1000.0), 15.0) as look:
+        for _ in range(7):
+            look()
+    assert asked["nvmlDeviceGetComputeRunningProcesses_v3"] == 7
+    assert asked["nvmlDeviceGetProcessUtilization"] == 3, "at 0, 15 and 30 s"
+
+
+def test_a_new_process_is_listed_by_the_next_reading_and_what_it_takes_later(machine: Stub) -> None:
+    machine.process_utilization(0, [Usage(100, 37, time_us=50)])
+    with opened(Clock(1000.0), 15.0) as look:
+        look()
+        machine.processes(0, [Process(100, 40 * GIB), Process(500, GIB)])
+        machine.process_utilization(0, [Usage(500, 80, time_us=90)])
+        shares = [{each.pid: each.utilization for each in look().processes or ()} for _ in range(3)]
+    assert shares == [{100: 0.37, 500: None, 300: None}] * 2 + [{100: None, 500: 0.8, 300: None}]
+
+
+def test_a_reused_pid_does_not_inherit_utilization(machine: Stub) -> None:
+    machine.process_utilization(0, [Usage(100, 37, time_us=50)])
+    with opened(Clock(1000.0), 15.0) as look:
+        look()
+        machine.processes(0, [Process(200, GIB)])
+        look()
+        machine.processes(0, [Process(100, GIB)])
+        assert [each.utilization for each in look().processes or ()] == [None, None]
+
+
+def test_a_list_tells_when_it_was_made(machine: Stub) -> None:
+    machine.processes(0, [])
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    with opened(Clock(1000.0)) as look:
+        listed_at = look().listed_at
+    assert listed_at is not None
+    assert before <= listed_at <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+HOUR = 3600_000_000
+
+
+@pytest.mark.parametrize("step", [-HOUR, 0, HOUR])
+def test_a_clock_that_is_set_costs_no_utilization(machine: Stub, step: int) -> None:
+    """Driver 580 stamps wall time, which NTP or a virtual machine's resume sets back."""
+    now = 1_800_000_000_000_000
+    with opened(Clock(1000.0), 5.0, clock=lambda: now / 1e6) as look:
+        told = []
+        for number in range(4):
+            stamp = now + 5_000_000 * number + step * (number >= 2)
+            machine.process_utilization(0, [Usage(100, 10 + number, time_us=stamp)])
+            told.append((look().processes or ())[0].utilization)
+    assert told == [0.1, 0.11, 0.12, 0.13]
+
+
+def test_a_sample_from_the_future_spoils_nothing(machine: Stub) -> None:
+    now = 1_800_000_000_000_000
+    with opened(Clock(1000.0), 5.0, clock=lambda: now / 1e6) as look:
+        machine.process_utilization(0, [Usage(100, 99, time_us=now + HOUR), Usage(100, 37, time_us=now)])
+        assert (look().processes or ())[0].utilization == 0.37, "older than the one after the step back"
+        machine.process_utilization(0, [Usage(100, 99, time_us=now + HOUR), Usage(100, 41, time_us=now + 1)])
+        assert (look().processes or ())[0].utilization == 0.41
+
+
+def test_utilization_is_asked_for_again_after_minutes(machine: Stub, asked: Counter[str]) -> None:
+    machine.process_utilization(0, [Usage(100, 37)])
+    machine.unsupported("nvmlDeviceGetProcessUtilization")
+    with opened(Clock(1000.0)) as look:
+        for _ in range(60):
+            look()
+        assert asked["nvmlDeviceGetProcessUtilization"] == 1
+        machine.fail("nvmlDeviceGetProcessUtilization", 0)
+        assert (look().processes or ())[0].utilization == 0.37
+
+
+def test_mig_on_and_off(machine: Stub) -> None:
+    """Hopper needs no reset for it; what MIG mode does not support is asked for again at once."""
+    machine.process_utilization(0, [Usage(100, 37)])
+    uuid = "MIG-0a0a0a0a-0000-4000-8000-000000000001"
+    with opened(Clock(1000.0)) as look:
+        assert (look().processes or ())[0].utilization == 0.37
+        machine.mig(0, [Mig(uuid, "1g.10gb", 7, 0, 10 * GIB, GIB)])
+        machine.processes(0, [Process(100, 3 * GIB, 7, 0)])
+        machine.unsupported("nvmlDeviceGetGraphicsRunningProcesses_v3")
+        assert look().processes == (Listed(100, "compute", 3.0 * GIB, mig_uuid=uuid),)
+        machine.fail("nvmlDeviceGetMaxMigDeviceCount", pynvml.NVML_ERROR_UNKNOWN)
+        machine.fail("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_UNKNOWN)
+        assert look().mig_uuids == (uuid,), "a call that fails for a moment ends no mode"
+        machine.fail("nvmlDeviceGetMaxMigDeviceCount", 0)
+        machine.fail("nvmlDeviceGetMigMode", 0)
+        machine.set(0, "mig_mode", 0)
+        machine.fail("nvmlDeviceGetGraphicsRunningProcesses_v3", 0)
+        machine.now += 5
+        after = look()
+    assert after.mig_uuids == ()
+    assert [(each.pid, each.utilization) for each in after.processes or ()] == [(100, 0.37), (300, None)]
+
+
+def test_mig_is_found_although_it_was_not_supported_at_first(machine: Stub) -> None:
+    uuid = "MIG-0a0a0a0a-0000-4000-8000-000000000001"
+    machine.unsupported("nvmlDeviceGetMigMode")
+    with opened(Clock(1000.0)) as look:
+        look()
+        machine.fail("nvmlDeviceGetMigMode", 0)
+        machine.mig(0, [Mig(uuid, "1g.10gb", 7, 0, 10 * GIB, GIB)])
+        seen = [look().mig_uuids for _ in range(60)]
+    assert seen[-1] == (uuid,)
 
 
 def test_more_processes_than_there_was_room_for(machine: Stub) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from gpu_exporter.owners.cgroups import Cgroup
@@ -27,6 +28,13 @@ class Tree:
         self.passwd.write_text("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")
         (self.root / "self/ns").mkdir(parents=True)
         self.namespace(4026531836)
+        self.process(1, start=0, comm="systemd", exe=None, uid=0)
+
+    def hide(self) -> None:
+        """Hide everything, as hidepid=2 does with processes of others; what is made afterwards is our own."""
+        for folder in self.root.iterdir():
+            if folder.name.isdigit():
+                shutil.rmtree(folder)
 
     def namespace(self, inode: int) -> None:
         link = self.root / "self/ns/pid"

@@ -12,11 +12,13 @@ from typing import Any
 
 from tools.lab.wait import patience
 
+from gpu_exporter.config import Address
 from gpu_exporter.http.server import Server
 
 GET = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 BIG = b"x" * (32 << 20)  # more than the kernel buffers between two sockets
 NEVER = 3600.0
+LOCAL = Address("127.0.0.1", 0)
 
 
 def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -38,7 +40,7 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterabl
 def serving(app: Any = echo, **options: Any) -> Iterator[Server]:
     """A server; of its deadlines only those pass in a test that the test sets."""
     deadlines = {"header_deadline": NEVER, "idle_deadline": NEVER, "write_deadline": NEVER}
-    server = Server(app, **{"host": "127.0.0.1", "port": 0, **deadlines, **options})
+    server = Server(app, **{"addresses": [LOCAL], **deadlines, **options})
     server.start()
     with closing(server):
         yield server

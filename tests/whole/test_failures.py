@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tools.lab.exporter import Exporter, run
+from tools.lab.exporter import Exporter, pick, run
 from tools.lab.nvml_stub import Stub, build
 from tools.lab.wait import patience, wait_for
 
@@ -60,6 +60,38 @@ def test_a_value_that_is_not_supported_or_whose_symbol_is_missing_is_absent(
     assert exporter.value("gpu_temperature_celsius", gpu=0) == machine.get(0, "temperature"), "by the older call"
 
 
+def test_a_value_that_cannot_be_is_absent_counted_and_told_once(start: Start, stub: Callable[..., Stub]) -> None:
+    machine = stub("h100", "h100")
+    exporter = start(machine)
+    wait_ups(exporter, 1, 1)
+    counted = "gpu_exporter_implausible_values_total"
+    assert exporter.value(counted) is None, "it appears with the first"
+    machine.set(1, "power", 4_000_000_000)
+    exporter.wait_value(None, "gpu_power_watts", gpu=1)
+    wait_for(lambda: (exporter.value(counted, metric="gpu_power_watts") or 0) >= 3)
+    samples = exporter.samples()
+    assert pick(samples, "gpu_up", gpu=1) == 1
+    assert pick(samples, "gpu_power_watts", gpu=0) == 631.95, "its sibling is unharmed"
+    assert {dict(labels)["metric"] for name, labels in samples if name == counted} == {
+        "gpu_power_watts",
+        "gpu_power_average_watts",
+    }
+    told = [line for line in exporter.log().splitlines() if "metric=gpu_power_watts" in line]
+    assert len(told) == 1, exporter.log()
+    assert "gpu=1" in told[0]
+    assert "value=4e+06" in told[0]
+    assert 'accepted="0.001 to 10000"' in told[0]
+
+    machine.set(1, "power", 500_000)
+    exporter.wait_value(500, "gpu_power_watts", gpu=1)
+    before = exporter.value(counted, metric="gpu_power_watts")
+    machine.fail_driver(9)
+    exporter.wait_value(0, "gpu_exporter_last_sample_success")
+    assert exporter.value(counted, metric="gpu_power_watts") == before
+    exporter.wait_value(500, "gpu_power_watts", gpu=1)
+    assert exporter.value(counted, metric="gpu_power_watts") == before, "it survives a reopening"
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(15, "lost"), (16, "reset_required"), (999, "unknown"), (4, "permission")]
 )
@@ -72,7 +104,8 @@ def test_one_gpu_fails(start: Start, stub: Callable[..., Stub], code: int, reaso
     wait_ups(exporter, 1, 0, 1)
     samples = exporter.samples()
     sick = {name: value for (name, labels), value in samples.items() if ("gpu", "1") in labels}
-    kept = {"gpu_info", "gpu_up", "gpu_read_errors_total", "gpu_state_seconds_total"}
+    # Memory of a stand-in without processes is held by somebody without a name: an account, as its states are.
+    kept = {"gpu_info", "gpu_up", "gpu_read_errors_total", "gpu_state_seconds_total", "gpu_owner_seconds_total"}
     assert set(sick) == kept, "its other series are absent"
     errors = exporter.value("gpu_read_errors_total", gpu=1, reason=reason)
     assert errors is not None

@@ -246,7 +246,7 @@ _TIMELINES = [
 _TRAFFIC = [
     _course(
         "PCIe",
-        "Bytes over PCIe, from the driver's counters.",
+        "Bytes over PCIe; most GPUs older than Hopper cannot tell.",
         (_rate("gpu_pcie_transmit_bytes_total"), "sent"),
         (_rate("gpu_pcie_receive_bytes_total"), "received"),
         unit="Bps",

@@ -182,7 +182,7 @@ _HEAT = [
 _LINKS = [
     _lines(
         "PCIe traffic",
-        "Bytes that each GPU sent and received over PCIe.",
+        "Bytes that each GPU sent and received over PCIe; most GPUs older than Hopper cannot tell.",
         f"rate(gpu_pcie_transmit_bytes_total{{{GPU}}}[$__rate_interval])\n"
         f"+ rate(gpu_pcie_receive_bytes_total{{{GPU}}}[$__rate_interval])",
         "Bps",

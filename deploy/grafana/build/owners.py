@@ -238,6 +238,18 @@ _COURSE = [
     ),
 ]
 
+_UNACCOUNTED = series(
+    "Memory that nobody has",
+    "Device memory in use that no process has which the driver lists, and no allocation explains. The GPU counts as "
+    "held, by an owner without a name; the runbook of GPUMemoryUnaccounted tells what to do.",
+    (f"gpu_memory_unaccounted_bytes{{{GPU}}} > 0", GPU_LEGEND),
+    unit="bytes",
+    stacked=True,
+    links=[SERIES_TO_DEVICE],
+    empty="all memory in use is somebody's",
+    width=24,
+)
+
 DASHBOARD: Final = Dashboard(
     uid="gpu-owners",
     description="Who holds GPUs, who uses what they hold, and what idleness costs.",
@@ -253,6 +265,7 @@ DASHBOARD: Final = Dashboard(
             "owner",
             "Owner",
             f'label_values(gpu_owner_seconds_total{{{NODE}, owner_kind=~"$owner_kind"}}, owner)',
+            everything=".*",  # one who cannot be seen has no name
             sort=5,
             description="Whoever held a GPU",
         ),
@@ -262,7 +275,7 @@ DASHBOARD: Final = Dashboard(
     rows=[
         Row("Now, and over the chosen time", [(5, _STATE), (9, [_LEADERS])]),
         Row("What can be had back", [(8, [_IDLE, _LOWEST])]),
-        Row("Over time", [(9, _COURSE[:2]), (9, _COURSE[2:])]),
+        Row("Over time", [(9, _COURSE[:2]), (9, _COURSE[2:]), (7, [_UNACCOUNTED])]),
         Row("Who wastes most", [(9, [_WASTERS])]),
         Row("Processes", [(9, [processes()])]),
     ],

@@ -25,7 +25,7 @@ from gpu_exporter.catalog import (
     thermals,
     utilization,
 )
-from gpu_exporter.catalog.accounting import OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
+from gpu_exporter.catalog.accounting import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
 from gpu_exporter.catalog.clocks import CLOCK_EVENTS
 from gpu_exporter.catalog.health import GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.identity import DRIVER_INFO, GPU_INFO
@@ -44,6 +44,7 @@ __all__ = [
     "DRIVER_INFO",
     "GPU_INFO",
     "GPU_UP",
+    "MEMORY_UNACCOUNTED",
     "OWNER_MEMORY",
     "OWNER_SECONDS",
     "PROCESSES",

@@ -15,7 +15,8 @@ STATE_SECONDS: Final = {
     state: counter(
         "gpu_state_seconds_total",
         "Observed time by what the GPU did: active (busy for accounting.active_ratio or more), idle_held (idle while a "
-        "process or an allocation holds it), idle_free, unknown (nothing tells how busy it was), down.",
+        "process, an allocation or memory that nobody explains holds it), idle_free, unknown (nothing tells how busy "
+        "it was, or what tells it disagrees), down.",
         labels={"state": state},
     )
     for state in ("active", "idle_held", "idle_free", "unknown", "down")
@@ -24,7 +25,8 @@ OWNER_SECONDS: Final = {
     state: counter(
         "gpu_owner_seconds_total",
         "Observed time that the owner held the GPU, by what the GPU did; on a shared GPU split by memory held. "
-        f"{NAMESPACES_EXPLAINED}An owner that holds nothing for an hour is left out.",
+        f"{NAMESPACES_EXPLAINED}An owner without a name is one that cannot be seen. Who holds nothing for an hour is "
+        "left out.",
         labels={"state": state},
         dynamic=("owner_kind", "owner", "namespace"),
     )
@@ -35,4 +37,10 @@ OWNER_MEMORY: Final = gauge(
     "Device memory that the owner's processes have allocated; 0 for an allocation on which nothing runs.",
     dynamic=("owner_kind", "owner", "namespace"),
 )
-ROWS: Final[tuple[Metric, ...]] = (*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY)
+MEMORY_UNACCOUNTED: Final = gauge(
+    "gpu_memory_unaccounted_bytes",
+    "Device memory in use that no listed process has and that no allocation explains, where it is more than the driver "
+    "itself takes (accounting.held_bytes), else 0; absent where it cannot be known, as where the driver does not tell "
+    "what processes have.",
+)
+ROWS: Final[tuple[Metric, ...]] = (*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED)

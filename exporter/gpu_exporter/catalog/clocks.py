@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.plausible import FLAG
 from gpu_exporter.catalog.row import ACTIVE, MHZ, MICRO, NANO, Board, Call, Constant, Fake, Field, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "clocks")
@@ -30,8 +31,8 @@ _REASONS: Final = {  # label, which is nvidia-smi's name as well: bit of the mas
 
 
 def _renumbered(name: str, now: int, before: int) -> Field:
-    """Drivers 575 to 580 number these 251 to 253; from 590 on those numbers belong to power smoothing."""
-    return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((590, now), (575, before)))
+    """Drivers before 580 number these 251 to 253; an H200 of 580.159 answers 269 to 271, and nothing for the others."""
+    return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((580, now), (575, before)))
 
 
 def _simulated(quantity: str, reason: str) -> Fake:
@@ -54,6 +55,7 @@ CLOCK_EVENTS: Final = {
         "gpu_clock_event_active",
         "1 while this reason holds the clocks below what they could be.",
         unitless=True,
+        plausible=FLAG,
         labels={"reason": reason},
         nvml=(
             Call("nvmlDeviceGetCurrentClocksEventReasons", bit=f"nvmlClocksEventReason{bit}"),
@@ -80,6 +82,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         gauge(
             "gpu_clock_max_hertz",
             "Highest clock that the device can run at.",
+            plausible=(1e6, 3e10),
             labels={"clock": clock},
             nvml=Call("nvmlDeviceGetMaxClockInfo", (f"NVML_CLOCK_{domain}",), scale=MHZ, slow=True),
             smi=Smi(f"clocks.max.{clock}", MHZ) if clock != "video" else None,
@@ -91,6 +94,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_performance_state",
         "Performance state: 0 is the fastest, 15 the slowest (P0 to P15).",
         unitless=True,
+        plausible=(0.0, 15.0),
         nvml=Call("nvmlDeviceGetPerformanceState", absent=(32.0,)),
         smi=Smi("pstate", words=tuple((f"P{state}", float(state)) for state in range(16))),
         fake="performance_state",

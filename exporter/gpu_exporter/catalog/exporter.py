@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.plausible import FLAG
 from gpu_exporter.catalog.row import Metric, row
 
 info: Final = partial(row, "info", "exporter")
@@ -28,6 +29,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_exporter_last_sample_success",
         "1 where the latest reading reached the driver and at least one GPU answered.",
         unitless=True,
+        plausible=FLAG,
         own="ok",
     ),
     gauge(
@@ -45,6 +47,13 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Readings that were skipped because the one before took longer than collection.interval.",
         own="overruns",
     ),
+    counter(
+        "gpu_exporter_implausible_values_total",
+        "Values that the driver told and that cannot be (-1, NaN, 0 °C, more memory used than fitted), by the metric "
+        "that is absent instead; appears with the first.",
+        dynamic=("metric",),
+        own="implausible",
+    ),
     gauge(
         "gpu_exporter_stuck_reads",
         "Driver calls that have not returned within collection.timeout and still hang.",
@@ -55,6 +64,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_exporter_paused",
         "1 while SIGUSR1 holds the driver closed.",
         unitless=True,
+        plausible=FLAG,
         own="paused",
     ),
     *(
@@ -71,6 +81,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_exporter_config_reload_success",
         "1 where the latest reading of the configuration file succeeded, 0 where the last good one is still in force.",
         unitless=True,
+        plausible=FLAG,
         own="config_ok",
     ),
 )

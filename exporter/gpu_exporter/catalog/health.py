@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.plausible import FLAG
 from gpu_exporter.catalog.row import Field, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "health")
@@ -14,14 +15,15 @@ GPU_UP: Final = gauge(
     "gpu_up",
     "1 where the GPU answered the last reading, 0 where it is lost, hung or refuses; see gpu_read_errors_total.",
     unitless=True,
+    plausible=FLAG,
 )
 READ_ERRORS: Final = {
     reason: counter(
         "gpu_read_errors_total",
-        "Readings of the GPU that failed, by what its driver answered.",
+        "Readings of the GPU that failed, by what its driver answered; partial: it is up, but most calls failed.",
         labels={"reason": reason},
     )
-    for reason in ("lost", "timeout", "reset_required", "permission", "unknown")
+    for reason in ("lost", "timeout", "reset_required", "permission", "unknown", "partial")
 }
 XID_ERRORS: Final = counter(
     "gpu_xid_errors_total",
@@ -41,6 +43,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "What the driver asks for: 0 nothing, 1 GPU reset, 2 node reboot, 3 drain P2P, 4 drain and reset, "
         "5 recover the IMEX domain, 6 bus reset, 7 system reboot.",
         unitless=True,
+        plausible=(0.0, 7.0),
         nvml=Field("NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"),
         smi=Smi(
             "gpu_recovery_action",

@@ -20,6 +20,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_memory_total_bytes",
         "Device memory that is fitted.",
+        plausible=(2.0**24, 2.0**46),  # a board without any answers 0
         nvml=_part("total"),
         smi=Smi("memory.total", MIB),
         fake=Board("total_bytes"),
@@ -48,6 +49,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_bar1_memory_total_bytes",
         "Size of the BAR1 window through which the CPU and peers reach device memory.",
+        plausible=(2.0**16, 2.0**46),
         nvml=Call("nvmlDeviceGetBAR1MemoryInfo", part=("bar1Total",)),
         fake=Board("bar1", MIB),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.plausible import FLAG
 from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Field, Metric, Nvml, Smi, row
 
 gauge: Final = partial(row, "gauge", "memory errors")
@@ -48,6 +49,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_ecc_enabled",
         "1 where ECC is in force, 0 where it is switched off.",
         unitless=True,
+        plausible=FLAG,
         nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
         smi=Smi("ecc.mode.current", words=ON_OFF),
         fake=Board("ecc_enabled"),
@@ -68,6 +70,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_ecc_sram_threshold_exceeded",
         "1 where uncorrected SRAM errors passed NVIDIA's threshold for replacing the board.",
         unitless=True,
+        plausible=FLAG,
         nvml=Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=("bThresholdExceeded",)),
         smi=Smi("ecc.errors.uncorrected.aggregate.sram.thresholdExceeded", words=YES_NO),
         fake="sram_threshold_exceeded",
@@ -77,6 +80,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             "gpu_remapped_rows",
             "Rows of device memory that were remapped to spare ones, by the kind of error (Ampere and newer).",
             unitless=True,
+            plausible=(0.0, 32767.0),
             labels={"severity": severity},
             nvml=Field(field),
             smi=Smi(smi),
@@ -91,6 +95,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_row_remap_pending",
         "1 where a row waits for a GPU reset to be remapped.",
         unitless=True,
+        plausible=FLAG,
         nvml=Field("NVML_FI_DEV_REMAPPED_PENDING"),
         smi=Smi("remapped_rows.pending", words=YES_NO),
         fake="remap_pending",
@@ -99,6 +104,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_row_remap_failure",
         "1 where a row could not be remapped: NVIDIA's criterion for replacing the board.",
         unitless=True,
+        plausible=FLAG,
         nvml=Field("NVML_FI_DEV_REMAPPED_FAILURE"),
         smi=Smi("remapped_rows.failure", words=YES_NO),
         fake="remap_failure",
@@ -108,6 +114,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             "gpu_retired_pages",
             "Pages of device memory taken out of use, by cause (before Ampere).",
             unitless=True,
+            plausible=(0.0, 4095.0),
             labels={"cause": cause},
             nvml=Field(field),
             smi=Smi(smi),
@@ -122,6 +129,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_retired_pages_pending",
         "1 where a page waits for a reboot to be retired.",
         unitless=True,
+        plausible=FLAG,
         nvml=Field("NVML_FI_DEV_RETIRED_PENDING"),
         smi=Smi("retired_pages.pending", words=YES_NO),
         fake="retired_pending",

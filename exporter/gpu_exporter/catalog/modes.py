@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gpu_exporter.catalog.plausible import FLAG
 from gpu_exporter.catalog.row import ON_OFF, Call, Constant, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "modes")
@@ -14,6 +15,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_mig_mode_enabled",
         "1 where the GPU is partitioned (MIG).",
         unitless=True,
+        plausible=FLAG,
         nvml=Call("nvmlDeviceGetMigMode", part=(0,), slow=True),
         smi=Smi("mig.mode.current", words=ON_OFF),
         fake="mig_mode",
@@ -22,6 +24,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_persistence_mode_enabled",
         "1 where the driver stays loaded while nobody uses the GPU.",
         unitless=True,
+        plausible=FLAG,
         nvml=Call("nvmlDeviceGetPersistenceMode", slow=True),
         smi=Smi("persistence_mode", words=ON_OFF),
         fake=Constant(1.0),
@@ -30,6 +33,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_compute_mode",
         "Who may use the GPU: 0 default, 2 prohibited, 3 one process only.",
         unitless=True,
+        plausible=(0.0, 3.0),
         nvml=Call("nvmlDeviceGetComputeMode", slow=True),
         smi=Smi("compute_mode", words=(("Default", 0.0), ("Prohibited", 2.0), ("Exclusive_Process", 3.0))),
         fake=Constant(0.0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 
 class Rows(NamedTuple):
@@ -29,6 +29,7 @@ class OwnerKind:
     name: str  # the label that has the owner's name
     namespace: str = ""  # the label that has what the metrics call the owner's namespace
     namespace_is: str = ""  # what that is, where it is no namespace
+    told_by: Literal["name", "uid", "namespace"] = "name"  # what stays when a name comes late or changes; else the name
     source: str = ""  # the module of owners/ that tells which GPU was given to whom
     called: str  # how a person asks for the owner, of {name} and {namespace}
     nameless: str = ""  # the same where there is no name
@@ -42,6 +43,7 @@ OWNER_KINDS: Final = (
     OwnerKind(
         kind="user",
         name="user",
+        told_by="uid",
         called="{name}",
         plural="users",
         rows=(Rows("user", "user", (("user", "user"),)),),
@@ -71,6 +73,7 @@ OWNER_KINDS: Final = (
         name="user",
         namespace="slurm_job",
         namespace_is="job",
+        told_by="namespace",  # a job has one user
         source="slurm",
         called="{name}, job {namespace}",
         nameless="job {namespace}",

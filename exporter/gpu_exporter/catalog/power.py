@@ -55,7 +55,8 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     counter(
         "gpu_energy_joules_total",
-        "Energy drawn: the driver's counter (Volta and newer), else integrated from its power samples.",
+        "Energy drawn: the driver's counter (Volta and newer), else integrated from its power samples, whose buffer "
+        "holds 2.4 s, and over the rest of the time from gpu_power_watts.",
         nvml=(
             Field("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION", scale=MILLI),
             Call("nvmlDeviceGetTotalEnergyConsumption", scale=MILLI),

@@ -13,7 +13,7 @@ gauge: Final = partial(row, "gauge", "processes")
 PROCESSES: Final = {
     kind: gauge(
         "gpu_processes",
-        "Processes on the GPU, by what they asked of it; some are in both.",
+        "Processes on the GPU, by what they asked of it; clients of MPS compute, and some are in both.",
         unitless=True,
         labels={"type": kind},
         nvml=Processes(call),

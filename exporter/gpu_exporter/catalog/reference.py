@@ -22,9 +22,10 @@ _HEADER: Final = f"""\
 # Metrics
 
 Every series of a GPU has the labels `gpu` (its index), `uuid` and `model`, plus those named in the table. The host is
-the scrape's `instance`. Values are in base units. **A value that a GPU, its driver or the source does not have is
-absent**: never 0, -1 or NaN. In "From", a second source stands in where the device or driver does not support the
-first; `{{a, b}}` tells that one row reads `a`, the next `b`. "smi" names the number in `nvidia-smi --query-gpu`.
+the scrape's `instance`. Values are in base units. **A value that a GPU, its driver or the source does not have, or that
+cannot be, is absent**: never 0, -1 or NaN. In "From", a second source stands in where the device or driver does not
+support the first; `{{a, b}}` tells that one row reads `a`, the next `b`. "smi" names the number in
+`nvidia-smi --query-gpu`.
 """
 _PROCESS: Final = """
 The `process_*` series of the exporter itself (CPU seconds, memory, start time, file descriptors) are those of

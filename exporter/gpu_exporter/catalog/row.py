@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from gpu_exporter.catalog.plausible import Range, by_unit
+
 KIB: Final = 1024.0
 MIB: Final = 1024.0**2
 MHZ: Final = 1e6
@@ -61,8 +63,8 @@ class Field:
 
     ``scope`` is the field's scope identifier; "links" asks for every link of the row's kind and adds the answers up.
     ``renumbered`` holds (first driver release, identifier) pairs, newest first, for fields whose number changed between
-    releases; a driver older than all of them lacks the field. ``wraps`` marks counters that NVIDIA documents as
-    wrapping.
+    releases; a driver older than all of them lacks the field. ``wraps`` marks counters that wrap unseen where a driver
+    answers them in 32 bits, and are no value then.
     """
 
     name: str
@@ -70,6 +72,18 @@ class Field:
     scale: float = 1.0
     renumbered: tuple[tuple[int, int], ...] = ()
     wraps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gpm:
+    """One GPM metric (Hopper and newer): its mean since the reading before; of a counter, that times the time.
+
+    ``most`` is the highest mean that can be, in NVML's unit.
+    """
+
+    name: str
+    most: float
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +127,7 @@ class Processes:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Samples | Limit | Links | Fans | Processes
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +176,10 @@ class Metric:
     run time. ``nvml`` lists where NVML has the value, best first. ``links`` names the field that counts the links which
     the row is about: a device without any is not asked. ``integral_of`` names the gauge that is integrated over time
     where a device offers nothing better. ``fake`` tells what simulated GPUs have, ``fake_absent`` why they lack it.
-    ``own`` names the attribute of ``Snapshot`` that holds an exporter value. ``unitless`` marks states, counts and
-    switches: other gauges end with their unit. Rows compare by identity, so that they are cheap dictionary keys.
+    ``own`` names the attribute of ``Snapshot`` that holds an exporter value: one number, or, where the row has a
+    dynamic label, one by label value. ``unitless`` marks states, counts and switches: other gauges end with their unit.
+    ``plausible`` is the range of what the value can be at all, by default its unit's (plausible.py). Rows compare by
+    identity, so that they are cheap dictionary keys.
     """
 
     name: str
@@ -181,16 +197,21 @@ class Metric:
     links: str | None = None
     info: tuple[str, ...] = ()
     unitless: bool = False
+    plausible: Range
 
     @property
     def unit(self) -> str | None:
         """The base unit that the name ends with."""
-        last = self.name.removesuffix("_total").rpartition("_")[2]
-        return last if last in BASE_UNITS else None
+        return _unit(self.name)
 
     def __repr__(self) -> str:
         pairs = ",".join(f'{name}="{value}"' for name, value in self.labels)
         return f"{self.name}{{{pairs}}}" if pairs else self.name
+
+
+def _unit(name: str) -> str | None:
+    last = name.removesuffix("_total").rpartition("_")[2]
+    return last if last in BASE_UNITS else None
 
 
 def row(
@@ -211,6 +232,7 @@ def row(
     links: str | None = None,
     info: tuple[str, ...] = (),
     unitless: bool = False,
+    plausible: Range | None = None,
 ) -> Metric:
     """A row as the modules of the catalogue write it, with kind and group bound: ``gauge(name, "Help.", …)``."""
     return Metric(
@@ -229,4 +251,5 @@ def row(
         links=links,
         info=info,
         unitless=unitless,
+        plausible=plausible or by_unit(_unit(name), kind),
     )

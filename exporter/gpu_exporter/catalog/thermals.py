@@ -50,8 +50,9 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     gauge(
         "gpu_fan_speed_ratio",
-        "Intended fan speed as a share of the maximum, 0 to 1; a blocked fan still tells the intended speed.",
+        "Intended fan speed as a share of the maximum; a blocked fan still tells the intended speed.",
         dynamic=("fan",),
+        plausible=(0.0, 1.2),  # nvml.h, nvmlDeviceGetFanSpeed_v2: "may exceed 100% in certain cases"
         nvml=Fans(),
         smi=Smi("fan.speed", PERCENT),
         fake="fan_speeds",

@@ -56,15 +56,16 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     counter(
         "gpu_busy_seconds_total",
-        "Time in which a kernel was running, integrated from the driver's sample buffer; "
-        "nothing is lost between scrapes.",
+        "Time in which a kernel was running, integrated from the driver's sample buffer, and from "
+        "gpu_utilization_ratio where that says nothing; nothing is lost between scrapes.",
         nvml=Samples("NVML_GPU_UTILIZATION_SAMPLES", PERCENT),
         integral_of="gpu_utilization_ratio",
         fake="busy_seconds",
     ),
     counter(
         "gpu_memory_io_busy_seconds_total",
-        "Time in which device memory was read or written, integrated from the driver's sample buffer.",
+        "Time in which device memory was read or written, integrated from the driver's sample buffer, and from "
+        "gpu_memory_io_utilization_ratio where that says nothing.",
         nvml=Samples("NVML_MEMORY_UTILIZATION_SAMPLES", PERCENT),
         integral_of="gpu_memory_io_utilization_ratio",
         fake="memory_io_busy_seconds",

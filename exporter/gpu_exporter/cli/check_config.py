@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from gpu_exporter.config import load
+from gpu_exporter.cli.options import check_environment
+from gpu_exporter.config import from_environment, load
 
 
 @click.command("check-config", short_help="Check configuration files.")
@@ -21,10 +23,13 @@ from gpu_exporter.config import load
 def check_config(file: Path | None, web_config_file: Path | None) -> None:
     """Check a configuration file without using it; status 2 and one line where it is refused.
 
-    The scenario and the web configuration that it names are checked too, with the certificates named there.
+    The scenario and the web configuration that it names are checked too, with the certificates named there; so are the
+    variables of the environment that would go over it.
     """
     if file is None and web_config_file is None:
         raise click.UsageError("there is nothing to check; write a file or --web.config.file FILE")
+    check_environment()
+    load(file, from_environment(os.environ))
     if file is not None:
         web_config_file = web_config_file or _check(file)
         click.echo(f"{file}: ok")

@@ -12,7 +12,7 @@ from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.config import Config
 from gpu_exporter.model import Finding, Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
-from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE
+from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE, hides_processes
 from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.sources import source_kind
 
@@ -55,6 +55,8 @@ def _gpu(reading: Reading) -> Finding:
     if reading.failure is not None:
         advice = WORDS[reading.failure.reason].advice.format(gpu=device.index)
         return Finding("fail", name, f"{reading.failure.reason}: {reading.failure.message}", advice)
+    if reading.partial:
+        return Finding("fail", name, f"partial: {reading.partial}", WORDS["partial"].advice.format(gpu=device.index))
     rows = {metric.name for metric in reading.values} | {metric.name for metric, _ in reading.labelled}
     missing = sorted({metric.name for metric in DEVICE_METRICS if metric.nvml} - rows)
     detail = f"{device.model}, {device.uuid}, {len(reading.values) + len(reading.labelled)} series"
@@ -64,9 +66,12 @@ def _gpu(reading: Reading) -> Finding:
 
 
 def _kubelet(config: Config) -> Iterator[Finding]:
-    pods = KubernetesAllocations(socket=config.owners.kubernetes_socket, resources=config.owners.kubernetes_resources)
+    owners = config.owners
+    pods = KubernetesAllocations(
+        socket=owners.kubernetes_socket, resources=owners.kubernetes_resources, timeout=owners.kubernetes_timeout
+    )
     try:
-        pods.wait_first(5.0)
+        pods.wait_first(owners.kubernetes_timeout + 1.0)
         trouble, held = pods.trouble(), len(pods.current())
     finally:
         pods.close()
@@ -100,6 +105,13 @@ def _namespace(root: Path) -> Iterator[Finding]:
         namespace = str((root / "proc/self/ns/pid").readlink())
     except OSError:
         return
+    if hides_processes(root / "proc"):
+        yield Finding(
+            "warn",
+            "/proc",
+            "hides the processes of other users (hidepid): they hold their GPUs without a name",
+            "put the exporter's user into the group that the mount option gid= names",
+        )
     if namespace == BOOT_PID_NAMESPACE:
         yield Finding("ok", "PID namespace", "the host's")
     else:

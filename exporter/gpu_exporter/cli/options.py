@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import click
-from click.core import ParameterSource
 
-from gpu_exporter.config import Config, Setting, load, settings
+from gpu_exporter.config import Config, Setting, from_environment, load, refuse_unknown, settings
 
 Overrides: TypeAlias = dict[str, tuple[str, str]]
+
+# Variables of ours without a flag: secrets of `report`, and what Slurm's prolog and epilog read (docs/OWNERS.md).
+_WITHOUT_FLAG: Final = (
+    "GPU_EXPORTER_PROMETHEUS_PASSWORD",
+    "GPU_EXPORTER_PROMETHEUS_BEARER_TOKEN",
+    "GPU_EXPORTER_SLURM_DIR",
+    "GPU_EXPORTER_SLURM_SHARED",
+)
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,15 +27,16 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     for setting in reversed(list(settings())):
         switch = setting.switch
         default = f"  [default: {setting.shown}]" if setting.shown and not switch else ""
+        again = " May be given again." if setting.many else ""
+        # No envvar: click would take any true word there for a switch's flag, which may mean "off".
         command = click.option(
             setting.flag,
             _parameter(setting),
-            # Of a switch click would take any true word in the environment for its flag, which may mean "off".
-            envvar=None if switch else setting.variable,
             metavar=None if switch else _metavar(setting.key),
-            help=("Off: " if switch == "false" else "") + setting.help + default,
+            help=("Off: " if switch == "false" else "") + setting.help + again + default,
             is_flag=switch is not None,
             flag_value=switch,
+            multiple=setting.many,
         )(command)
     return click.option(
         "--config.file",
@@ -41,24 +49,32 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_config(config_file: Path | None, given: dict[str, Any]) -> tuple[Config, Overrides]:
-    """The configuration that file, environment and flags make together, and what goes over the file."""
-    overrides = _overrides(given)
+    """The configuration that file, environment and flags make together, and what goes over the file.
+
+    Raises ConfigError.
+    """
+    check_environment()
+    overrides = from_environment(os.environ)
+    for setting in settings():
+        flag = given[_parameter(setting)]
+        if flag not in (None, ()):
+            overrides[setting.key] = (setting.flag, ",".join(flag) if setting.many else flag)
     return load(config_file, overrides), overrides
 
 
-def _overrides(given: dict[str, Any]) -> Overrides:
-    """Settings from flags and environment, with the place where each was written."""
-    context = click.get_current_context()
-    overrides: Overrides = {}
-    for setting in settings():
-        name = _parameter(setting)
-        text, source = given[name], context.get_parameter_source(name)
-        if text is None and setting.switch and os.environ.get(setting.variable):
-            text, source = os.environ[setting.variable], ParameterSource.ENVIRONMENT
-        if text is not None:
-            place = setting.variable if source is ParameterSource.ENVIRONMENT else setting.flag
-            overrides[setting.key] = (place, str(text))
-    return overrides
+def check_environment() -> None:
+    """Raise ConfigError for a variable of our prefix that no command reads."""
+    refuse_unknown(os.environ, frozenset(_variables()))
+
+
+def _variables() -> Iterator[str]:
+    yield from (setting.variable for setting in settings())
+    yield from _WITHOUT_FLAG
+    group = click.get_current_context().find_root().command
+    for command in group.commands.values() if isinstance(group, click.Group) else [group]:
+        for parameter in command.params:
+            names = parameter.envvar or ()
+            yield from [names] if isinstance(names, str) else names
 
 
 def _parameter(setting: Setting) -> str:

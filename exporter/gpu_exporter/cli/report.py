@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from gpu_exporter.catalog.owner_kinds import OWNER_KINDS
+from gpu_exporter.cli.history import with_history
+from gpu_exporter.cli.options import check_environment
+
+_ACCESS: Final = ("headers", "username", "password_file", "bearer_token_file", "ca_file", "timeout")
 
 
 class _Line(click.types.StringParamType):
@@ -34,11 +39,11 @@ def _file_option(name: str, text: str) -> Callable[[Callable[..., Any]], Callabl
 @click.option(
     "--prometheus.url",
     "url",
-    required=True,
     envvar="GPU_EXPORTER_PROMETHEUS_URL",
     metavar="URL",
     help="Prometheus, Thanos, Mimir or VictoriaMetrics: what stands before /api/v1.",
 )
+@with_history(required=False)
 @click.option("--window", default="24h", show_default=True, metavar="DURATION", help="How far to look back.")
 @click.option("--end", metavar="TIME", help="Where the window ends, such as 2026-11-01 (UTC).  [default: now]")
 @click.option(
@@ -86,24 +91,36 @@ def _file_option(name: str, text: str) -> Callable[[Callable[..., Any]], Callabl
     metavar="DURATION",
     help="How long one query may take.",
 )
-def report(url: str, **given: Any) -> int:
-    """Tell who uses the GPUs, and who wastes them, from what a Prometheus has kept.
+def report(*, url: str | None, history: Path | None, **given: Any) -> int:
+    """Tell who uses the GPUs, and who wastes them, from what a Prometheus has kept, or a history file.
 
     The status is 0, or 1 where --fail-over was exceeded, or 2 where there is no report.
     """
     from gpu_exporter import report as usage  # noqa: PLC0415 - other commands start faster without
 
+    check_environment()
+    source = click.get_current_context().get_parameter_source
+    written = {name for name in ("url", "history") if source(name) is ParameterSource.COMMANDLINE}
+    if written == {"url"}:
+        history = None  # what stands in the environment is for when nothing was said
+    elif written == {"history"}:
+        url = None
+    if (url is None) == (history is None):
+        raise click.UsageError("where from? write --prometheus.url URL or --history.path FILE, one of them")
     environment = os.environ.get
+    access = {name: given.pop(name) for name in _ACCESS}
     try:
-        access = usage.access(
-            url,
-            headers=given.pop("headers"),
-            username=given.pop("username"),
-            password=(environment("GPU_EXPORTER_PROMETHEUS_PASSWORD"), given.pop("password_file")),
-            token=(environment("GPU_EXPORTER_PROMETHEUS_BEARER_TOKEN"), given.pop("bearer_token_file")),
-            ca_file=given.pop("ca_file"),
-            timeout=given.pop("timeout"),
+        if history is not None:
+            return usage.run(usage.Options(history, **given))
+        prometheus = usage.access(
+            str(url),
+            headers=access["headers"],
+            username=access["username"],
+            password=(environment("GPU_EXPORTER_PROMETHEUS_PASSWORD"), access["password_file"]),
+            token=(environment("GPU_EXPORTER_PROMETHEUS_BEARER_TOKEN"), access["bearer_token_file"]),
+            ca_file=access["ca_file"],
+            timeout=access["timeout"],
         )
-        return usage.run(usage.Options(access, **given))
+        return usage.run(usage.Options(prometheus, **given))
     except usage.ReportError as error:
         raise click.ClickException(str(error)) from None

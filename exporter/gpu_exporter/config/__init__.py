@@ -1,18 +1,22 @@
 """Settings, and the kit for every file that people write.
 
-``settings`` is the table; ``load`` lays file, environment and flags over its defaults; ``yaml`` reads files with limits
-and tells mistakes in one line; ``parsers`` turn text into values; ``watch`` tells which files have changed.
+``settings`` is the table; ``environment`` reads its variables and refuses others of our prefix; ``load`` lays file,
+environment and flags over its defaults; ``yaml`` reads files with limits and tells mistakes in one line; ``parsers``
+turn text into values; ``watch`` tells which files have changed.
 """
 
 from __future__ import annotations
 
+from gpu_exporter.config.environment import from_environment, refuse_unknown
 from gpu_exporter.config.load import changed, load
+from gpu_exporter.config.parsers import Address
 from gpu_exporter.config.settings import (
     MODELS,
     SOURCES,
     AccountingConfig,
     CollectionConfig,
     Config,
+    HostConfig,
     LogConfig,
     OwnersConfig,
     ProcessesConfig,
@@ -26,9 +30,11 @@ __all__ = [
     "MODELS",
     "SOURCES",
     "AccountingConfig",
+    "Address",
     "CollectionConfig",
     "Config",
     "ConfigError",
+    "HostConfig",
     "LogConfig",
     "OwnersConfig",
     "ProcessesConfig",
@@ -36,7 +42,9 @@ __all__ = [
     "Setting",
     "Watch",
     "changed",
+    "from_environment",
     "load",
     "read_yaml",
+    "refuse_unknown",
     "settings",
 ]

@@ -91,6 +91,20 @@ def size(value: Any) -> float:
     return float(match[1]) * _SIZES[match[2]]
 
 
+def size_between(low: float, high: float) -> Callable[[Any], float]:
+    """Bytes within bounds."""
+
+    def parse(value: Any) -> float:
+        told = size(value)
+        if not low <= told <= high:
+            raise RefusedError(
+                f"{quoted(value)} is out of range; write {low / 1024**2:.0f}MiB to {high / 1024**3:.0f}GiB"
+            )
+        return told
+
+    return parse
+
+
 def subset(*names: str) -> Callable[[Any], tuple[str, ...]]:
     """Some of these words, as a list or with commas; empty is none of them."""
 
@@ -131,6 +145,13 @@ def name(value: Any) -> str:
     return value
 
 
+def host_name(value: Any) -> str:
+    """What a machine is called; empty leaves it to the machine."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{0,253}", value):
+        raise RefusedError(f"{quoted(value)} is not a host name; write one such as gpu3.example.org")
+    return value
+
+
 def one_of(*names: Word) -> Callable[[Any], Word]:
     """One of these words."""
 
@@ -158,6 +179,13 @@ def file_path(value: Any) -> Path:
     return Path(value)
 
 
+def folder(value: Any) -> Path:
+    """An absolute path of a folder; whether it exists is for whoever opens it."""
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise RefusedError(f"{quoted(value)} is not a folder; write an absolute path such as /host")
+    return Path(value)
+
+
 def url_path(value: Any) -> str:
     """Where the metrics are, which may not be where another page is."""
     if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9_.~/-]*", value):
@@ -169,7 +197,7 @@ def url_path(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. An empty host means every address, IPv6 and IPv4."""
+    """Where to listen: a host name, an IP address or, with an empty host, every address, IPv6 and IPv4."""
 
     host: str
     port: int
@@ -177,22 +205,51 @@ class Address:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether every address of both families is meant, as node_exporter means it with ``[::]``."""
+        return self.host in {"", "::"}
+
+    def takes_in(self, other: Address) -> bool:
+        """Whether who listens here takes the other's connections as well. Names are compared, not looked up."""
+        if self.port != other.port or self.port == 0:  # 0 is a free port, another one each time
+            return False
+        if self.host == "0.0.0.0":  # noqa: S104 - compared with
+            return bool(re.fullmatch(r"[0-9.]+", other.host))
+        return self.everywhere or self.host == other.host
+
+
+def listen_addresses(value: Any) -> tuple[Address, ...]:
+    """One or more of host:port, as a list, or with commas or blanks; IPv6 addresses in brackets."""
+    items = [item for item in value.replace(",", " ").split(" ") if item] if isinstance(value, str) else value
+    if not isinstance(items, list) or not items:
+        items = [value]
+    addresses: list[Address] = []
+    for address in map(listen_address, items):
+        for earlier in addresses:
+            if earlier.takes_in(address) or address.takes_in(earlier):
+                raise RefusedError(f"'{address}' is taken in by '{earlier}'; leave one of them out")
+        addresses.append(address)
+    return tuple(addresses)
+
 
 def listen_address(value: Any) -> Address:
-    """host:port, with IPv6 addresses in brackets."""
+    """One host:port, with an IPv6 address in brackets."""
     pattern = r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]*)):([0-9]{1,5})"
     match = re.fullmatch(pattern, value) if isinstance(value, str) else None
-    if match is None or int(match[3]) > 65535 or (match[1] and not _is_ipv6(match[1])):
+    host = (_ipv6(match[1]) if match[1] else match[2].lower()) if match else None
+    if match is None or host is None or int(match[3]) > 65535:
         raise RefusedError(f"{quoted(value)} is not an address; write :9435, 127.0.0.1:9435 or '[::1]:9435'")
-    return Address(match[1] or match[2] or "", int(match[3]))
+    return Address(host, int(match[3]))
 
 
-def _is_ipv6(text: str) -> bool:
+def _ipv6(text: str) -> str | None:
+    """The address as it is usually written, an IPv4 address in IPv6's clothes as such; None: it is none."""
     try:
-        ipaddress.IPv6Address(text)
+        address = ipaddress.IPv6Address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return str(address.ipv4_mapped or address)
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -27,9 +27,21 @@ _FORMATS: Final = ("logfmt", "json")
 T = TypeVar("T")
 
 
-def _setting(default: T, parse: Callable[[Any], T], text: str, *, reload: bool = False, shown: str | None = None) -> T:
-    """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart."""
-    return field(default=default, metadata={"parse": parse, "help": text, "reload": reload, "shown": shown})
+def _setting(
+    default: T,
+    parse: Callable[[Any], T],
+    text: str,
+    *,
+    reload: bool = False,
+    shown: str | None = None,
+    many: bool = False,
+) -> T:
+    """One setting. ``reload`` tells that SIGHUP puts a changed value into force; the others need a restart.
+
+    ``many`` tells that it is a list, whose flag may be given again and again.
+    """
+    metadata = {"parse": parse, "help": text, "reload": reload, "shown": shown, "many": many}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,12 @@ class CollectionConfig:
     """How the driver is read."""
 
     interval: float = _setting(
-        5.0, parsers.duration_between(0.1, 3600), "How often every GPU is read.", reload=True, shown="5s"
+        5.0,
+        parsers.duration_between(0.1, 3600),
+        "How often every GPU is read. Where that is less often than every 10 s, the driver's own sample buffers, which "
+        "hold 14 s, are read in between, so that busy seconds lose nothing.",
+        reload=True,
+        shown="5s",
     )
     timeout: float = _setting(
         3.0,
@@ -61,19 +78,22 @@ class CollectionConfig:
 class WebConfig:
     """The HTTP server."""
 
-    listen_address: parsers.Address = _setting(
-        parsers.Address("", 9435),
-        parsers.listen_address,
-        "Address and port to listen on; without a host, on all of them.",
+    listen_address: tuple[parsers.Address, ...] = _setting(
+        (parsers.Address("", 9435),),
+        parsers.listen_addresses,
+        "Addresses and ports to listen on: without a host, or with [::], on all of the machine, IPv6 and IPv4; with a "
+        "name, on all of the name.",
         shown=":9435",
+        many=True,
     )
     telemetry_path: str = _setting("/metrics", parsers.url_path, "URL path of the metrics.", shown="/metrics")
     allow: tuple[parsers.Network, ...] = _setting(
         (),
         parsers.networks,
-        "Networks that may connect, in CIDR form (a list in the file, commas in a flag); empty lets everybody.",
+        "Networks that may connect, in CIDR form; empty lets everybody.",
         reload=True,
         shown="",
+        many=True,
     )
     config_file: Path | None = _setting(
         None,
@@ -103,8 +123,8 @@ class ProcessesConfig:
     interval: float = _setting(
         15.0,
         parsers.duration_between(0.1, 3600),
-        "How often the driver is asked for its processes, which can take it 5 ms a GPU. One that has ended is "
-        "dropped at the next reading all the same.",
+        "How often the driver is asked what each process takes of a GPU, which costs it 2 to 3 ms a GPU. The "
+        "processes themselves are listed at every reading.",
         shown="15s",
     )
     max: int = _setting(
@@ -116,8 +136,9 @@ class ProcessesConfig:
     labels: tuple[str, ...] = _setting(
         PROCESS_LABELS,
         parsers.subset(*PROCESS_LABELS),
-        f"Labels of those series: some of {', '.join(PROCESS_LABELS)} (a list in the file, commas in a flag).",
+        f"Labels of those series: some of {', '.join(PROCESS_LABELS)}.",
         shown=",".join(PROCESS_LABELS),
+        many=True,
     )
 
 
@@ -144,17 +165,45 @@ class OwnersConfig:
         "The kubelet's pod-resources socket.",
         shown="/var/lib/kubelet/pod-resources/kubelet.sock",
     )
+    kubernetes_timeout: float = _setting(
+        10.0, parsers.duration_between(0.1, 120), "How long the kubelet may take to answer.", shown="10s"
+    )
     kubernetes_resources: tuple[str, ...] = _setting(
         ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),
         parsers.words,
         "Resources that stand for GPUs; * and ? are wild.",
         shown="nvidia.com/gpu,nvidia.com/gpu.shared,nvidia.com/mig-*",
+        many=True,
     )
     slurm_directory: Path = _setting(
         Path("/run/gpu-exporter/slurm"),
         parsers.file_path,
         "Where a Slurm prolog writes which job was given which GPU; one that does not exist means no jobs.",
         shown="/run/gpu-exporter/slurm",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """What /api/v1/snapshot tells of the machine itself."""
+
+    enabled: bool = _setting(
+        True,
+        parsers.boolean,
+        "Whether /api/v1/snapshot tells of the machine: addresses, system, CPU, memory, load, disks.",
+        shown="true",
+    )
+    name: str = _setting(
+        "",
+        parsers.host_name,
+        "What the machine is called there; empty is its own name, in a container that of /host/etc/hostname.",
+        shown="",
+    )
+    root: Path = _setting(
+        Path("/"),
+        parsers.folder,
+        "Where the machine's file systems are; in a container, where its root is mounted (read-only will do).",
+        shown="/",
     )
 
 
@@ -200,6 +249,7 @@ class Config:
     processes: ProcessesConfig = field(default_factory=ProcessesConfig)
     owners: OwnersConfig = field(default_factory=OwnersConfig)
     accounting: AccountingConfig = field(default_factory=AccountingConfig)
+    host: HostConfig = field(default_factory=HostConfig)
     fake: FakeConfig = field(default_factory=FakeConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -213,6 +263,7 @@ class Setting:
     shown: str | None
     reload: bool
     parse: Callable[[Any], Any]
+    many: bool
 
     @property
     def flag(self) -> str:
@@ -246,4 +297,4 @@ def settings() -> Iterator[Setting]:
 
 
 def _as_setting(key: str, metadata: Mapping[str, Any]) -> Setting:
-    return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"])
+    return Setting(key, metadata["help"], metadata["shown"], metadata["reload"], metadata["parse"], metadata["many"])

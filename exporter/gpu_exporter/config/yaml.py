@@ -22,13 +22,13 @@ class ConfigError(Exception):
     """A file or a setting cannot be used; the message is one line for the person who wrote it."""
 
 
-def read_yaml(path: Path) -> Any:
-    """The file's one document. Raises ConfigError, with the line where it is not plain YAML."""
+def read_yaml(path: Path, *, largest: int = _LARGEST) -> Any:
+    """The file's one document, of ``largest`` bytes at most. Raises ConfigError, with the line where it is no YAML."""
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ConfigError(f"{path}: is larger than {_LARGEST // 1024} KiB; is it the right file?")
+            content = file.read(largest + 1)
+        if len(content) > largest:
+            raise ConfigError(f"{path}: is larger than {largest // 1024} KiB; is it the right file?")
         return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

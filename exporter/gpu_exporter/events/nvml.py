@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import threading
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.model import Device, Xid
+from gpu_exporter.model import OTHER_XID, Device, Xid
 
 log = logging.getLogger(__name__)
 
@@ -25,70 +26,150 @@ _JOIN: Final = 0.5  # seconds; only a call that hangs in the driver takes longer
 _BURST: Final = 1000  # events taken in one go: a driver that never runs out must not keep the thread from stopping
 _ERRORS: Final = 3
 _OVER: Final = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
+_MOST_KEPT: Final = 1024  # XIDs by GPU and number, until they are fetched
+# What was refused is tried again after 1 s, 2 s, 4 s, … up to a minute.
+_RETRY_FIRST: Final = 1.0
+_RETRY_MOST: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Retry:
+    """When to try again what the driver refused; monotonic seconds."""
+
+    at: float = -math.inf
+    wait: float = _RETRY_FIRST
+
+    def later(self, now: float) -> None:
+        self.at, self.wait = now + self.wait, min(2 * self.wait, _RETRY_MOST)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A device by its latest handle; ``by`` is the event set that it was registered with."""
+
+    device: Device
+    handle: Any
+    by: Any = None
+    retry: _Retry | None = None
+    told: bool = False
 
 
 class XidListener:
-    """Owns the event set and the thread that waits on it; ``close`` joins the thread."""
+    """Owns the event set and the thread that waits on it; ``close`` joins the thread.
 
-    def __init__(self, *, clock: Callable[[], float]) -> None:
+    ``watch`` may be called for different devices at once, each on the thread that reads the device.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._clock = clock
-        self._devices: dict[int, Device] = {}
-        self._heard: deque[Xid] = deque()
+        self._monotonic = monotonic
+        self._watched: dict[int, _Watched] = {}
+        self._lock = threading.Lock()
+        self._heard: dict[tuple[Device, int], Xid] = {}
         self._stop = threading.Event()
         self._set: Any = None
+        self._set_retry = _Retry()
+        self._set_told = False
         self._thread: threading.Thread | None = None
-        try:
-            self._set = pynvml.nvmlEventSetCreate()
-        except pynvml.NVMLError as error:
-            log.warning("no XID events: the driver has no event set", extra={"error": str(error)})
+        self._when_ended: Callable[[], None] | None = None
 
-    def watch(self, device: Device, handle: Any) -> None:
-        """Hear this device's XIDs from now on. Devices without events (vGPU) are left out."""
-        if self._set is None:
-            return
-        known = address(handle) in self._devices
-        self._devices[address(handle)] = device
-        if known:
+    def watch(self, device: Device, handle: Any, *, anew: bool = False) -> None:
+        """Hear this device's XIDs from now on; to be called at each of its readings, ``anew`` with a new handle.
+
+        What the driver refused is tried again; so is everything, once the event set has gone. Devices without events
+        (vGPU) are left out. Raises nothing.
+        """
+        now = self._monotonic()
+        event_set = self._event_set(now)
+        watched = self._watched.get(address(handle))
+        if watched is None:
+            watched = self._watched[address(handle)] = _Watched(device, handle)
+        if anew:
+            watched.by = watched.retry = None
+        watched.device, watched.handle = device, handle
+        if event_set is None or watched.by is event_set or (watched.retry and now < watched.retry.at):
             return
         try:
-            pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._set)
+            pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, event_set)
         except pynvml.NVMLError as error:
-            log.info("no XID events of this GPU", extra={"gpu": device.index, "error": str(error)})
+            watched.retry = watched.retry or _Retry()
+            watched.retry.later(now)
+            if not watched.told:
+                log.info("no XID events of this GPU", extra={"gpu": device.index, "error": str(error)})
+            watched.told = True
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._listen, name="xid events", daemon=True)
-            self._thread.start()
+        watched.by, watched.retry, watched.told = event_set, None, False
+        with self._lock:
+            if self._thread is None and self._set is event_set:
+                self._thread = threading.Thread(target=self._listen, args=(event_set,), name="xid events", daemon=True)
+                self._thread.start()
 
     def drain(self) -> list[Xid]:
-        """The events since the previous call."""
-        events = []
-        while self._heard:
-            events.append(self._heard.popleft())
-        return events
+        """The events since the previous call; those of one GPU and number are one, with their count and latest time."""
+        with self._lock:
+            heard, self._heard = self._heard, {}
+        return list(heard.values())
 
-    def close(self, *, free: bool = True) -> None:
-        """Stop listening; without ``free``, leave the set to the driver because a call hangs in it."""
+    def close(self, *, free: bool = True, ended: Callable[[], None] = lambda: None) -> None:
+        """Stop listening, and call ``ended`` when no call of the listener's is in the driver any more.
+
+        Without ``free``, leave the set to the driver because a call hangs in it. Where the listener's own call hangs,
+        ``ended`` is called once that has returned, on the listener's thread.
+        """
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_JOIN if free else 0)
-        if free and self._set is not None and not (self._thread and self._thread.is_alive()):
+        thread = self._thread
+        if thread is not None:
+            thread.join(_JOIN if free else 0)
+        if not free:
+            return
+        with self._lock:
+            if thread is not None and thread.is_alive():
+                self._when_ended = ended
+                return
+            event_set, self._set = self._set, None
+        if event_set is not None:
             try:
-                pynvml.nvmlEventSetFree(self._set)
+                pynvml.nvmlEventSetFree(event_set)
             except pynvml.NVMLError as error:
                 log.debug("the event set was not freed", extra={"error": str(error)})
-            self._set = None
+        ended()
 
-    def _listen(self) -> None:
+    def _event_set(self, now: float) -> Any:
+        """The event set, made where there is none; None where that fails, or is being tried by another thread."""
+        if self._set is not None or now < self._set_retry.at or not self._lock.acquire(blocking=False):
+            return self._set
+        try:
+            if self._set is None and not self._stop.is_set():
+                self._set = pynvml.nvmlEventSetCreate()
+                self._set_retry, self._set_told = _Retry(), False
+        except pynvml.NVMLError as error:
+            self._set_retry.later(now)
+            if not self._set_told:
+                log.warning("no XID events: the driver has no event set", extra={"error": str(error)})
+            self._set_told = True
+        finally:
+            self._lock.release()
+        return self._set
+
+    def _listen(self, event_set: Any) -> None:
         while not self._stop.wait(_EVERY):
-            if not self._take_all():
-                return
+            if not self._take_all(event_set):
+                break
+        with self._lock:
+            # Over while nobody closed it: the next reading makes a set and registers everything again.
+            if not self._stop.is_set():
+                self._set = self._thread = None
+                self._set_retry.later(self._monotonic())
+            ended, self._when_ended = self._when_ended, None
+        if ended is not None:
+            ended()
 
-    def _take_all(self) -> bool:
+    def _take_all(self, event_set: Any) -> bool:
         """Empty the driver's queue; False where there is none any more."""
         errors = 0
         for _ in range(_BURST):
             try:
-                event = pynvml.nvmlEventSetWait_v2(self._set, _WAIT)
+                event = pynvml.nvmlEventSetWait_v2(event_set, _WAIT)
             except pynvml.NVMLError as error:
                 if error.value in _OVER:
                     return False
@@ -97,10 +178,21 @@ class XidListener:
                 if error.value == pynvml.NVML_ERROR_TIMEOUT or errors == _ERRORS:
                     break
                 continue
-            device = self._devices.get(address(event.device))
-            if device is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
-                self._heard.append(Xid(device, int(event.eventData), self._clock()))
+            watched = self._watched.get(address(event.device))
+            if watched is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
+                self._keep(watched.device, int(event.eventData))
+            if self._stop.is_set():
+                break
         return True
+
+    def _keep(self, device: Device, xid: int) -> None:
+        with self._lock:
+            known = (device, xid) in self._heard
+            if not known and len(self._heard) >= _MOST_KEPT:
+                xid = OTHER_XID
+            before = self._heard.get((device, xid))
+            count = 1 if before is None else before.count + 1
+            self._heard[device, xid] = Xid(device, xid, self._clock(), count)
 
 
 def address(handle: Any) -> int:

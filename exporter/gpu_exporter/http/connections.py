@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from gpu_exporter.config import Address
+
 log = logging.getLogger(__name__)
 
 _LEAVING: Final = 16  # workers of evicted connections that may still be on their way out
@@ -21,11 +23,12 @@ GRACE: Final = 0.5  # seconds for answers under way when the server closes
 class Connection:
     """One client. ``accepted`` is when it came, ``since`` when it began what it does now.
 
-    Both are monotonic times, ``accepted`` of the server's clock.
+    Both are monotonic times, ``accepted`` of the server's clock. ``local`` is the address that it came to.
     """
 
     sock: socket.socket
     peer: str
+    local: Address
     accepted: float
     since: float = 0.0
     thread: threading.Thread | None = None

@@ -26,8 +26,6 @@ class Host(Protocol):
     header_deadline: float
     idle_deadline: float
     write_deadline: float
-    server_name: str
-    server_port: int
     monotonic: Callable[[], float]
 
     @property
@@ -65,8 +63,8 @@ class Handler:
             request = parse(head)
             length = request.body_length()
             body = self._stream.body(length, server.monotonic() + server.header_deadline) if length else b""
-            address = (server.server_name, server.server_port)
-            environ = request.environ(body, server=address, scheme=server.scheme, peer=connection.peer)
+            local = connection.local
+            environ = request.environ(body, server=(local.host, local.port), scheme=server.scheme, peer=connection.peer)
         except RefusedError as refusal:
             self._send(request, status_answer(str(refusal)), keep_alive=False, seconds=server.write_deadline)
             self._linger()
@@ -104,7 +102,8 @@ class Handler:
         status, headers, body = answer
         lines = [f"HTTP/1.1 {status}", "Server: gpu-exporter", f"Date: {formatdate(usegmt=True)}"]
         lines += [f"{name}: {value}" for name, value in headers]
-        if not any(name.lower() == "content-length" for name, _ in headers):
+        # With 304, a length would be that of the page which the client has already (RFC 9110, 8.6).
+        if not any(name.lower() == "content-length" for name, _ in headers) and not status.startswith("304"):
             lines.append(f"Content-Length: {len(body)}")
         if not keep_alive:
             lines.append("Connection: close")

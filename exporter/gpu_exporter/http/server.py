@@ -1,4 +1,4 @@
-"""The HTTP server: the standard library's accept loop, hardened, and a thread a connection, under a WSGI application.
+"""The HTTP server: one accept loop over all its addresses, and a thread a connection, under a WSGI application.
 
 What the standard servers lack: deadlines that trickled bytes cannot stretch, a bound on connections and threads, a TLS
 handshake away from the accept loop, and one write a response. How clients misbehave is never logged above debug.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from socketserver import TCPServer
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from gpu_exporter.config import Address
+from gpu_exporter.http import listening
 from gpu_exporter.http.connections import Connection, Connections
 from gpu_exporter.http.handler import LINGER, Handler
 from gpu_exporter.http.wsgi import Answer, App, Environ, Guarded
@@ -38,10 +39,10 @@ _NOT_TLS: Final = (
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Server(TCPServer):
-    """Listens from the moment it is made, serves from ``start`` to ``close``. Raises OSError where it cannot listen.
+class Server:
+    """Listens from the moment it is made, serves from ``start`` to ``close``. Raises ListenError where it cannot.
 
-    An empty ``host`` is every address, IPv6 and IPv4. ``allow`` may be replaced at any time; empty admits everyone.
+    The limits are of the server, not of each address. ``allow`` may be replaced at any time; empty admits everyone.
     ``wrap`` is called with each accepted socket in that connection's own thread and gives the socket to use; it must
     not talk to the client: a ``do_handshake`` of the result is called within the header deadline.
     Deadlines are seconds: ``header_deadline`` for a whole request header, counted from accepting or from the first byte
@@ -49,17 +50,11 @@ class Server(TCPServer):
     ``heartbeat`` is called with every turn of the accept loop, at least every two seconds; it must not wait.
     """
 
-    allow_reuse_address = True
-    # Some Python releases switch this on: a second exporter would then share the port instead of being told.
-    allow_reuse_port = False
-    request_queue_size = 1024
-
     def __init__(
         self,
         application: App,
         *,
-        host: str = "",
-        port: int,
+        addresses: Sequence[Address],
         allow: Sequence[Network] = (),
         wrap: Callable[[socket.socket], socket.socket] | None = None,
         connections: int = 64,
@@ -78,15 +73,20 @@ class Server(TCPServer):
         self._allow = tuple(allow)
         self._wrap = wrap
         self._heartbeat = heartbeat
-        self._listen(host, port)
-        self._thread = threading.Thread(target=partial(self.serve_forever, _TURN), name="http", daemon=True)
+        self._listeners = listening.listen(addresses)
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
     # --- for any thread ----------------------------------------------------------------------------------------------
 
     @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Every IP address and port at which it listens, in the order of what it was given."""
+        return tuple(listener.address for listener in self._listeners)
+
+    @property
     def port(self) -> int:
-        """Where it listens."""
-        return self.server_port
+        """The port of the first of them."""
+        return self._listeners[0].address.port
 
     @property
     def scheme(self) -> str:
@@ -112,68 +112,54 @@ class Server(TCPServer):
         self.connections.closing = True
         if self._thread.is_alive():
             with suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)  # wakes the accept loop at once
-            self.shutdown()
+                self._listeners[0].sock.shutdown(socket.SHUT_RDWR)  # wakes the accept loop at once
             self._thread.join()
-        self.server_close()
+        listening.close(self._listeners)
         self.connections.close()
 
     # --- the accept loop ---------------------------------------------------------------------------------------------
 
-    def _listen(self, host: str, port: int) -> None:
-        if host:
-            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            choices: list[tuple[socket.AddressFamily, Any]] = [(family, address)]
-        else:
-            choices = [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104 - asked for
-        for self.address_family, address in choices:
-            self._both_families = not host and self.address_family == socket.AF_INET6
-            try:
-                super().__init__(address, Handler)  # type: ignore[arg-type] # it only stores it
-            except OSError as error:
-                # What a kernel answers that was started or configured without IPv6.
-                if not self._both_families or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-                    raise
-            else:
-                return
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for listener in self._listeners:
+                selector.register(listener.sock, selectors.EVENT_READ, listener)
+            while True:
+                ready = selector.select(_TURN)
+                if self.connections.closing:
+                    return
+                for key, _ in ready:
+                    self._accept(key.data)
+                if self._heartbeat is not None:
+                    self._heartbeat()
 
-    def server_bind(self) -> None:
-        """Bind; not the parent's, which asks the DNS for our name."""
-        if self._both_families:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        # A client that left between select and accept must not make the loop wait for the next one.
-        self.socket.setblocking(False)
-
-    def service_actions(self) -> None:
-        """Call the heartbeat; the parent's loop calls this."""
-        if self._heartbeat is not None:
-            self._heartbeat()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; when descriptors have run out, give up the oldest connection rather than spin."""
+    def _accept(self, listener: listening.Listener) -> None:
+        """Take one connection in; when descriptors have run out, give up the oldest one rather than spin."""
         try:
-            return super().get_request()
-        except OSError as error:
+            sock, (peer, *_) = listener.sock.accept()
+        except OSError as error:  # often a client that has left already
             if error.errno in _EXHAUSTED:
                 self.connections.give_up_one()
-            raise
+            return
+        if not self._allowed(peer):
+            self._turn_away(sock, peer)
+            return
+        try:
+            self._admit(Connection(sock, peer, local=listener.address, accepted=self.monotonic()))
+        except (OSError, RuntimeError) as error:  # the client has left, there is no room, or there are no more threads
+            log.debug("connection refused", extra={"peer": peer, "why": str(error) or type(error).__name__})
+            sock.close()
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Turn away clients that are not allowed, before anything is read."""
-        if self._allowed(client_address[0]):
-            return True
-        if self._wrap is None:
-            with suppress(OSError):
-                request.send(_FORBIDDEN, socket.MSG_DONTWAIT)
-        log.debug("refused", extra={"peer": client_address[0]})
-        return False
+    def _turn_away(self, sock: socket.socket, peer: str) -> None:
+        """Answer a client that is not allowed, before anything is read."""
+        with sock, suppress(OSError):
+            if self._wrap is None:
+                sock.send(_FORBIDDEN, socket.MSG_DONTWAIT)
+            sock.shutdown(socket.SHUT_WR)
+        log.debug("refused", extra={"peer": peer})
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def _admit(self, connection: Connection) -> None:
         """Give the connection a thread of its own; when there is no room, the oldest unfinished one makes way."""
-        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(request, client_address[0], accepted=self.monotonic())
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.thread = threading.Thread(target=self._work, args=(connection,), name="http-worker", daemon=True)
         self.connections.admit(connection)
         try:
@@ -181,10 +167,6 @@ class Server(TCPServer):
         except RuntimeError:  # no more threads
             self.connections.leave(connection)
             raise
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a connection that could not be accepted; the parent would print."""
-        log.debug("connection refused", extra={"peer": client_address[0]})
 
     def _allowed(self, peer: str) -> bool:
         if not self._allow:

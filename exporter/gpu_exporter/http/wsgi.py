@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable
 from traceback import extract_tb
@@ -18,8 +19,14 @@ Answer: TypeAlias = tuple[str, Headers, bytes]  # status, headers, body
 PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
-def status_answer(status: str, *headers: tuple[str, str]) -> Answer:
-    """The status as a page: it echoes nothing of what the client sent."""
+def status_answer(status: str, *headers: tuple[str, str], path: str = "", why: str = "") -> Answer:
+    """The status as a page, of JSON for a ``path`` of the API: it echoes nothing of what the client sent.
+
+    ``why`` says more than the status; only JSON has room for it.
+    """
+    if path.startswith("/api/"):
+        body = json.dumps({"error": why or status[4:].lower()})
+        return status, [("Content-Type", "application/json"), *headers], f"{body}\n".encode()
     return status, [PLAIN, *headers], f"{status}\n".encode()
 
 
@@ -60,5 +67,5 @@ class Guarded:
                 exc_info=True,
             )
             self._logged.add(key)  # a scraper would otherwise fill the log with the same traceback
-            return status_answer("500 Internal Server Error")
+            return status_answer("500 Internal Server Error", path=environ["PATH_INFO"])
         return status, headers, body

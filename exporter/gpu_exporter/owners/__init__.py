@@ -15,14 +15,22 @@ class ProcessIdentities(Protocol):
     def visible(self) -> bool:
         """Whether the processes that the driver lists can be seen from here at all."""
 
-    def identity(self, pid: int) -> Identity | None:
-        """Who it is; None where the process is gone or not visible. Never blocks on a name service."""
+    @property
+    def trouble(self) -> str:
+        """Why processes that the driver lists cannot be seen, and what to do; one line, empty while all can."""
+
+    def identity(self, pid: int, *, listed_at: float | None = None) -> Identity | None:
+        """Who it is; None where it is known to have ended, an empty identity where it cannot be seen.
+
+        A process that started after the driver listed that pid, at ``listed_at`` (CLOCK_BOOTTIME), is another one.
+        Never blocks on a name service.
+        """
 
     def pod_uid(self, pid: int) -> str:
         """The uid of the process's pod, as of the latest ``identity(pid)``; empty where it has none."""
 
     def forget_but(self, pids: Sequence[int]) -> None:
-        """Drop what is remembered of every other process."""
+        """Drop what is remembered of every process but those that are listed."""
 
     def close(self) -> None:
         """Stop looking."""

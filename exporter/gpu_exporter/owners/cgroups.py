@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 _UUID: Final = "[0-9a-f]{8}([-_])[0-9a-f]{4}(?:[-_][0-9a-f]{4}){2}[-_][0-9a-f]{12}"
@@ -14,7 +14,7 @@ _POD: Final = re.compile(rf"(?:^|[/-])pod({_UUID}|[0-9a-f]{{32}})(?:\.slice)?(?=
 # docker-<id>.scope · libpod-<id>.scope · crio-<id>.scope · cri-containerd-<id>.scope · nerdctl-<id>.scope · …/<id>
 _CONTAINER: Final = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?:\.scope)?(?=/|$)")
 # v1: /slurm[_node]/uid_<uid>/job_<job>[/…] · v2: …/[node_]slurmstepd.scope/job_<job>[/…]
-_SLURM: Final = re.compile(r"/(?:[^/]*slurmstepd\.scope|uid_[0-9]+)/job_([0-9]{1,20})(?=/|$)")
+_SLURM: Final = re.compile(r"/(?:[^/]*slurmstepd\.scope|uid_([0-9]{1,10}))/job_([0-9]{1,20})(?=/|$)")
 _USER_SLICE: Final = re.compile(r"/user-([0-9]{1,10})\.slice(?=/|$)")
 
 
@@ -22,13 +22,15 @@ _USER_SLICE: Final = re.compile(r"/user-([0-9]{1,10})\.slice(?=/|$)")
 class Cgroup:
     """What a process's cgroup path tells. ``container`` is the whole identifier, of 64 hexadecimal digits.
 
-    ``user_slice`` is the uid of the login session or user manager that the process lives below.
+    ``user_slice`` is the uid of the login session or user manager that the process lives below, ``slurm_uid`` that of
+    the job's user, where the path tells it (v1).
     """
 
     container: str = ""
     pod_uid: str = ""
     slurm_job: str = ""
     user_slice: int | None = None
+    slurm_uid: int | None = field(default=None, compare=False)  # the job tells it
 
 
 def parse_cgroup(text: str) -> Cgroup:
@@ -58,7 +60,9 @@ def parse_cgroup(text: str) -> Cgroup:
         elif container and not found.container:
             found = replace(found, container=container[1])
         if slurm and not found.slurm_job:
-            found = replace(found, slurm_job=slurm[1])
+            found = replace(found, slurm_job=slurm[2])
+        if slurm and slurm[1] and found.slurm_uid is None:
+            found = replace(found, slurm_uid=int(slurm[1]))
         if user and found.user_slice is None:
             found = replace(found, user_slice=int(user[1]))
     return found

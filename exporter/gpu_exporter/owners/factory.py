@@ -28,7 +28,7 @@ def open_resolver(config: Config) -> Resolver:
     names = host_names()
     allocations = list(_allocations(config.owners, names.name))
     procfs = ProcfsIdentities(names=names, nested=config.owners.procfs_nested) if config.owners.procfs else None
-    return Resolver(processes=procfs, allocations=allocations, pods=PodNames())
+    return Resolver(processes=procfs, allocations=allocations, pods=PodNames(), user_name=names.name)
 
 
 def _allocations(config: OwnersConfig, user_name: Callable[[int], str]) -> Iterator[Allocations]:

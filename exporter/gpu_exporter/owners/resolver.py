@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -22,7 +22,8 @@ _Named: TypeAlias = tuple[tuple[Process, ...], tuple[Identity | None, ...], tupl
 class Resolver:
     """Puts names to readings: who each process is, and to whom each device was allocated. Belongs to one thread.
 
-    ``processes`` tells who a process is, None where nothing can; ``allocations`` come in order of precedence.
+    ``processes`` tells who a process is, None where nothing can; ``allocations`` come in order of precedence;
+    ``user_name`` tells a uid's name, or the uid as text, without waiting.
     """
 
     def __init__(
@@ -31,25 +32,37 @@ class Resolver:
         processes: ProcessIdentities | None = None,
         allocations: Sequence[Allocations] = (),
         pods: PodNames | None = None,
+        user_name: Callable[[int], str] = str,
     ) -> None:
         self._processes = processes
         self._allocations = allocations
         self._pods = pods
-        self._blind_told = False
+        self.user_name: Final = user_name
+        self._trouble_told = ""
         self._seen: dict[int, tuple[Identity, str] | None] = {}  # this tick's processes: identity, uid of the pod
+        self._jobs: dict[str, Identity] = {}  # this tick's: whose each Slurm job is, as its prolog has told
         self._before: dict[str, _Named] = {}
 
     def name_owners(self, readings: Sequence[Reading]) -> list[Reading]:
-        """The readings with who each process is and who was given each device; processes that ended are dropped."""
+        """The readings with who each process is and who was given each device.
+
+        Processes that are known to have ended are dropped; those that cannot be seen have an empty identity.
+        """
         given = [source.current() for source in self._allocations]
         self._seen.clear()
+        self._jobs = {
+            job: identity
+            for source in given
+            for identities in source.values()
+            for identity in identities
+            if identity.user and (job := identity.labels.get("slurm_job"))
+        }
         named = [self._name(reading, given) for reading in readings]
         present = {reading.device.key for reading in readings}
         self._before = {key: before for key, before in self._before.items() if key in present}
         if self._processes is not None:
-            listed = [process for reading in named for process in reading.processes or ()]
-            self._processes.forget_but([pid for pid, seen in self._seen.items() if seen is not None])
-            self._tell_blind(listed)
+            self._processes.forget_but(list(self._seen))
+            self._tell_blind(named)
         return named
 
     def close(self) -> None:
@@ -63,14 +76,17 @@ class Resolver:
         device = reading.device
         keys = (device.uuid, str(device.index), *reading.mig_uuids)
         allocations = _once(identity for source in given for key in keys for identity in source.get(key, ()))
-        if not reading.processes:
-            return replace(reading, allocations=allocations) if allocations else reading
         near = {
             uuid: _once(identity for source in given for identity in source.get(uuid, ())) or allocations
             for uuid in reading.mig_uuids
         }
+        if allocations:
+            reading = replace(reading, allocations=allocations, mig_allocations=near)
+        if not reading.processes:
+            return reading
         identities = tuple(
-            self._identity(process, near.get(process.mig_uuid, allocations)) for process in reading.processes
+            self._identity(process, near.get(process.mig_uuid, allocations), reading.listed_at)
+            for process in reading.processes
         )
         before = self._before.get(device.key)
         # Between two lists of the driver's, and mostly from one to the next, nothing changes.
@@ -81,16 +97,19 @@ class Resolver:
                 if identity is not None
             )
             before = self._before[device.key] = (reading.processes, identities, named)
-        return replace(reading, processes=before[2], allocations=allocations)
+        return replace(reading, processes=before[2])
 
-    def _identity(self, process: Process, allocations: Sequence[Identity]) -> Identity | None:
+    def _identity(self, process: Process, allocations: Sequence[Identity], listed_at: float | None) -> Identity | None:
         """Who the process is, joined with the allocation that it must belong to; None where it has ended."""
         if process.identity is not None:
             return process.identity
         if self._processes is None or not self._processes.visible:
             return _UNKNOWN
         if process.pid not in self._seen:
-            identity = self._processes.identity(process.pid)
+            identity = self._processes.identity(process.pid, listed_at=listed_at)
+            if identity is not None and (job := self._jobs.get(identity.labels.get("slurm_job", ""))):
+                # A job is its user's, as whomever its processes run (rootless containers: subordinate uids).
+                identity = replace(identity, user=job.user, uid=job.uid)
             self._seen[process.pid] = None if identity is None else (identity, self._processes.pod_uid(process.pid))
         seen = self._seen[process.pid]
         if seen is None:
@@ -104,15 +123,14 @@ class Resolver:
         pods = [other for other in allocations if "pod" in other.labels]
         return _labelled(identity, pods[0].labels) if len(pods) == 1 else identity
 
-    def _tell_blind(self, listed: Sequence[Process]) -> None:
-        if self._blind_told or self._processes is None or self._processes.visible:
+    def _tell_blind(self, readings: Sequence[Reading]) -> None:
+        """Log why processes cannot be seen, once; again where it is another reason."""
+        trouble = self._processes.trouble if self._processes is not None else ""
+        if not trouble or trouble == self._trouble_told:
             return
-        if any(process.identity == _UNKNOWN for process in listed):
-            self._blind_told = True
-            log.warning(
-                "processes have no owner: /proc shows this container's processes only; run it with hostPID: true "
-                "(docker: --pid=host), or set processes.enabled: false"
-            )
+        if any(process.identity == _UNKNOWN for reading in readings for process in reading.processes or ()):
+            self._trouble_told = trouble
+            log.warning("processes have no owner: %s", trouble)
 
 
 def _once(identities: Iterable[Identity]) -> tuple[Identity, ...]:
@@ -128,9 +146,16 @@ def _in_allocation(identity: Identity, allocations: Sequence[Identity]) -> Ident
     for kind in OWNER_KINDS if allocations else ():
         if kind.name == "user" and kind.labels and kind.labels[0] not in identity.labels:
             given = [other for other in allocations if kind.labels[0] in other.labels]
-            if len(given) == 1 and given[0].user == identity.user:
+            if len(given) == 1 and _same_user(given[0], identity):
                 return _labelled(identity, given[0].labels)
     return identity
+
+
+def _same_user(one: Identity, other: Identity) -> bool:
+    """By uid where both tell it: the name of one of them may come later."""
+    if one.uid is not None and other.uid is not None:
+        return one.uid == other.uid
+    return one.user == other.user
 
 
 def _labelled(identity: Identity, labels: Mapping[str, str]) -> Identity:

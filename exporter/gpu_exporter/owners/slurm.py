@@ -98,8 +98,9 @@ class SlurmFiles:
 
     def _identity(self, job: Job) -> Identity:
         is_uid = job.user.isascii() and job.user.isdigit() and len(job.user) <= 10
-        user = self._user_name(int(job.user)) if is_uid else job.user
-        return Identity(user=user, labels={"slurm_job": job.job})
+        uid = int(job.user) if is_uid else None
+        user = job.user if uid is None else self._user_name(uid)
+        return Identity(user=user, labels={"slurm_job": job.job}, uid=uid)
 
     def _scan(self) -> dict[str, tuple[Job, ...]]:
         jobs: dict[str, tuple[Job, ...]] = {}

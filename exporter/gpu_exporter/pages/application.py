@@ -11,15 +11,17 @@ from typing import Any, Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, status_answer
-from gpu_exporter.model import Snapshot
+from gpu_exporter.model import Host, Snapshot
 from gpu_exporter.pages import openapi, status_page
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
-from gpu_exporter.pages.negotiation import wants_gzip, wants_openmetrics
+from gpu_exporter.pages.negotiation import has_already, wants_gzip, wants_openmetrics
+from gpu_exporter.pages.snapshot_page import SnapshotPage, State
 
 _JSON: Final = ("Content-Type", "application/json")
 _HTML: Final = ("Content-Type", "text/html; charset=utf-8")
 _FRESH: Final = ("Cache-Control", "no-store")
+_REVALIDATED: Final = ("Cache-Control", "no-cache")
 _NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 _CSP: Final = (
     "Content-Security-Policy",
@@ -39,6 +41,15 @@ class Provider(Protocol):
     def snapshot(self) -> Snapshot:
         """The newest snapshot; without readings where they are stale."""
 
+    def host(self) -> Host:
+        """The machine around the GPUs; the same object until it was looked at again."""
+
+    def interval(self) -> float:
+        """Seconds between readings."""
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        """Seconds since the snapshot's sample was taken; None where there was none."""
+
     def live(self) -> str | None:
         """None, or the reason a restart would help."""
 
@@ -47,7 +58,10 @@ class Provider(Protocol):
 
 
 class Application:
-    """Routes requests. It keeps no state of its own and never waits, which is how it honours a scrape's timeout."""
+    """Routes requests. It never waits, which is how it honours a scrape's timeout.
+
+    Of its own it keeps one thing: the newest document of /api/v1/snapshot.
+    """
 
     def __init__(
         self,
@@ -59,12 +73,14 @@ class Application:
         self._provider = provider
         self._labels = process_labels
         self._telemetry_path = telemetry_path
+        self._snapshots = SnapshotPage(process_labels, public=self._public)
         self._routes: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "/": self._page,
             "/livez": lambda _: _health(self._public(provider.live())),
             "/readyz": lambda _: _health(self._public(provider.ready())),
             "/api/v1/gpus": self._gpus,
             "/api/v1/processes": self._processes,
+            "/api/v1/snapshot": self._snapshot,
             "/api/v1/openapi.json": lambda _: ("200 OK", [_JSON, _NOSNIFF], self._openapi),
             telemetry_path: self._metrics,
         }
@@ -73,14 +89,18 @@ class Application:
         """Answer one request (PEP 3333)."""
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            status, headers, body = status_answer("405 Method Not Allowed", ("Allow", "GET, HEAD"))
+            status, headers, body = status_answer(
+                "405 Method Not Allowed", ("Allow", "GET, HEAD"), path=path, why="only GET and HEAD are allowed"
+            )
         elif route := self._routes.get(path):
             status, headers, body = route(environ)
         elif path.startswith("/api/v1/gpus/"):
             status, headers, body = self._gpu(path.removeprefix("/api/v1/gpus/"))
         else:
-            status, headers, body = status_answer("404 Not Found")
-        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+            status, headers, body = status_answer("404 Not Found", path=path, why="there is no such page")
+        if not status.startswith("304"):
+            headers = [*headers, ("Content-Length", str(len(body)))]
+        start_response(status, headers)
         return [body]
 
     def _metrics(self, environ: Mapping[str, Any]) -> Answer:
@@ -118,7 +138,28 @@ class Application:
         for reading in self._provider.snapshot().readings:
             if wanted == reading.device.uuid or index == reading.device.index:
                 return _json(gpu_document(reading))
-        return status_answer("404 Not Found")
+        return status_answer("404 Not Found", path="/api/", why="there is no such GPU, or no fresh sample")
+
+    def _snapshot(self, environ: Mapping[str, Any]) -> Answer:
+        provider = self._provider
+        snapshot = provider.snapshot()
+        state = State(
+            snapshot=snapshot,
+            host=provider.host(),
+            interval=provider.interval(),
+            ready=provider.ready(),
+            live=provider.live(),
+        )
+        rendered = self._snapshots.rendered(state)
+        gzip = wants_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        plain_tag, gzip_tag = rendered.etag, f"{rendered.etag}-gzip"
+        headers = [("ETag", f'"{gzip_tag if gzip else plain_tag}"'), _REVALIDATED, ("Vary", "Accept-Encoding")]
+        if has_already(environ.get("HTTP_IF_NONE_MATCH", ""), (plain_tag, gzip_tag)):
+            return "304 Not Modified", headers, b""
+        headers += [_JSON, _NOSNIFF]
+        if gzip:
+            headers.append(("Content-Encoding", "gzip"))
+        return "200 OK", headers, rendered.body(provider.age(snapshot), gzip=gzip)
 
     @cached_property
     def _openapi(self) -> bytes:

@@ -217,6 +217,10 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
         if value is None:
             continue
         labels = dict(row.labels)
+        if row.dynamic:
+            (name,) = row.dynamic
+            lines += [f"{_head(row.name, labels | {name: key})}{_go_number(value[key])}\n" for key in sorted(value)]
+            continue
         if row.kind == "info":
             if isinstance(value, str):
                 labels[row.info[0]] = value

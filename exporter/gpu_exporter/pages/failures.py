@@ -31,4 +31,8 @@ WORDS: Final[dict[Reason, Words]] = {
         "the driver reports an unknown error",
         "compare with nvidia-smi; in a container after systemctl daemon-reload, restart it",
     ),
+    "partial": Words(
+        "it answers, but most of its driver calls fail",
+        "look for the GPU in dmesg and compare with nvidia-smi -q -i {gpu}; drain it and reset it",
+    ),
 }

@@ -1,6 +1,9 @@
-"""Which format and encoding a client wants: content negotiation (RFC 9110 section 12.5)."""
+"""Which format and encoding a client wants, and whether it has the page already (RFC 9110, 12.5 and 13.1.2)."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
 
 
 def wants_openmetrics(accept: str) -> bool:
@@ -27,6 +30,12 @@ def wants_gzip(accept_encoding: str) -> bool:
     weights = {name: weight for name, _, weight in _weighted(accept_encoding)}
     gzip = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
     return gzip > 0 and gzip >= weights.get("identity", 0.0)
+
+
+def has_already(if_none_match: str, tags: Iterable[str]) -> bool:
+    """Whether an If-None-Match header has one of these entity tags (without their quotation marks), weak or strong."""
+    told = re.findall(r'(?:W/)?"([^"]*)"', if_none_match)
+    return if_none_match.strip() == "*" or not set(tags).isdisjoint(told)
 
 
 def _weighted(header: str) -> list[tuple[str, dict[str, str], float]]:

@@ -145,6 +145,8 @@ def _state(reading: Reading) -> str:
     state = '<span class="up">up</span>'
     if reading.failure is not None:
         state = f'<span class="down">down</span><small>{escape(WORDS[reading.failure.reason].meaning)}</small>'
+    elif reading.partial:
+        state += f"<small>{escape(WORDS['partial'].meaning)}</small>"
     xids = sorted((len(text), text) for (row, (text, *_)) in reading.labelled if row is XID_ERRORS)
     return f"{state}<small>XID {escape(', '.join(text for _, text in xids))}</small>" if xids else state
 

@@ -1,4 +1,4 @@
-"""``gpu-exporter report``: who uses the GPUs, and who wastes them, from what a Prometheus has kept."""
+"""``gpu-exporter report``: who uses the GPUs, and who wastes them, from a Prometheus or a history file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gpu_exporter.config.parsers import RefusedError, duration, moment, percenta
 from gpu_exporter.report import render
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
-from gpu_exporter.report.waste import report
+from gpu_exporter.report.stored import StoredHistory
+from gpu_exporter.report.waste import Accounts, report
 
 __all__ = ["Options", "ReportError", "access", "run"]
 
@@ -30,7 +31,7 @@ _WRONG_HEADER: Final = "is not a header; write 'X-Scope-OrgID: tenant'"
 class Options:
     """What was asked for, as it was written."""
 
-    access: Access
+    source: Access | Path  # a Prometheus, or a history file
     window: str = "24h"
     end: str | None = None
     by: str = "user"
@@ -48,10 +49,16 @@ def run(options: Options) -> int:
     limit = None if over is None else _parsed("--fail-over", over, percentage, "write 20%")
     end = options.end
     until = time.time() if end is None else _parsed("--end", end, moment, "write 2026-11-01 or 2026-11-01T08:00:00Z")
-    client = Client(options.access)
-    grid = Grid.of(window, until)
-    history = History(client, grid, match=_matchers(options.match))
-    made = report(history, by=options.by, grid=grid, warnings=client.warnings)
+    grid, match = Grid.of(window, until), _matchers(options.match)
+    accounts: Accounts
+    if isinstance(options.source, Path):
+        if match:
+            raise ReportError("--match: narrows what a Prometheus is asked; a history file is taken whole")
+        accounts, warnings = StoredHistory(options.source, grid), []
+    else:
+        client = Client(options.source)
+        accounts, warnings = History(client, grid, match=match), client.warnings
+    made = report(accounts, by=options.by, grid=grid, warnings=warnings)
     click.echo({"table": render.table, "json": render.as_json, "csv": render.as_csv}[options.form](made))
     for warning in made.warnings:
         click.echo(f"gpu-exporter: {warning}", err=True)

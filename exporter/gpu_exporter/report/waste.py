@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import OWNER_KINDS, OwnerKind, Rows
-from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, History, Hold
+from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, Hold, Key
 
 CLASSES: Final = ("idle", "low", "normal", "high")
 FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "score", "energy_kwh")
 NOBODY: Final = "(unknown)"
 _HOUR: Final = 3600.0
 _KWH: Final = 3.6e6
+
+
+class Accounts(Protocol):
+    """What happened within a window, wherever it was kept; ``covered`` is seconds for which there is any data."""
+
+    gpus: dict[Key, GpuUsage]
+    holds: dict[Key, Hold]
+    covered: float
+    grid: Grid
 
 
 @dataclass(slots=True)
@@ -121,7 +130,7 @@ def _rest_name(kind: OwnerKind, inside: Mapping[str, OwnerKind]) -> str:
     return f"({', '.join(row.plural for row in OWNER_KINDS if row.kind not in inside)})"
 
 
-def report(history: History, *, by: str, grid: Grid, warnings: Sequence[str]) -> Report:
+def report(history: Accounts, *, by: str, grid: Grid, warnings: Sequence[str]) -> Report:
     """Make the report of what happened."""
     fleet = _sum(history.gpus.values())
     if by == "gpu":
@@ -182,7 +191,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, list[float]]]:
         yield name, [value for row in rows if (value := getattr(row, name)) is not None]
 
 
-def _doubts(history: History, fleet: Row, held: Row) -> Iterator[str]:
+def _doubts(history: Accounts, fleet: Row, held: Row) -> Iterator[str]:
     """What the reader must know before believing the figures."""
     window = history.grid.window
     if history.covered < 0.98 * window:

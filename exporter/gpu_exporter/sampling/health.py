@@ -1,4 +1,4 @@
-"""What changes about the health of the GPUs: one log line a change, and the one state that only a restart cures."""
+"""What changes about the health of the GPUs: one log line a change, and the states that only a restart cures."""
 
 from __future__ import annotations
 
@@ -7,47 +7,77 @@ from collections.abc import Sequence
 from typing import Final
 
 from gpu_exporter.model import Reading, Reason
+from gpu_exporter.sources import SourceError
 
 log = logging.getLogger(__name__)
 
 # NVIDIA's container toolkit #48: a container that lost its devices answers so for ever; only a restart helps.
 _BLINDED_BY: Final[frozenset[Reason]] = frozenset({"unknown", "permission"})
 _BLINDED_FOR: Final = 300.0  # seconds
+# An old library that stays: so long that nobody is in the midst of the upgrade.
+_OUTDATED_FOR: Final = 3.0
 
 
 class HealthLog:
-    """Logs which GPUs go down and come up. Belongs to one thread, but for ``blinded``; times are monotonic seconds."""
+    """Logs which GPUs go down and come up. Belongs to one thread, but for ``trouble``; times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._down: frozenset[str] = frozenset()
+        self._partial: frozenset[str] = frozenset()
         self._worked = False
         self._blinded_since: float | None = None
+        self._outdated: tuple[float, str] | None = None
 
     def note(self, readings: Sequence[Reading], now: float) -> None:
         """Log what changed since the previous call; remember for how long every GPU has refused."""
-        down = {reading.device.key for reading in readings if reading.failure is not None}
+        self._outdated = None
         for reading in readings:
-            device, failure = reading.device, reading.failure
-            named = {"gpu": device.index, "uuid": device.uuid}
-            if failure is None and device.key in self._down:
-                log.info("GPU is up again", extra=named)
-            elif failure is not None and device.key not in self._down:
-                log.error("GPU is down", extra={**named, "why": f"{failure.reason}: {failure.message}"})
-        self._down = frozenset(down)
-        self._worked = self._worked or len(down) < len(readings)
-        blinded = bool(readings) and all(
-            reading.failure is not None and reading.failure.reason in _BLINDED_BY for reading in readings
+            self._tell(reading)
+        self._down = frozenset(reading.device.key for reading in readings if reading.failure is not None)
+        self._partial = frozenset(reading.device.key for reading in readings if reading.partial)
+        self._worked = self._worked or len(self._down) < len(readings)
+        self._blind(
+            blinded=bool(readings)
+            and all(reading.failure is not None and reading.failure.reason in _BLINDED_BY for reading in readings),
+            now=now,
         )
+
+    def closed(self, error: SourceError | None, now: float) -> None:
+        """There is no open source: ``error`` is why it failed or could not be opened, None where that is not known."""
+        if error is None:
+            return
+        self._blind(blinded=error.restart_may_help or error.restart_helps, now=now)
+        if not error.restart_helps:
+            self._outdated = None
+        elif self._outdated is None:
+            self._outdated = (now, str(error))
+
+    def trouble(self, now: float) -> str | None:
+        """What only a restart of the process cures."""
+        since, outdated = self._blinded_since, self._outdated
+        if outdated is not None and now - outdated[0] >= _OUTDATED_FOR:
+            return outdated[1]
+        if since is not None and now - since >= _BLINDED_FOR:
+            return (
+                "no GPU has answered for 5 minutes although they did before: this container lost its devices, or its "
+                "driver; restart it"
+            )
+        return None
+
+    def _tell(self, reading: Reading) -> None:
+        device, failure = reading.device, reading.failure
+        named = {"gpu": device.index, "uuid": device.uuid}
+        if failure is None and device.key in self._down:
+            log.info("GPU is up again", extra=named)
+        elif failure is not None and device.key not in self._down:
+            log.error("GPU is down", extra={**named, "why": f"{failure.reason}: {failure.message}"})
+        if reading.partial and device.key not in self._partial:
+            log.error("GPU answers only in part", extra={**named, "why": reading.partial})
+        elif device.key in self._partial and not reading.partial and failure is None:
+            log.info("GPU answers as a whole again", extra=named)
+
+    def _blind(self, *, blinded: bool, now: float) -> None:
         if not (blinded and self._worked):
             self._blinded_since = None
         elif self._blinded_since is None:
             self._blinded_since = now
-
-    def source_closed(self) -> None:
-        """What was seen through the source that is closed now says nothing about the next one."""
-        self._blinded_since = None
-
-    def blinded(self, now: float) -> bool:
-        """Whether every GPU has refused for so long, after having worked, that only a restart helps."""
-        since = self._blinded_since
-        return since is not None and now - since >= _BLINDED_FOR

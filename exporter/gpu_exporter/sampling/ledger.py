@@ -5,43 +5,74 @@ Outlives every reopening of the source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST, by_name
+from gpu_exporter.catalog import (
+    DEVICE_METRICS,
+    GPU_UP,
+    MEMORY_UNACCOUNTED,
+    READ_ERRORS,
+    STATE_SECONDS,
+    XID_ERRORS,
+    XID_LAST,
+    by_name,
+)
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import Reading, Reason, State, Xid
-from gpu_exporter.sampling.tenancy import OwnerTimes, holds
+from gpu_exporter.model import OTHER_XID, Hold, Reading, Reason, State, Xid
+from gpu_exporter.sampling.activity import BUSY, Activeness, Activity
+from gpu_exporter.sampling.holders import Holders
+from gpu_exporter.sampling.integral import NOTHING, Integral
+from gpu_exporter.sampling.tenancy import OwnerTimes
 
+# The counters that are kept here, and the gauge that each is the integral of.
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
     counter: by_name(counter.integral_of, **dict(counter.labels))
     for counter in DEVICE_METRICS
     if counter.integral_of is not None
 }
-_BUSY: Final = by_name("gpu_busy_seconds_total")
-_UTILIZATION: Final = by_name("gpu_utilization_ratio")
-_MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+# NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
+_XIDS: Final = 255
+_STRANGE_XIDS: Final = 32
 
 
 @dataclass(slots=True)
 class _Account:
     """One device's sums."""
 
+    holders: Holders
+    owners: OwnerTimes
     totals: dict[Metric, float] = field(default_factory=dict)
+    integrals: dict[Metric, Integral] = field(default_factory=dict)
     # Counters that the device (or the source) keeps itself: never integrated on top, not even while briefly absent.
     kept_elsewhere: set[Metric] = field(default_factory=set)
     errors: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(READ_ERRORS, 0))
     xids: dict[int, tuple[int, float]] = field(default_factory=dict)
-    last: tuple[float, Mapping[Metric, float]] | None = None
-    # For the time in each state: when the device was last looked at, whether it answered, its busy seconds by then.
-    looked: float | None = None
-    answered: bool = False
-    busy: float | None = None
+    looked: float | None = None  # when, whether it answered or not
+    latest: Mapping[Metric, float] | None = None  # what it answered then
+    activity: Activity = field(default_factory=Activity)
+    # What the latest look saw it do, and who held it.
+    state: State = "unknown"
+    holds: tuple[Hold, ...] | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
-    owners: OwnerTimes = field(default_factory=OwnerTimes)
+
+    def integral(self, counter: Metric) -> Integral:
+        """The sum of a counter's gauge over time."""
+        if counter not in self.integrals:
+            # Seconds in which something was so: the gauge is a share, or a switch.
+            self.integrals[counter] = Integral(ratio=counter.unit == "seconds")
+        return self.integrals[counter]
+
+    def interrupt(self) -> None:
+        """Nobody looks: the time until the next reading was not observed."""
+        self.looked = self.latest = None
+        self.activity.interrupt()
+        for integral in self.integrals.values():
+            integral.interrupt()
 
 
 class Ledger:
@@ -49,102 +80,160 @@ class Ledger:
 
     ``gap`` (seconds) bounds what one reading can stand for: a longer silence was not observed and is added to nothing.
     A GPU is active where it was busy for ``accounting.active_ratio`` of the time since its previous reading, and held
-    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it.
+    by whoever has more than ``accounting.held_bytes`` of its memory, or was allocated it. Where ``processes`` are not
+    listed, allocations only tell by whom. ``user_name`` tells a uid's name, or the uid as text.
     """
 
-    def __init__(self, *, gap: float, accounting: AccountingConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gap: float,
+        accounting: AccountingConfig | None = None,
+        processes: bool = True,
+        user_name: Callable[[int], str] = str,
+    ) -> None:
         self.gap = gap
         self._accounting = accounting or AccountingConfig()
+        self._processes = processes
+        self._user_name = user_name
         self._accounts: dict[str, _Account] = {}
 
     def account(self, reading: Reading, *, now: float) -> Reading:
         """The reading with gpu_up, failure counts, XIDs, integrated counters, times; ``now`` is monotonic seconds."""
         account = self._account(reading.device.key)
-        values = dict(reading.values)
-        if reading.failure is not None and not reading.failure.standing:
-            account.errors[reading.failure.reason] += 1
+        elapsed = self._elapsed(account, now)
+        if reading.partial:
+            account.errors["partial"] += 1
         if reading.failure is None:
-            self._integrate(account, reading, now)
+            values = dict(reading.values)
+            self.add_increments(reading)
+            activeness = self._integrate(account, reading, elapsed)
             values |= account.totals
+            values |= {counter: integral.total for counter, integral in account.integrals.items()}
+            owned = self._charge(account, reading, activeness, elapsed, now)
+            if account.holders.unaccounted is not None:
+                values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
+            account.latest = reading.values
         else:
-            account.last = None
-            values.clear()
-        owned = self._charge(account, reading, values.get(_BUSY), now)
+            values = {}
+            if not reading.failure.standing:
+                account.errors[reading.failure.reason] += 1
+            for integral in account.integrals.values():
+                integral.skip(elapsed)
+            account.latest = None
+            account.activity.interrupt()
+            account.state, account.holds = "down", None
+            account.states["down"] += elapsed
+            owned = account.owners.rows((), now)
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **owned}
-        return replace(reading, values=values, labelled=labelled, increments={})
+        return replace(
+            reading,
+            values=values,
+            labelled=labelled,
+            increments={},
+            covered={},
+            state=account.state,
+            holds=account.holds,
+        )
 
     def count_xid(self, event: Xid) -> None:
-        """One more XID event."""
+        """XID events of one number; numbers beyond NVIDIA's are told apart for the first few only.
+
+        The latest that came is the latest, whatever a clock that was set back says.
+        """
         account = self._account(event.device.key)
-        count, latest = account.xids.get(event.xid, (0, 0.0))
-        account.xids[event.xid] = (count + 1, max(latest, event.timestamp))
+        xid = event.xid
+        strange = sum(not 0 <= other <= _XIDS for other in account.xids)
+        if not 0 <= xid <= _XIDS and xid not in account.xids and strange >= _STRANGE_XIDS:
+            xid = OTHER_XID
+        count, _ = account.xids.get(xid, (0, 0.0))
+        account.xids[xid] = (count + event.count, event.timestamp)
 
     def add_increments(self, reading: Reading) -> None:
-        """Growth told by a reading that came too late to be served: the time was observed all the same."""
-        if reading.failure is None:
-            account = self._account(reading.device.key)
-            for metric, growth in reading.increments.items():
+        """Growth that is told apart from a reading that is served: by one that came too late, or of buffers only."""
+        if reading.failure is not None:
+            return
+        account = self._account(reading.device.key)
+        for metric, growth in reading.increments.items():
+            if metric in _COUNTERS:
+                covered = reading.covered.get(metric, math.inf)
+                account.integral(metric).tell(growth, 0.0 if covered is None else covered)
+            elif growth > 0.0 or metric not in account.totals:
                 account.totals[metric] = account.totals.get(metric, 0.0) + growth
 
     def interrupt(self) -> None:
         """Nobody looks for a while (the driver is closed): the time until the next reading is charged to nobody."""
         for account in self._accounts.values():
-            account.last = account.looked = account.busy = None
+            account.interrupt()
+
+    def move(self, before: str, now: str) -> None:
+        """A device got another key: its account goes with it, unless it has one there already."""
+        account = self._accounts.pop(before, None)
+        if account is not None:
+            self._accounts.setdefault(now, account)
 
     def _account(self, key: str) -> _Account:
-        return self._accounts.setdefault(key, _Account())
+        if key not in self._accounts:
+            holders = Holders(more_than=self._accounting.held_bytes, processes=self._processes)
+            self._accounts[key] = _Account(holders, OwnerTimes(user_name=self._user_name))
+        return self._accounts[key]
 
-    def _integrate(self, account: _Account, reading: Reading, now: float) -> None:
-        for metric, growth in reading.increments.items():
-            account.totals[metric] = account.totals.get(metric, 0.0) + growth
-        previous, account.last = account.last, (now, reading.values)
+    def _elapsed(self, account: _Account, now: float) -> float:
+        """Seconds since the device was looked at; 0 where that was too long ago to say anything of the time between."""
+        looked, account.looked = account.looked, now
+        if looked is None or 0.0 < now - looked <= self.gap:
+            return 0.0 if looked is None else now - looked
+        if now > looked:
+            account.interrupt()
+            account.looked = now
+        return 0.0
+
+    def _integrate(self, account: _Account, reading: Reading, elapsed: float) -> Activeness:
+        """Add a good reading's time to the counters, and judge what the GPU did with it."""
+        before, busy = account.latest, NOTHING
+        refused = {metric for metric, _ in reading.refused} - reading.covered.keys()
         for counter, gauge in _COUNTERS.items():
-            if counter in account.kept_elsewhere:
-                continue
-            if counter in reading.values or counter in reading.increments:
-                account.kept_elsewhere.add(counter)
-            elif (value := reading.values.get(gauge)) is not None:
-                account.totals.setdefault(counter, 0.0)
-                if previous is not None and 0 < now - previous[0] <= self.gap:
-                    before = previous[1].get(gauge, value)
-                    account.totals[counter] += (before + value) / 2 * (now - previous[0])
+            own, value = reading.values.get(counter), reading.values.get(gauge)
+            if counter not in account.integrals:
+                if own is not None or counter in refused:
+                    account.kept_elsewhere.add(counter)
+                if value is None or counter in account.kept_elsewhere:
+                    continue
+            elif own is not None and before is not None and counter in before:
+                # The device's own appeared after we had begun: the sum goes on by what that grows.
+                account.integral(counter).tell(own - before[counter], math.inf)
+            told = counter in reading.increments and reading.covered.get(counter, math.inf) is not None
+            grown = account.integral(counter).step(
+                elapsed,
+                before=None if before is None else before.get(gauge),
+                value=value,
+                told=told or own is not None,
+                unbroken=before is not None,
+            )
+            if counter is BUSY:
+                busy = grown
+        return account.activity.judge(reading, busy, elapsed, active_ratio=self._accounting.active_ratio)
 
     def _charge(
-        self, account: _Account, reading: Reading, busy: float | None, now: float
+        self, account: _Account, reading: Reading, activeness: Activeness, elapsed: float, now: float
     ) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows."""
-        up = reading.failure is None
-        if not (up and _tells_activity(reading)):
-            busy = None
-        before, account.busy = account.busy, busy
-        looked, account.looked = account.looked, now
-        was_up, account.answered = account.answered, up
-        elapsed = now - looked if looked is not None and 0 < now - looked <= self.gap else 0.0
-        if not up:
-            account.states["down"] += elapsed
-            return account.owners.rows((), now)
-        held = holds(reading, more_than=self._accounting.held_bytes)
-        if elapsed and was_up:
-            state = self._state(reading, before, busy, elapsed, held=bool(held))
+        held = account.holders.look(reading)
+        account.holds = account.owners.named(held) if held or reading.processes is not None else None
+        account.state = state = self._state(reading, activeness, held=bool(held))
+        if elapsed and account.latest is not None:
             account.states[state] += elapsed
             account.owners.charge(held, state, elapsed)
         elif elapsed:  # it came back at some moment in between; it was not seen working
             account.states["down"] += elapsed
         return account.owners.rows(held, now)
 
-    def _state(
-        self, reading: Reading, before: float | None, busy: float | None, elapsed: float, *, held: bool
-    ) -> State:
-        share = reading.values.get(_UTILIZATION)
-        if before is not None and busy is not None and busy >= before:
-            share = (busy - before) / elapsed
-        if not _tells_activity(reading) or share is None:
-            return "unknown"
-        if share >= self._accounting.active_ratio:
-            return "active"
+    def _state(self, reading: Reading, activeness: Activeness, *, held: bool) -> State:
+        if activeness != "idle":
+            return activeness
         if not held and reading.processes is None:
             # Who is there is not known, but somebody's memory is.
             held = reading.values.get(_MEMORY_USED, 0.0) > self._accounting.held_bytes
@@ -154,13 +243,7 @@ class Ledger:
     def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
         rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
         for xid, (count, latest) in sorted(account.xids.items()):
-            rows[XID_ERRORS, (str(xid),)] = float(count)
-            rows[XID_LAST, (str(xid),)] = latest
+            number = "other" if xid == OTHER_XID else str(xid)
+            rows[XID_ERRORS, (number,)] = float(count)
+            rows[XID_LAST, (number,)] = latest
         return rows
-
-
-def _tells_activity(reading: Reading) -> bool:
-    """Whether this very reading says how busy the GPU is. In MIG mode no utilization is told: that is not idleness."""
-    if reading.values.get(_MIG_MODE):
-        return False
-    return _BUSY in reading.values or _BUSY in reading.increments or _UTILIZATION in reading.values

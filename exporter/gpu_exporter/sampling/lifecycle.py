@@ -18,6 +18,7 @@ _OPEN_TIMEOUT: Final = 60.0
 _CLOSE_TIMEOUT: Final = 5.0
 _RETRY_FIRST: Final = 1.0
 _RETRY_MOST: Final = 60.0
+_NO_GPU: Final = "the driver lists no GPU"
 
 
 class Lifecycle:
@@ -45,6 +46,7 @@ class Lifecycle:
         self._wake = wake
         self.source: Source | None = None
         self.trouble: str | None = None
+        self.error: SourceError | None = None  # why there is no source
         self.opening = False  # a call to open the source hangs
         self.retry_in = _RETRY_FIRST
         self._retry_at = 0.0
@@ -55,9 +57,14 @@ class Lifecycle:
     # --- opening -----------------------------------------------------------------------------------------------------
 
     def opened(self, now: float) -> Source | None:
-        """The open source; opened here, where that is due and succeeds."""
+        """The open source; opened here, where that is due and succeeds.
+
+        One without any GPU is opened anew now and then: some may have been plugged in, or bound to the driver.
+        """
         if self.source is not None:
-            return self.source
+            if self.source.devices or now < self._retry_at:
+                return self.source
+            self._close()
         with self._wake:
             late, self._opened_late = self._opened_late, None
         if late is not None:
@@ -67,21 +74,29 @@ class Lifecycle:
         self.opening = True
         (outcome,) = self._poller.run([self._open_source], timeout=_OPEN_TIMEOUT, late=self._opening_returned)
         if outcome is None:
+            self.error = None
             self._tell("the driver does not answer: opening it hangs")
             return None
         self.opening = False
         try:
             return self._adopt(outcome.get())
         except SourceError as error:
-            self._back_off()
-            self._tell(str(error))
+            self._fail(error)
             return None
 
-    def failed(self, why: str) -> None:
+    def failed(self, error: SourceError) -> None:
         """The open source cannot be used any more: close it; it is opened again with backoff."""
-        self._back_off()
-        self._tell(why)
+        self._fail(error)
         self._close()
+
+    def reopen(self, why: str) -> None:
+        """GPUs have come or gone: close the source, to be opened again at once."""
+        log.info("reopening the source", extra={"why": why})
+        self._close()
+
+    def works(self) -> None:
+        """The open source has just answered: should it fail, it is tried again soon."""
+        self.retry_in = _RETRY_FIRST
 
     def _opening_returned(self, _position: int, outcome: Outcome[Source]) -> None:
         with self._wake:
@@ -90,16 +105,25 @@ class Lifecycle:
             self._wake.notify_all()
 
     def _adopt(self, source: Source) -> Source:
-        self.source = source
-        self.retry_in = _RETRY_FIRST
+        """Take an open source into use; the backoff goes on until it has answered."""
+        self.source, self.error = source, None
+        if not source.devices:
+            self._back_off()
+            if self.trouble != _NO_GPU:
+                log.warning(_NO_GPU)
+            self.trouble = _NO_GPU
+            return source
         self.trouble = None
         log.info(
             "source opened",
             extra={"source": source.name, "gpus": len(source.devices), "driver": source.driver.driver_version},
         )
-        if not source.devices:
-            log.warning("the driver lists no GPU")
         return source
+
+    def _fail(self, error: SourceError) -> None:
+        self.error = error
+        self._back_off()
+        self._tell(str(error))
 
     def _back_off(self) -> None:
         self._retry_at = self._monotonic() + self.retry_in
@@ -130,7 +154,7 @@ class Lifecycle:
 
     def _resume(self) -> None:
         self._paused_until = None
-        self._retry_at = 0.0
+        self._retry_at, self.retry_in = 0.0, _RETRY_FIRST
         log.info("resumed")
 
     # --- closing -----------------------------------------------------------------------------------------------------

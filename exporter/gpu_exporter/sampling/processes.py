@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -47,9 +47,7 @@ class ProcessTable:
         for labels, processes in ranked[: self._most]:
             self._put(labelled, PROCESS_MEMORY, labels, _total(processes, "memory_used"))
             self._put(labelled, PROCESS_UTILIZATION, labels, _total(processes, "utilization"))
-        counts = {
-            row: float(len({each.pid for each in listed if each.type == kind})) for kind, row in PROCESSES.items()
-        }
+        counts = {row: _count(each for each in listed if each.type == kind) for kind, row in PROCESSES.items()}
         dropped = float(sum(len(processes) for _, processes in ranked[self._most :]))
         return {**counts, PROCESSES_DROPPED: dropped}, labelled
 
@@ -71,3 +69,9 @@ class ProcessTable:
 def _total(processes: Sequence[Process], name: str) -> float | None:
     told = [value for process in processes if (value := getattr(process, name)) is not None]
     return sum(told) if told else None
+
+
+def _count(processes: Iterable[Process]) -> float:
+    """Each process once, and each of those whose pid the driver cannot tell."""
+    listed = list(processes)
+    return float(len({each.pid for each in listed if each.has_pid}) + sum(not each.has_pid for each in listed))

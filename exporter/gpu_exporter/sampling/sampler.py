@@ -17,9 +17,10 @@ from gpu_exporter.sampling.lifecycle import Lifecycle
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
-from gpu_exporter.sampling.round import read_all
+from gpu_exporter.sampling.round import Round
 from gpu_exporter.sampling.schedule import Schedule
-from gpu_exporter.sources import Source, SourceError
+from gpu_exporter.sampling.xids import log_xids
+from gpu_exporter.sources import BufferedSource, Source, SourceChangedError, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Sampler:
         self._health = HealthLog()
         self._roster = Roster()
         self._poller = Poller(name="poller", monotonic=monotonic)
+        self._round = Round(roster=self._roster, poller=self._poller)
         self._lifecycle = Lifecycle(
             open_source=open_source,
             poller=self._poller,
@@ -103,14 +105,25 @@ class Sampler:
             return snapshot
         # One object for each snapshot, so that its page is rendered once.
         if self._withheld is None or self._withheld[0] is not snapshot:
-            self._withheld = (snapshot, replace(snapshot, readings=(), ok=False))
+            self._withheld = (snapshot, replace(snapshot, readings=(), ok=False, driver=None))
         return self._withheld[1]
+
+    @property
+    def interval(self) -> float:
+        """Seconds between readings, as the settings in force have it."""
+        return self._collection.interval
+
+    def age(self, snapshot: Snapshot) -> float | None:
+        """Seconds since the snapshot's sample was taken; None where there was none."""
+        if snapshot.timestamp is None:
+            return None
+        if snapshot.ok and not snapshot.paused:
+            return max(0.0, self._monotonic() - snapshot.monotonic)
+        return max(0.0, self._clock() - snapshot.timestamp)
 
     def live(self) -> str | None:
         """None, or the one trouble that a restart of the process cures."""
-        if not self._health.blinded(self._monotonic()):
-            return None
-        return "no GPU has answered for 5 minutes although they did before: this container lost its devices; restart it"
+        return None if self._snapshot.paused else self._health.trouble(self._monotonic())
 
     def ready(self) -> str | None:
         """None where the latest sample is fresh and good, else why not."""
@@ -166,7 +179,7 @@ class Sampler:
             self._publish((), started=self._monotonic(), ok=False)
 
     def _wait(self) -> None:
-        """Sleep until the next reading is due; wishes are granted meanwhile."""
+        """Sleep until the next reading is due; wishes are granted and the driver's buffers are read meanwhile."""
         while not self._stopping:
             was_paused = self._snapshot.paused
             self._grant_wish()
@@ -175,10 +188,15 @@ class Sampler:
             with self._wake:
                 if self._stopping or self._wish != _Wish():
                     continue
-                remaining = self._schedule.remaining(self._monotonic())
+                now = self._monotonic()
+                remaining = self._schedule.remaining(now)
                 if not remaining:
                     return
-                self._wake.wait(remaining)
+                until_buffers = self._schedule.until_buffers(now)
+                if until_buffers:
+                    self._wake.wait(min(remaining, until_buffers))
+                    continue
+            self._survive(self._read_buffers)
 
     def _grant_wish(self) -> None:
         with self._wake:
@@ -205,31 +223,60 @@ class Sampler:
         if self._lifecycle.paused(started):
             self._publish_pause()
             return
-        source = self._lifecycle.opened(started)
-        if source is None:
+        readings = self._read(started)
+        source = self._lifecycle.source
+        if readings is None or source is None:
+            self._health.closed(self._lifecycle.error, self._monotonic())
             self._publish((), started=started, ok=False)
             return
-        self._pipeline.add_late(self._roster.late_readings())
-        try:
-            readings = read_all(source, roster=self._roster, poller=self._poller, timeout=self._collection.timeout)
-        except SourceError as error:
-            self._health.source_closed()
-            self._lifecycle.failed(str(error))
-            self._publish((), started=started, ok=False)
-            return
-        events = source.events()
-        self._pipeline.count_xids(events)
-        for event in events:
-            log.warning("XID event", extra={"gpu": event.device.index, "xid": event.xid, "uuid": event.device.uuid})
+        self._pipeline.move(self._roster.moves())
+        self._pipeline.add_late(self._roster.late_readings(), started)
+        self._take_events(source)
         now = self._monotonic()
         complete = self._pipeline.complete(readings, now)
         self._health.note(complete, now)
-        up = any(reading.failure is None for reading in complete)
-        self._publish(complete, started=started, ok=up or not complete)
+        self._publish(complete, started=started, ok=any(reading.failure is None for reading in complete))
+
+    def _read(self, now: float) -> list[Reading] | None:
+        """One reading a known device; None where there is no source. One whose GPUs changed is reopened at once."""
+        for _ in range(2):
+            source = self._lifecycle.opened(now)
+            if source is None:
+                return None
+            try:
+                readings = self._round.read_all(source, timeout=self._collection.timeout)
+            except SourceChangedError as change:
+                self._lifecycle.reopen(str(change))
+            except SourceError as error:
+                self._lifecycle.failed(error)
+                return None
+            else:
+                if source.devices:
+                    self._lifecycle.works()
+                return readings
+        return None
+
+    def _take_events(self, source: Source) -> None:
+        # What was heard before a GPU had told its name belongs to that name.
+        events = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
+        self._pipeline.count_xids(events)
+        log_xids(events)
+
+    def _read_buffers(self) -> None:
+        """Add what the driver sampled since its buffers were read: they run over before the next reading comes."""
+        source = self._lifecycle.source
+        if not isinstance(source, BufferedSource) or self._lifecycle.paused(self._monotonic()):
+            return
+        try:
+            told = self._round.read_buffers(source, timeout=self._collection.timeout)
+        except SourceError as error:  # the next reading will say so as well, and deal with it
+            log.debug("the driver's buffers could not be read", extra={"error": str(error)})
+            return
+        self._pipeline.add_late(told, self._monotonic())
 
     def _before_close(self, source: Source) -> None:
         self._pipeline.interrupt()
-        self._pipeline.count_xids(source.events())
+        self._take_events(source)
 
     def _stuck(self) -> int:
         return self._roster.hanging + self._lifecycle.opening
@@ -253,4 +300,5 @@ class Sampler:
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
+            implausible=dict(self._pipeline.implausible),
         )

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from gpu_exporter.catalog import OWNER_MEMORY, OWNER_SECONDS
+from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS
 from gpu_exporter.catalog.owner_kinds import BY_KIND, OWNER_KINDS
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Identity, Owner, Process, Reading, State
+from gpu_exporter.model import Hold, Identity, Owner, Process, Reading, State
 
 # An owner that has held nothing for so long leaves the exposition, and its sums with it.
 FORGET_AFTER: Final = 3600.0
 _MOST_OWNERS: Final = 256  # a GPU; a storm of short-lived pods ends the oldest idle ones first
+_UNSEEN: Final = Identity()
 
 
-class Hold(NamedTuple):
-    """An owner's share of a GPU; ``memory`` in bytes, None where the driver does not tell."""
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whom time is charged to, whatever the name is at the moment: it may come later than the first second, or change.
 
-    owner: Owner
+    ``key`` is the uid, or the name, as the kind tells its owners apart. ``owner`` is as it is called now.
+    """
+
+    kind: str
+    key: int | str
+    namespace: str
+    owner: Owner = field(compare=False)
+    uid: int | None = field(default=None, compare=False)
+
+
+class Tenancy(NamedTuple):
+    """A tenant's share of a GPU; ``memory`` in bytes, None where the driver does not tell. Told as a ``Hold``."""
+
+    tenant: Tenant
     memory: float | None
+
+    @property
+    def owner(self) -> Owner:
+        """The tenant, as it is called now."""
+        return self.tenant.owner
 
 
 def owner_of(identity: Identity) -> Owner:
@@ -31,34 +52,101 @@ def owner_of(identity: Identity) -> Owner:
     return Owner(kind.kind, labels.get(kind.name, ""), labels.get(kind.namespace, ""))
 
 
+def tenant_of(identity: Identity) -> Tenant:
+    """The same, apart from what it is called."""
+    owner = owner_of(identity)
+    told_by = BY_KIND[owner.kind].told_by
+    # Who is named after another label than the user's is not the user.
+    uid = identity.uid if BY_KIND[owner.kind].name == "user" else None
+    key: int | str = owner.name
+    if told_by == "namespace":
+        key = ""
+    elif told_by == "uid" and uid is not None:
+        key = uid
+    return Tenant(owner.kind, key, owner.namespace, owner, uid)
+
+
+NOBODY: Final = tenant_of(_UNSEEN)
+
+
 def merged(processes: Iterable[Process]) -> list[Process]:
-    """Each process of each MIG device once: one that computes and draws is in both lists, with the same memory."""
-    once: dict[tuple[int, str], Process] = {}
+    """Each process of each MIG device once: one that computes and draws is in both lists, with the same memory.
+
+    Those whose pid the driver cannot tell are as many as the longer list has.
+    """
+    once: dict[tuple[int, str, int], Process] = {}
+    nameless: Counter[tuple[int, str, str]] = Counter()
     for process in processes:
-        other = once.setdefault((process.pid, process.mig_uuid), process)
+        number = 0
+        if not process.has_pid:
+            nameless[process.pid, process.mig_uuid, process.type] += 1
+            number = nameless[process.pid, process.mig_uuid, process.type]
+        key = (process.pid, process.mig_uuid, number)
+        other = once.setdefault(key, process)
         if other is not process:
             memories = [memory for memory in (other.memory_used, process.memory_used) if memory is not None]
             utilization = other.utilization if other.utilization is not None else process.utilization
-            once[process.pid, process.mig_uuid] = replace(
-                other, memory_used=max(memories, default=None), utilization=utilization
-            )
+            once[key] = replace(other, memory_used=max(memories, default=None), utilization=utilization)
     return list(once.values())
 
 
-def holds(reading: Reading, *, more_than: float) -> tuple[Hold, ...]:
-    """Who holds the GPU: with more than so many bytes in all, with memory that is not told, or by an allocation."""
-    memory: dict[Owner, float] = {}
-    untold: set[Owner] = set()
+def is_anybodys(process: Process) -> bool:
+    """Whether the driver tells that there is a process, and no more: it explains nothing."""
+    return not process.has_pid and _is_unseen(process)
+
+
+def _is_unseen(process: Process) -> bool:
+    return process.identity is None or process.identity == _UNSEEN
+
+
+def only_holder(allocations: Iterable[Identity]) -> Identity | None:
+    """The one whom a device was given to; None where that is nobody, or several."""
+    only: Identity | None = None
+    for identity in allocations:
+        if only is not None and tenant_of(identity) != tenant_of(only):
+            return None
+        only = only or identity
+    return only
+
+
+def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tuple[Tenancy, ...]:
+    """Who holds the GPU: with more than so many bytes in all, with memory that is not told, or by an allocation.
+
+    What cannot be seen is of the only one whom the device was given to, else of nobody that can be named: processes
+    without an identity, and memory that is ``unexplained``.
+    """
+    tenants: dict[Tenant, Tenant] = {}  # of those that are equal, the one whose name counts
+    memory: dict[Tenant, float] = defaultdict(float)
+    untold: set[Tenant] = set()
+    for identity in reading.allocations:
+        tenants.setdefault(tenant_of(identity), tenant_of(identity))
+    allocated = set(tenants)
     for process in merged(reading.processes or ()):
-        owner = owner_of(process.identity or Identity())
-        memory[owner] = memory.get(owner, 0.0) + (process.memory_used or 0.0)
+        if is_anybodys(process) and process.memory_used is not None:
+            continue  # it is part of what is unexplained
+        tenant = tenant_of(_whose(process, reading))
+        if not tenants.setdefault(tenant, tenant).owner.name:
+            tenants[tenant] = tenant  # a prolog may tell the job alone
+        memory[tenant] += process.memory_used or 0.0
         if process.memory_used is None:
-            untold.add(owner)
-    allocated = {owner_of(identity) for identity in reading.allocations}
-    holders = [owner for owner, held in memory.items() if held > more_than or owner in untold or owner in allocated]
-    holders += [owner for owner in allocated if owner not in memory]
+            untold.add(tenant)
+    if unexplained:
+        tenant = tenant_of(only_holder(reading.allocations) or _UNSEEN)
+        tenants.setdefault(tenant, tenant)
+        memory[tenant] += unexplained
     nothing = None if reading.processes is None else 0.0
-    return tuple(Hold(owner, None if owner in untold else memory.get(owner, nothing)) for owner in sorted(holders))
+    return tuple(
+        Tenancy(called, None if tenant in untold else memory.get(tenant, nothing))
+        for tenant, called in sorted(tenants.items(), key=lambda item: (item[1].owner, str(item[0].key)))
+        if memory.get(tenant, 0.0) > more_than or tenant in untold or tenant in allocated
+    )
+
+
+def _whose(process: Process, reading: Reading) -> Identity:
+    """Who the process is; one that cannot be seen is of the only one whom its device was given to."""
+    if process.identity is not None and not _is_unseen(process):
+        return process.identity
+    return only_holder(reading.mig_allocations.get(process.mig_uuid) or reading.allocations) or _UNSEEN
 
 
 def holder_names(reading: Reading) -> list[str] | None:
@@ -70,10 +158,12 @@ def holder_names(reading: Reading) -> list[str] | None:
         return None
     held: dict[str, float] = {}
     for process in merged(reading.processes or ()):
-        name = _name(process.identity or Identity())
+        name = _name(_whose(process, reading))
         held[name] = held.get(name, 0.0) + (process.memory_used or 0.0)
     for identity in reading.allocations:
         held.setdefault(_name(identity), 0.0)
+    if unaccounted := reading.values.get(MEMORY_UNACCOUNTED):
+        held[""] = held.get("", 0.0) + unaccounted
     return sorted(held, key=lambda name: (-held[name], name))
 
 
@@ -85,46 +175,76 @@ def _name(identity: Identity) -> str:
 
 @dataclass(slots=True)
 class _Sums:
+    tenant: Tenant
     seconds: dict[State, float] = field(default_factory=lambda: {"active": 0.0, "idle_held": 0.0})
     held_at: float = 0.0
 
 
 class OwnerTimes:
-    """Seconds by owner and state of one GPU."""
+    """Seconds by owner and state of one GPU.
 
-    def __init__(self) -> None:
-        self._sums: dict[Owner, _Sums] = {}
+    Charged by tenant and named as they are told: ``user_name`` tells a uid's name, or the uid as text.
+    """
 
-    def charge(self, holds: Sequence[Hold], state: State, seconds: float) -> None:
+    def __init__(self, *, user_name: Callable[[int], str] = str) -> None:
+        self._user_name = user_name
+        self._sums: dict[Tenant, _Sums] = {}
+
+    def charge(self, holds: Sequence[Tenancy], state: State, seconds: float) -> None:
         """Split the time among the owners, by memory held; equally where that is not known of all, or nothing."""
         memories = [hold.memory for hold in holds]
         known = [memory for memory in memories if memory is not None]
         total = sum(known) if len(known) == len(memories) else 0.0
         for hold in holds:
             share = (hold.memory or 0.0) / total if total else 1 / len(holds)
-            sums = self._sums.setdefault(hold.owner, _Sums()).seconds
+            sums = self._sums_of(hold.tenant).seconds
             sums[state] = sums.get(state, 0.0) + share * seconds
 
-    def rows(self, holds: Sequence[Hold], now: float) -> dict[tuple[Metric, tuple[str, ...]], float]:
+    def named(self, holds: Sequence[Tenancy]) -> tuple[Hold, ...]:
+        """Who holds the GPU, as they are called now; two of one name are one owner."""
+        memories: dict[Owner, list[float | None]] = defaultdict(list)
+        for hold in holds:
+            memories[self._called(hold.tenant)].append(hold.memory)
+        return tuple(
+            Hold(owner, None if None in told else sum(memory for memory in told if memory is not None))
+            for owner, told in sorted(memories.items())
+        )
+
+    def rows(self, holds: Sequence[Tenancy], now: float) -> dict[tuple[Metric, tuple[str, ...]], float]:
         """The rows to expose; those who have held nothing for an hour are forgotten here."""
-        current: Mapping[Owner, Hold] = {hold.owner: hold for hold in holds}
-        for owner in current:
-            self._sums.setdefault(owner, _Sums()).held_at = now
-        self._forget(current, now)
+        for hold in holds:
+            self._sums_of(hold.tenant).held_at = now
+        named: dict[Owner, list[_Sums]] = defaultdict(list)
+        for sums in self._sums.values():
+            named[self._called(sums.tenant)].append(sums)
+        self._forget(named, {hold.tenant for hold in holds}, now)
         rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
-        for owner, sums in sorted(self._sums.items()):
-            for state, seconds in sums.seconds.items():
-                rows[OWNER_SECONDS[state], owner] = seconds
-            if owner in current and (memory := current[owner].memory) is not None:
-                rows[OWNER_MEMORY, owner] = memory
+        for owner, same in sorted(named.items()):
+            for sums in same:
+                for state, seconds in sums.seconds.items():
+                    row = (OWNER_SECONDS[state], owner)
+                    rows[row] = rows.get(row, 0.0) + seconds
+        rows |= {(OWNER_MEMORY, owner): memory for owner, memory in self.named(holds) if memory is not None}
         return rows
 
-    def _forget(self, current: Mapping[Owner, Hold], now: float) -> None:
-        for owner, sums in list(self._sums.items()):
-            if now - sums.held_at > FORGET_AFTER:
-                del self._sums[owner]
-        if len(self._sums) > _MOST_OWNERS:
-            idle = [owner for owner in self._sums if owner not in current]
-            idle.sort(key=lambda owner: self._sums[owner].held_at)
-            for owner in idle[: len(self._sums) - _MOST_OWNERS]:
-                del self._sums[owner]
+    def _sums_of(self, tenant: Tenant) -> _Sums:
+        sums = self._sums.setdefault(tenant, _Sums(tenant))
+        sums.tenant = tenant  # as it is called now
+        return sums
+
+    def _called(self, tenant: Tenant) -> Owner:
+        """Two uids with one name are one owner, as everywhere else."""
+        if tenant.uid is None:
+            return tenant.owner
+        name = self._user_name(tenant.uid)
+        return tenant.owner if name == str(tenant.uid) else tenant.owner._replace(name=name)
+
+    def _forget(self, named: dict[Owner, list[_Sums]], current: Collection[Tenant], now: float) -> None:
+        """Whole owners at a time, so that what is told of one never falls."""
+        held_at = {owner: max(sums.held_at for sums in same) for owner, same in named.items()}
+        idle = [owner for owner, same in named.items() if not any(sums.tenant in current for sums in same)]
+        idle.sort(key=lambda owner: held_at[owner])
+        for owner in idle:
+            if now - held_at[owner] > FORGET_AFTER or len(self._sums) > _MOST_OWNERS:
+                for sums in named.pop(owner):
+                    del self._sums[sums.tenant]

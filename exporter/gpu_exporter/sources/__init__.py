@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
@@ -24,7 +24,20 @@ _AUTO: Final = "nvml"
 
 
 class SourceError(Exception):
-    """The whole source cannot be used (no driver, library mismatch, …); the message says what to do."""
+    """The whole source cannot be used (no driver, library mismatch, …); the message says what to do.
+
+    ``restart_may_help`` where a fresh process might be able to, should this last; ``restart_helps`` where nothing else
+    will.
+    """
+
+    def __init__(self, message: str, *, restart_may_help: bool = False, restart_helps: bool = False) -> None:
+        super().__init__(message)
+        self.restart_may_help = restart_may_help
+        self.restart_helps = restart_helps
+
+
+class SourceChangedError(SourceError):
+    """Not a failure: GPUs have come or gone, which shows once the source is reopened. It may be reopened at once."""
 
 
 class Source(Protocol):
@@ -43,7 +56,7 @@ class Source(Protocol):
         """Every device found, in index order. One that has not answered yet may have no UUID."""
 
     def read(self, device: Device) -> Reading:
-        """Read one device. Its own failure is in the reading; SourceError means the whole source failed.
+        """Read one device. Its own failure is in the reading; SourceError means the whole source failed or has changed.
 
         The reading's device is the best identity known by then.
         """
@@ -53,6 +66,14 @@ class Source(Protocol):
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; with ``hung``, a call still hangs inside and the driver must not be shut down."""
+
+
+@runtime_checkable
+class BufferedSource(Source, Protocol):
+    """A source whose driver samples by itself into buffers that may be shorter than the time between two readings."""
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Only the ``increments`` of one device since it was read, by this method or ``read``, under the same rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

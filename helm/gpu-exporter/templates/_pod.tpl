@@ -212,6 +212,13 @@ containers:
         value: {{ .Values.fake.enabled | ternary "void" "all" }}
       - name: NVIDIA_DRIVER_CAPABILITIES
         value: utility
+      {{- if not ((.Values.config | default dict).host | default dict).name }}
+      # The name that /api/v1/snapshot tells: a pod knows its own only.
+      - name: GPU_EXPORTER_HOST_NAME
+        valueFrom:
+          fieldRef:
+            fieldPath: spec.nodeName
+      {{- end }}
       {{- with include "gpu-exporter.environment" (dict "root" . "env" .Values.env) | trim }}{{ nindent 6 . }}{{ end }}
     {{- with .Values.envFrom }}
     envFrom:

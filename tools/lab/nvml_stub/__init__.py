@@ -30,6 +30,7 @@ _MAX_EVENTS: Final = 256
 _GROUPS: Final = {"power": ("power_instant", "power_average", "power_usage")}
 _COUNTER: Final = struct.Struct("=56sQ")
 _XID: Final = 0x8
+_DOUBLE: Final = 0
 _NOT_SUPPORTED: Final = 3
 _LOST: Final = 15
 
@@ -67,6 +68,9 @@ class Stub:
         self._driver_version = driver_version
         self._cuda_version = cuda_version
         self._stands_at = None if live else float(int(time.time())) if now is None else now
+        self._listed: int | None = None
+        self._module_version = ""
+        self._clock_steps: list[tuple[int, int]] = []
         self._init_error = 0
         self._init_hang = False
         self._failure = (0, 0)
@@ -101,7 +105,7 @@ class Stub:
         if self._batches:
             return
         scratch = self.state_file.with_name(f".{self.state_file.name}.{os.getpid()}")
-        scratch.write_text("".join(f"{line}\n" for line in self._lines()))
+        scratch.write_text("".join(f"{line}\n" for line in self._lines()), "utf-8", "surrogateescape")
         scratch.replace(self.state_file)
 
     def _lines(self) -> Iterator[str]:
@@ -109,8 +113,13 @@ class Stub:
         yield f"driver_version {self._driver_version}"
         yield f"nvml_version 13.{self._driver_version}"
         yield f"cuda_version {self._cuda_version}"
+        yield f"listed {-1 if self._listed is None else self._listed}"
+        if self._module_version:
+            yield f"module_version {self._module_version}"
         if self._stands_at is not None:
             yield f"now_us {microseconds(self._stands_at)}"
+        if self._clock_steps:
+            yield f"clock_steps {','.join(f'{at}:{ahead}' for at, ahead in self._clock_steps)}"
         yield f"init_error {self._init_error}"
         yield f"init_hang {int(self._init_hang)}"
         yield f"driver_failure {self._failure[0]} {self._failure[1]}"
@@ -130,6 +139,12 @@ class Stub:
     @now.setter
     def now(self, seconds: float) -> None:
         self._stands_at = seconds
+        self._write()
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock that stamps samples, forwards or back; samples that are in the buffers keep their stamps."""
+        ahead = self._clock_steps[-1][1] if self._clock_steps else 0
+        self._clock_steps.append((microseconds(self.now), ahead + microseconds(seconds)))
         self._write()
 
     # --- the driver ---------------------------------------------------------------------------------------------------
@@ -154,6 +169,16 @@ class Stub:
         if not 0 <= count <= len(self._gpus):
             raise ValueError(f"there are {len(self._gpus)} GPUs")
         self._count = count
+        self._write()
+
+    def list(self, count: int | None) -> None:
+        """Let nvmlDeviceGetCount answer so many, whatever the session has; None goes back to those of the session."""
+        self._listed = count
+        self._write()
+
+    def load_module(self, version: str) -> None:
+        """Load the kernel module of that version: a library built for another one is refused as it is opened."""
+        self._module_version = version
         self._write()
 
     def fail_init(self, code: int) -> None:
@@ -246,6 +271,12 @@ class Stub:
         self._write()
         return index
 
+    def unplug(self, device: int) -> None:
+        """Take one GPU out; those behind it move up. To be seen right only by sessions that begin later."""
+        del self._gpus[device]
+        self._count -= 1
+        self._write()
+
     def get(self, device: int, name: str) -> Setting | None:
         """Return a setting, None where the device does not support it."""
         return self._gpus[device].settings.get(name)
@@ -259,10 +290,14 @@ class Stub:
         self._write()
 
     def field(
-        self, device: int, number: int | tuple[int, int], value: int = 0, *, kind: int = 3, error: int = 0
+        self, device: int, number: int | tuple[int, int], value: float = 0, *, kind: int = 3, error: int = 0
     ) -> None:
-        """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does."""
-        self._gpus[device].answer(number, Answer(value, kind, error))
+        """Fix the answer for one field, by its number or (number, scope), as ``FIELDS`` of presets.py does.
+
+        A float is told as NVML's double.
+        """
+        whole = value if isinstance(value, int) else int.from_bytes(struct.pack("<d", value), "little", signed=True)
+        self._gpus[device].answer(number, Answer(whole, kind if isinstance(value, int) else _DOUBLE, error))
         self._write()
 
     def processes(self, device: int, processes: Iterable[Process], *, kind: ProcessKind = "compute") -> None:
@@ -286,6 +321,11 @@ class Stub:
             self._gpus[device].samples.pop(kind, None)
         else:
             self._gpus[device].samples[kind] = tuple(samples)
+        self._write()
+
+    def buffer(self, device: int, samples: int) -> None:
+        """Let the buffers of the device hold so many samples: six are a second, 120 the most."""
+        self._gpus[device].buffer_samples = samples
         self._write()
 
     def mig(self, device: int, devices: Iterable[Mig]) -> None:

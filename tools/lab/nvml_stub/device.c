@@ -102,6 +102,8 @@ API nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *inf
     snprintf(info->bus_id, sizeof info->bus_id, "%08X:%02X:%02X.0", info->domain, info->bus, info->device);
     snprintf(info->bus_id_legacy, sizeof info->bus_id_legacy, "%04X:%02X:%02X.0", info->domain & 0xFFFF,
              info->bus & 0xFF, info->device & 0xFF);
+    if (*call.gpu->strings[S_pci_bus_id] != '\0')
+        snprintf(info->bus_id, sizeof info->bus_id, "%.31s", call.gpu->strings[S_pci_bus_id]);
     return NVML_SUCCESS;
 }
 
@@ -225,6 +227,8 @@ API nvmlReturn_t nvmlDeviceGetNumFans(nvmlDevice_t device, unsigned *count)
 {
     CALL(nvmlDeviceGetNumFans, device, PHYSICAL);
     *count = call.gpu->lists[L_fan_speeds].count;
+    if (number_u32(&call, V_fan_count, count) == NVML_SUCCESS)
+        return NVML_SUCCESS;
     return call.gpu->lists[L_fan_speeds].present ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
 }
 

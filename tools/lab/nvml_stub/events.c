@@ -62,8 +62,10 @@ API nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long lon
     pthread_mutex_lock(&lock);
     nvmlReturn_t status = in_use(set) ? NVML_SUCCESS : NVML_ERROR_INVALID_ARGUMENT;
     if (status == NVML_SUCCESS) {
+        /* Registered once more, nothing that is queued is lost. */
+        if (set->gpus[call.index].types == 0)
+            set->gpus[call.index].after = latest;
         set->gpus[call.index].types |= types;
-        set->gpus[call.index].after = latest;
     }
     pthread_mutex_unlock(&lock);
     return status;

@@ -102,15 +102,26 @@ static nvmlReturn_t link_value(const struct number_list *numbers, unsigned scope
     return NVML_SUCCESS;
 }
 
+/* A double comes as its 64 bits. */
 static void set_value(nvmlFieldValue_t *field, unsigned type, int64_t wide)
 {
     field->value_type = type;
-    if (type == VALUE_UNSIGNED_LONG_LONG)
+    switch (type) {
+    case VALUE_DOUBLE:
+    case VALUE_UNSIGNED_LONG:
+    case VALUE_UNSIGNED_LONG_LONG:
+    case VALUE_SIGNED_LONG_LONG:
         field->value.u64 = (unsigned long long)wide;
-    else if (type == VALUE_SIGNED_INT)
+        break;
+    case VALUE_SIGNED_INT:
         field->value.i32 = (int)wide;
-    else
+        break;
+    case VALUE_UNSIGNED_SHORT:
+        field->value.u16 = (unsigned short)wide;
+        break;
+    default:
         field->value.u32 = (unsigned)wide;
+    }
 }
 
 static nvmlReturn_t answer_number(const struct call *call, enum value value, unsigned type, nvmlFieldValue_t *field)
@@ -126,12 +137,12 @@ static nvmlReturn_t answer_number(const struct call *call, enum value value, uns
     return NVML_SUCCESS;
 }
 
-/* Drivers 575 to 589 number the three counters 251 to 253, drivers from 590 on 269 to 271. */
+/* Drivers 575 to 579 number the three counters 251 to 253, drivers from 580 on (an H200 of 580.159) 269 to 271. */
 static nvmlReturn_t answer_renumbered(const struct call *call, nvmlFieldValue_t *field)
 {
     static const enum value REASONS[] = {V_reason_ns_sw_thermal, V_reason_ns_hw_thermal, V_reason_ns_power_brake};
     int major = session_now().driver_major;
-    unsigned first = major >= 590 ? 269 : 251;
+    unsigned first = major >= 580 ? 269 : 251;
     if (major < 575 || field->field < first || field->field > first + 2)
         return NVML_ERROR_NOT_SUPPORTED;
     return answer_number(call, REASONS[field->field - first], VALUE_UNSIGNED_LONG_LONG, field);

@@ -60,6 +60,7 @@ class Gpu:
     lookup: bool = False
     delay_us: int = 0
     process_bytes: int = 0
+    buffer_samples: int = 0
     function_errors: dict[str, int] = field(default_factory=dict)
     fields: dict[str, Answer] = field(default_factory=dict)
     processes: dict[ProcessKind, tuple[Process, ...]] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Gpu:
             value = self.settings.get(name)
             if value is not None:
                 yield f"{name} {value if isinstance(value, int | str) else ','.join(map(str, value))}"
-        for name in ("error", "hang", "lookup", "delay_us", "process_bytes"):
+        for name in ("error", "hang", "lookup", "delay_us", "process_bytes", "buffer_samples"):
             if number := int(getattr(self, name)):
                 yield f"{name} {number}"
         yield from (f"error.{name} {code}" for name, code in self.function_errors.items())

@@ -22,11 +22,20 @@ enum {
     NVML_ERROR_DRIVER_NOT_LOADED = 9,
     NVML_ERROR_TIMEOUT = 10,
     NVML_ERROR_GPU_IS_LOST = 15,
+    NVML_ERROR_LIB_RM_VERSION_MISMATCH = 18,
     NVML_ERROR_MEMORY = 20,
     NVML_ERROR_ARGUMENT_VERSION_MISMATCH = 25,
 };
 
-enum { VALUE_UNSIGNED_INT = 1, VALUE_UNSIGNED_LONG_LONG = 3, VALUE_SIGNED_INT = 5 };
+enum {
+    VALUE_DOUBLE = 0,
+    VALUE_UNSIGNED_INT = 1,
+    VALUE_UNSIGNED_LONG = 2,
+    VALUE_UNSIGNED_LONG_LONG = 3,
+    VALUE_SIGNED_LONG_LONG = 4,
+    VALUE_SIGNED_INT = 5,
+    VALUE_UNSIGNED_SHORT = 6,
+};
 
 #define ALL_SCOPES 0xFFFFFFFFu
 #define NO_INSTANCE 0xFFFFFFFFu
@@ -36,6 +45,7 @@ typedef union {
     unsigned u32;
     unsigned long long u64;
     int i32;
+    unsigned short u16;
 } nvmlValue_t;
 
 typedef struct {

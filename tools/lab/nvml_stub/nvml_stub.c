@@ -9,6 +9,9 @@
  *   driver_version, nvml_version     text; the fields' numbers follow the driver's release
  *   cuda_version                     integer, 12080 for 12.8
  *   now_us N                         the machine's clock stands at this Unix time; without, it is the real one
+ *   clock_steps US:AHEAD,...         by how much the clock that stamps samples is ahead of it, from each time on
+ *   listed N                         what nvmlDeviceGetCount answers, whatever there is
+ *   module_version TEXT              the kernel module's; a library built for another one (STUB_VERSION) is refused
  *   init_error CODE                  nvmlInit answers this
  *   init_hang 1                      nvmlInit blocks until this is gone
  *   driver_failure NUMBER CODE       every session older than this failure answers CODE until shutdown and init
@@ -18,7 +21,7 @@
  *
  *   gpu.N.VALUE INTEGER              values.h lists them; one that is missing is NOT_SUPPORTED
  *   gpu.N.LIST INTEGER,INTEGER       one number a fan or link
- *   gpu.N.STRING TEXT                name, uuid, serial, vbios_version
+ *   gpu.N.STRING TEXT                name, uuid, serial, vbios_version, pci_bus_id (instead of the numbers')
  *   gpu.N.error CODE                 every call for the GPU answers this, handle look-ups included
  *   gpu.N.hang 1                     every call for the GPU blocks until this is gone
  *   gpu.N.lookup 1                   handle look-ups work in spite of error and hang
@@ -31,9 +34,11 @@
  *   gpu.N.process_utilization PID:SM:MEM:ENC:DEC[:US],...  without US: sampled at the latest beat
  *   gpu.N.history.KIND US:VALUE,...  what nvmlDeviceGetSamples saw from each time on, sampled every 1/6 s;
  *                                    KIND 0 power, 1 GPU, 2 memory utilization; without: NOT_SUPPORTED
+ *   gpu.N.buffer_samples N           how many of them a buffer holds; 120 at most, and by default
  *   gpu.N.samples.KIND US:VALUE,...  the exact samples, instead
  *   gpu.N.mig.I UUID GI CI TOTAL USED NAME               a MIG device
- *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM
+ *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM. 20 and 21, the PCIe rates, are what
+ *                                    pcie_tx_bytes and pcie_rx_bytes grew by between the samples, unless told here
  *
  * This file holds the life cycle, the handles and the prologue of every call.
  */
@@ -50,6 +55,10 @@
 #include <unistd.h>
 
 #include "stub.h"
+
+#ifndef STUB_VERSION
+#define STUB_VERSION ""
+#endif
 
 #define POLL_US 10000u /* how soon a blocked call sees that the state changed */
 
@@ -293,6 +302,12 @@ nvmlReturn_t text(const char *text, char *buffer, unsigned size)
     return NVML_SUCCESS;
 }
 
+/* A library works with the kernel module of its own release only; one that was built without a release, with any. */
+static bool foreign_module(const struct state *state)
+{
+    return *STUB_VERSION != '\0' && *state->module_version != '\0' && strcmp(STUB_VERSION, state->module_version) != 0;
+}
+
 static nvmlReturn_t start(enum function function)
 {
     struct call call __attribute__((cleanup(call_end))) = {.function = function};
@@ -309,6 +324,8 @@ static nvmlReturn_t start(enum function function)
     stall(&call, false);
     pthread_mutex_lock(&session_lock);
     nvmlReturn_t status = session.users == 0 ? call.state->init_error : NVML_SUCCESS;
+    if (status == NVML_SUCCESS && session.users == 0 && foreign_module(call.state))
+        status = NVML_ERROR_LIB_RM_VERSION_MISMATCH;
     if (status == NVML_SUCCESS && session.users++ == 0) {
         session.count = call.state->count;
         session.failure_number = call.state->failure_number;
@@ -380,7 +397,7 @@ API nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
 API nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count)
 {
     CALL(nvmlDeviceGetCount_v2, NULL, NO_DEVICE);
-    *count = session_now().count;
+    *count = call.state->listed >= 0 ? (unsigned)call.state->listed : session_now().count;
     return NVML_SUCCESS;
 }
 

@@ -3,9 +3,33 @@
 
 #include "stub.h"
 
+#define GPM_PCIE_TX 20u
+#define GPM_PCIE_RX 21u
+
 struct gpm_sample {
     nvmlDevice_t device; /* NULL: nothing sampled yet */
+    uint64_t time, real_time; /* µs of the machine's clock, and of one that never stands still */
+    uint64_t pcie_tx, pcie_rx;
 };
+
+static nvmlReturn_t take_sample(const struct call *call, nvmlDevice_t device, nvmlGpmSample_t sample)
+{
+    if (call->gpu->gpm_count == 0)
+        return NVML_ERROR_NOT_SUPPORTED;
+    *sample = (struct gpm_sample){device, now_us(call->state), monotonic_us(),
+                                  (uint64_t)call->gpu->values[V_pcie_tx_bytes],
+                                  (uint64_t)call->gpu->values[V_pcie_rx_bytes]};
+    return NVML_SUCCESS;
+}
+
+/* A mean over the time between two samples. */
+static double mib_per_second(uint64_t before, uint64_t after, const nvmlGpmMetricsGet_t *request)
+{
+    uint64_t us = request->second->time - request->first->time;
+    if (us == 0)
+        us = request->second->real_time - request->first->real_time;
+    return us == 0 ? 0.0 : (double)(after - before) / (1 << 20) / ((double)us / 1e6);
+}
 
 API nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned index, nvmlDevice_t *answer)
 {
@@ -79,17 +103,15 @@ API nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
 API nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample)
 {
     CALL(nvmlGpmSampleGet, device, ANY_DEVICE);
-    sample->device = device;
-    return call.gpu->gpm_count > 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+    return take_sample(&call, device, sample);
 }
 
 API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned gpu_instance, nvmlGpmSample_t sample)
 {
     CALL(nvmlGpmMigSampleGet, device, PHYSICAL);
-    sample->device = device;
     for (unsigned i = 0; i < MAX_MIG; i++)
         if (call.gpu->mig[i].present && call.gpu->mig[i].gpu_instance == gpu_instance)
-            return call.gpu->gpm_count > 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+            return take_sample(&call, device, sample);
     return NVML_ERROR_NOT_FOUND;
 }
 
@@ -104,6 +126,13 @@ API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
     for (unsigned i = 0; i < request->count; i++) {
         nvmlGpmMetric_t *metric = &request->metrics[i];
         metric->status = NVML_ERROR_NOT_SUPPORTED;
+        if (metric->metric == GPM_PCIE_TX && call.gpu->has[V_pcie_tx_bytes]) {
+            metric->value = mib_per_second(request->first->pcie_tx, request->second->pcie_tx, request);
+            metric->status = NVML_SUCCESS;
+        } else if (metric->metric == GPM_PCIE_RX && call.gpu->has[V_pcie_rx_bytes]) {
+            metric->value = mib_per_second(request->first->pcie_rx, request->second->pcie_rx, request);
+            metric->status = NVML_SUCCESS;
+        }
         for (unsigned j = 0; j < call.gpu->gpm_count; j++)
             if (call.gpu->gpm[j].metric == metric->metric) {
                 metric->value = call.gpu->gpm[j].value;

@@ -36,7 +36,7 @@ _COMMON: Final[Mapping[str, Setting]] = {
     "energy": 1_234_567_890,
     "pci_domain": 0,
     "pci_device": 0,
-    "pcie_counter_bits": 64,
+    "pcie_counter_bits": 32,
     "pcie_tx_bytes": 5_000_000_000,
     "pcie_rx_bytes": 7_000_000_000,
     "pcie_throughput_tx": 12_000,
@@ -300,7 +300,7 @@ MODELS: Final[Mapping[str, Mapping[str, Setting]]] = {
 
 
 class Answer(NamedTuple):
-    """What a field answers: ``kind`` is NVML's type (1 unsigned, 3 long unsigned, 5 signed), ``error`` its code."""
+    """What a field answers: ``kind`` is NVML's type, NVML_VALUE_TYPE_...; ``error`` its code. A double is its bits."""
 
     value: int
     kind: int = 3
@@ -313,6 +313,5 @@ FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {
 }
 
 # Profiling metrics (GPM) by NVML's number, in percent; Hopper and newer.
-GPM: Final[Mapping[str, Mapping[int, float]]] = {
-    "h100": {1: 99.5, 2: 92.25, 3: 41.5, 5: 63.0, 10: 35.5, 11: 0.0, 12: 4.5, 13: 1.25},
-}
+_HOPPER_GPM: Final = {1: 99.5, 2: 92.25, 3: 41.5, 5: 63.0, 10: 35.5, 11: 0.0, 12: 4.5, 13: 1.25}
+GPM: Final[Mapping[str, Mapping[int, float]]] = {"h100": _HOPPER_GPM, "gh200": _HOPPER_GPM}

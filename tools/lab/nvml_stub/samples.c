@@ -16,6 +16,15 @@ static uint64_t latest_beat(uint64_t time)
     return time * BEATS_PER_SECOND / 1000000;
 }
 
+/* What a sample taken at a time is stamped with: the machine's wall clock, which somebody may have set since. */
+static uint64_t stamp(const struct state *state, uint64_t time)
+{
+    int64_t ahead = 0;
+    for (unsigned i = 0; i < state->clock_steps.count && state->clock_steps.entries[i].time <= time; i++)
+        ahead = state->clock_steps.entries[i].value;
+    return time + (uint64_t)ahead;
+}
+
 static unsigned listed_samples(const struct timeline *line, uint64_t last_seen, struct timed_value *found)
 {
     unsigned count = 0;
@@ -25,18 +34,19 @@ static unsigned listed_samples(const struct timeline *line, uint64_t last_seen, 
     return count;
 }
 
-static unsigned sampled_history(const struct timeline *line, uint64_t now, uint64_t last_seen,
+static unsigned sampled_history(const struct call *call, const struct timeline *line, uint64_t last_seen,
                                 struct timed_value *found)
 {
     unsigned count = 0, at = 0;
-    uint64_t last = latest_beat(now);
-    for (uint64_t beat = last - MAX_SAMPLES + 1; beat <= last; beat++) {
-        uint64_t time = beat_time(beat);
-        if (time <= last_seen || line->count == 0 || time < line->entries[0].time)
+    unsigned held = call->gpu->buffer_samples ? call->gpu->buffer_samples : MAX_SAMPLES;
+    uint64_t last = latest_beat(now_us(call->state));
+    for (uint64_t beat = last - held + 1; beat <= last; beat++) {
+        uint64_t time = beat_time(beat), stamped = stamp(call->state, time);
+        if (stamped <= last_seen || line->count == 0 || time < line->entries[0].time)
             continue;
         while (at + 1 < line->count && line->entries[at + 1].time <= time)
             at++;
-        found[count++] = (struct timed_value){time, line->entries[at].value};
+        found[count++] = (struct timed_value){stamped, line->entries[at].value};
     }
     return count;
 }
@@ -58,7 +68,7 @@ API nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, unsigned kind, unsign
     }
     struct timed_value found[MAX_SAMPLES];
     unsigned newer = listed->present ? listed_samples(listed, last_seen, found)
-                                     : sampled_history(history, now_us(call.state), last_seen, found);
+                                     : sampled_history(&call, history, last_seen, found);
     if (newer == 0)
         return NVML_ERROR_NOT_FOUND;
     unsigned skipped = newer > *count ? newer - *count : 0;
@@ -78,7 +88,7 @@ API nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProces
     if (call.gpu->values[V_mig_mode])
         return NVML_ERROR_NOT_SUPPORTED;
     const struct process_utilization *all = call.gpu->utilization;
-    uint64_t beat = beat_time(latest_beat(now_us(call.state)));
+    uint64_t beat = stamp(call.state, beat_time(latest_beat(now_us(call.state))));
     unsigned room = samples == NULL ? 0 : *count, found = 0;
     for (unsigned i = 0; i < call.gpu->utilization_count; i++) {
         uint64_t time = all[i].time ? all[i].time : beat;

@@ -81,15 +81,20 @@ static void parse_utilization(struct gpu *gpu, char *value)
     gpu->utilization_count = count;
 }
 
-static void parse_timeline(struct timeline *timelines, char *key, char *value)
+static void parse_timeline(struct timeline *line, char *value)
 {
-    int64_t kind = integer(key), part[2];
-    if (kind < 0 || kind >= SAMPLE_KINDS)
-        refuse("no kind of samples:", key);
-    struct timeline *line = &timelines[kind];
+    int64_t part[2];
     line->present = true;
     while (line->count < MAX_SAMPLES && next_tuple(&value, part, 2, 0))
         line->entries[line->count++] = (struct timed_value){(uint64_t)part[0], part[1]};
+}
+
+static struct timeline *timeline(struct timeline *timelines, char *key)
+{
+    int64_t kind = integer(key);
+    if (kind < 0 || kind >= SAMPLE_KINDS)
+        refuse("no kind of samples:", key);
+    return &timelines[kind];
 }
 
 static void parse_mig(struct gpu *gpu, char *key, char *value)
@@ -167,14 +172,18 @@ static void parse_gpu(struct gpu *gpu, char *key, char *value, unsigned hints[3]
         if (kind < 0)
             refuse("unknown kind of processes", rest);
         parse_processes(gpu, (enum process_kind)kind, value);
+    } else if (strcmp(key, "buffer_samples") == 0) {
+        gpu->buffer_samples = (unsigned)integer(value);
+        if (gpu->buffer_samples > MAX_SAMPLES)
+            refuse("too many samples:", value);
     } else if (strcmp(key, "process_bytes") == 0) {
         gpu->process_bytes = (unsigned)integer(value);
     } else if (strcmp(key, "process_utilization") == 0) {
         parse_utilization(gpu, value);
     } else if ((rest = after(key, "samples."))) {
-        parse_timeline(gpu->samples, rest, value);
+        parse_timeline(timeline(gpu->samples, rest), value);
     } else if ((rest = after(key, "history."))) {
-        parse_timeline(gpu->history, rest, value);
+        parse_timeline(timeline(gpu->history, rest), value);
     } else if ((rest = after(key, "mig."))) {
         parse_mig(gpu, rest, value);
     } else if ((rest = after(key, "gpm."))) {
@@ -217,8 +226,14 @@ static void parse_line(struct state *state, char *line, unsigned hints[3])
         state->count = (unsigned)integer(value);
         if (state->count > MAX_GPUS)
             refuse("too many GPUs:", value);
+    } else if (strcmp(line, "listed") == 0) {
+        state->listed = integer(value);
+    } else if (strcmp(line, "module_version") == 0) {
+        snprintf(state->module_version, TEXT, "%s", value);
     } else if (strcmp(line, "now_us") == 0) {
         state->now_us = (uint64_t)integer(value);
+    } else if (strcmp(line, "clock_steps") == 0) {
+        parse_timeline(&state->clock_steps, value);
     } else if (strcmp(line, "driver_version") == 0) {
         snprintf(state->driver_version, TEXT, "%s", value);
     } else if (strcmp(line, "nvml_version") == 0) {
@@ -248,6 +263,7 @@ static struct state *read_state(FILE *file)
     struct state *state = calloc(1, sizeof *state);
     if (state == NULL)
         abort();
+    state->listed = -1;
     char *line = NULL;
     size_t room = 0;
     unsigned hints[3] = {0};

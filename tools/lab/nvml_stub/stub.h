@@ -79,6 +79,7 @@ struct gpu {
     bool hang, lookup;
     uint64_t delay_us;
     nvmlReturn_t function_error[F_COUNT];
+    unsigned buffer_samples; /* that a buffer holds; 0 is MAX_SAMPLES */
     unsigned process_bytes; /* of an item of the list's version 3; 0 is the usual 24 */
     unsigned process_counts[PROCESS_KINDS];
     struct process processes[PROCESS_KINDS][MAX_PROCESSES];
@@ -100,9 +101,11 @@ struct event {
 struct state {
     unsigned users;
     unsigned count;
+    int64_t listed; /* -1: as many as there are */
     uint64_t now_us; /* 0: the real clock's */
+    struct timeline clock_steps; /* by how much samples are stamped ahead from each time on */
     int cuda_version;
-    char driver_version[TEXT], nvml_version[TEXT];
+    char driver_version[TEXT], nvml_version[TEXT], module_version[TEXT];
     nvmlReturn_t init_error;
     bool init_hang;
     unsigned failure_number;

@@ -5,7 +5,7 @@
 #define VALUES(X)                                                                                                      \
     X(brand) X(architecture) X(compute_major) X(compute_minor) X(cores) X(minor_number)                                \
     X(pci_domain) X(pci_bus) X(pci_device) X(pci_device_id) X(pci_subsystem_id)                                        \
-    X(persistence_mode) X(compute_mode) X(display_mode) X(display_active)                                              \
+    X(fan_count) X(persistence_mode) X(compute_mode) X(display_mode) X(display_active)                                              \
     X(mig_mode) X(max_mig_devices) X(performance_state) X(recovery_action)                                             \
     X(utilization) X(memory_utilization) X(encoder_utilization) X(decoder_utilization)                                 \
     X(jpeg_utilization) X(ofa_utilization)                                                                             \
@@ -45,7 +45,7 @@
     X(fan_speeds) X(nvlink_states) X(nvlink_tx) X(nvlink_rx) X(nvlink_crc_flit) X(nvlink_crc_data)                     \
     X(nvlink_replay) X(nvlink_recovery) X(nvlink_symbol)
 
-#define STRINGS(X) X(name) X(uuid) X(serial) X(vbios_version)
+#define STRINGS(X) X(name) X(uuid) X(serial) X(vbios_version) X(pci_bus_id)
 
 #define AS_VALUE(name) V_##name,
 #define AS_LIST(name) L_##name,

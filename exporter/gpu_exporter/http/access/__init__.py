@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,18 @@ class Gate:
         """Whether a user's name and password are asked for."""
         return bool(self._state.config.users)
 
+    def context(self) -> ssl.SSLContext | None:
+        """The context in force, for whoever makes handshakes without ``wrap``; None where connections are plain."""
+        return self._current().context
+
+    def judge(self, authorization: str, *, peer: str) -> tuple[str | None, Mapping[str, str]]:
+        """The status that a request is refused with, or None; and the headers that every answer has.
+
+        A password's check may take seconds: not for an event loop's own thread.
+        """
+        state = self._current()
+        return self._refusal(state, {"HTTP_AUTHORIZATION": authorization, "REMOTE_ADDR": peer}), state.config.headers
+
     def wrap(self, plain: socket.socket) -> socket.socket:
         """The socket to use for a connection; the handshake is still to come."""
         context = self._current().context
@@ -82,7 +94,7 @@ class Gate:
             if refusal is None:
                 return application(environ, start)
             asking = [("WWW-Authenticate", "Basic")] if refusal.startswith("401") else []
-            status, fields, body = status_answer(refusal, *asking)
+            status, fields, body = status_answer(refusal, *asking, path=environ["PATH_INFO"])
             start(status, fields)
             return [body]
 

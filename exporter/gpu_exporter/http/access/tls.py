@@ -21,8 +21,7 @@ class _Socket(ssl.SSLSocket):
 
     def do_handshake(self, block: bool = False) -> None:
         super().do_handshake(block)
-        allowed = self.context.allowed if isinstance(self.context, _Context) else frozenset()
-        if allowed and allowed.isdisjoint(_names(self.getpeercert())):
+        if not admits(self.context, self.getpeercert()):
             raise ssl.SSLCertVerificationError("the client's certificate has none of client_allowed_sans")
 
 
@@ -31,6 +30,12 @@ class _Context(ssl.SSLContext):
 
     sslsocket_class = _Socket
     allowed: frozenset[str] = frozenset()
+
+
+def admits(context: ssl.SSLContext, certificate: Any) -> bool:
+    """Whether a client's certificate (as ``getpeercert`` has it) has one of the names that the context allows."""
+    allowed = context.allowed if isinstance(context, _Context) else frozenset()
+    return not allowed or not allowed.isdisjoint(_names(certificate))
 
 
 def make_context(config: TlsConfig, *, file: Path) -> ssl.SSLContext:

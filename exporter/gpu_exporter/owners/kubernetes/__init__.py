@@ -47,7 +47,11 @@ def open_allocations(config: OwnersConfig, _user_name: Callable[[int], str]) -> 
     if not config.kubernetes:
         return None
     try:
-        return KubernetesAllocations(socket=config.kubernetes_socket, resources=config.kubernetes_resources)
+        return KubernetesAllocations(
+            socket=config.kubernetes_socket,
+            resources=config.kubernetes_resources,
+            timeout=config.kubernetes_timeout,
+        )
     except MissingExtraError as error:
         raise ConfigError(f"owners.kubernetes: {error}") from None
 
@@ -84,7 +88,7 @@ class KubernetesAllocations:
 
     ``resources`` are names of device plugins' resources, ``*`` and ``?`` allowed. Every call to the kubelet may take
     ``timeout`` seconds; after a failure it is asked again soon, then less and less often. What was asked for more than
-    three intervals ago is withheld. Raises MissingExtraError.
+    three intervals and a timeout ago is withheld. Raises MissingExtraError.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class KubernetesAllocations:
         socket: Path,
         resources: Sequence[str],
         interval: float = 10.0,
-        timeout: float = 2.0,
+        timeout: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
@@ -108,6 +112,7 @@ class KubernetesAllocations:
         self._client = Client(path=socket, timeout=timeout)
         self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))
         self._interval = interval
+        self._stale_after = STALE_AFTER * interval + timeout
         self._monotonic = monotonic
         self._known = _Known()
         self._logged: str | None = None
@@ -120,7 +125,7 @@ class KubernetesAllocations:
     # --- for any thread ----------------------------------------------------------------------------------------------
 
     def current(self) -> Mapping[str, Sequence[Identity]]:
-        """Identities by UUID or index; nobody where the kubelet has not been heard for three intervals."""
+        """Identities by UUID or index; nobody where the kubelet has not been heard for so long that it may be over."""
         known = self._known
         return known.identities if self._fresh(known) else _NOTHING
 
@@ -139,7 +144,7 @@ class KubernetesAllocations:
         self._thread.join(1.0)
 
     def _fresh(self, known: _Known) -> bool:
-        return known.asked is not None and self._monotonic() - known.asked <= STALE_AFTER * self._interval
+        return known.asked is not None and self._monotonic() - known.asked <= self._stale_after
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -169,14 +174,15 @@ class KubernetesAllocations:
         asked = self._monotonic()
         message = self._client.call("List")
         identities: dict[str, list[Identity]] = {}
-        holders = 0
-        for device, identity in self._holders(message):
-            given = identities.setdefault(device, [])
-            if identity in given[-1:] or identity in given:
+        holders: set[tuple[str, str, str, str]] = set()
+        for device, given in self._holders(message):
+            holder = (device, given.pod, given.namespace, given.container)
+            if holder in holders:
                 continue
-            given.append(identity)
-            holders += 1
-            if holders > _MOST_HOLDERS:
+            holders.add(holder)
+            labels = {"pod": given.pod, "namespace": given.namespace}
+            identities.setdefault(device, []).append(Identity(container=given.container, labels=labels))
+            if len(holders) > _MOST_HOLDERS:
                 raise PodResourcesError(f"the answer has more than {_MOST_HOLDERS} holders of devices")
         self._known = _Known(
             identities=MappingProxyType({device: tuple(given) for device, given in identities.items()}),
@@ -185,10 +191,12 @@ class KubernetesAllocations:
         )
         if self._logged is not None or not self._first_round.is_set():
             self._logged = None
-            log.info("the kubelet tells which pods hold GPUs", extra={"devices": len(identities), "holders": holders})
+            log.info(
+                "the kubelet tells which pods hold GPUs", extra={"devices": len(identities), "holders": len(holders)}
+            )
 
-    def _holders(self, message: bytes) -> Iterator[tuple[str, Identity]]:
-        """Device and identity of every allocation that names a GPU."""
+    def _holders(self, message: bytes) -> Iterator[tuple[str, Allocation]]:
+        """Every allocation that names a GPU, with the GPU."""
         for given in allocations(message, wanted=self._wanted):
             if given.dynamic:
                 keys = named_devices(given.device)
@@ -197,9 +205,7 @@ class KubernetesAllocations:
                 keys = frozenset() if key is None else frozenset({key})
             if not keys and (not given.dynamic or given.resource == _DRA_DRIVER):
                 self._tell_unknown(given)
-            for key in sorted(keys):
-                labels = {"pod": given.pod, "namespace": given.namespace}
-                yield key, Identity(container=given.container, labels=labels)
+            yield from ((key, given) for key in sorted(keys))
 
     def _tell_unknown(self, given: Allocation) -> None:
         """Log the first device that no GPU can be found for; a node has one device plugin, so others are alike."""

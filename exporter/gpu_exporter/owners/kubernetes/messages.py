@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-# 1 000 pods come to some 15 000 fields. An answer of 16 MiB could hold 8 million, which would take seconds to walk.
-_MOST_FIELDS: Final = 250_000
+# Against answers made to keep us busy: 16 MiB could be 8 million fields, which take seconds. What a kubelet tells is
+# less by far, as the identifiers of a resource that is not wanted are passed over in one step.
+_MOST_FIELDS: Final = 2_000_000
 _LONGEST_TEXT: Final = 4096  # Kubernetes' own names end at 317
 
 
@@ -35,30 +36,34 @@ class Allocation:
 
 
 def allocations(message: bytes, *, wanted: Callable[[str], bool]) -> Iterator[Allocation]:
-    """The devices in an answer to List: of resources that are ``wanted``, and everything that DRA handed out."""
+    """The devices in an answer to List: of resources that are ``wanted``, and everything that DRA handed out.
+
+    Nothing is kept but the answer: a message is walked for its names first, then for what it is made of.
+    """
     read = _Reader()
     for pod in read.all(memoryview(message), 1):
-        parts = read.fields(pod, 3)
-        name, namespace = _last(parts[0]), _last(parts[1])
-        for container in parts[2]:
-            names, plugins, _, _, claims = read.fields(container, 5)
-            for resource, device in _devices(read, plugins, wanted):
-                yield Allocation(name, namespace, _last(names), resource, device)
-            for claim in claims:
+        name, namespace = read.text(pod, 1), read.text(pod, 2)
+        for container in read.all(pod, 3):
+            container_name = read.text(container, 1)
+            for given in read.all(container, 2):
+                for resource, device in _devices(read, given, wanted):
+                    yield Allocation(name, namespace, container_name, resource, device)
+            for claim in read.all(container, 5):
                 for given in read.all(claim, 4):
-                    cdi, drivers, _, devices = read.fields(given, 4)
-                    told = [_last(read.fields(device, 1)[0]) for device in cdi] + [_last(devices)]
-                    yield Allocation(name, namespace, _last(names), _last(drivers), "\n".join(told), dynamic=True)
+                    told = [read.text(device, 1) for device in read.all(given, 1)] + [read.text(given, 4)]
+                    driver = read.text(given, 2)
+                    yield Allocation(name, namespace, container_name, driver, "\n".join(told), dynamic=True)
 
 
-def _devices(read: _Reader, messages: list[memoryview], wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    """Resource and device of each ContainerDevices."""
-    for message in messages:
-        resources, identifiers = read.fields(message, 2)
-        resource = _last(resources)
-        if wanted(resource):
-            for identifier in identifiers:
-                yield resource, _text(identifier)
+def _devices(read: _Reader, message: memoryview, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    """Resource and device of a ContainerDevices. Some plugins give a pod hundreds, with names of ten bytes."""
+    number, value = next(read.fields(message), (0, None))
+    if number == 1 and value is not None and not wanted(_text(value)):
+        return  # a name comes first and once, as everybody writes it
+    resource = read.text(message, 1)
+    if wanted(resource):
+        for identifier in read.all(message, 2):
+            yield resource, _text(identifier)
 
 
 class _Reader:
@@ -67,19 +72,18 @@ class _Reader:
     def __init__(self) -> None:
         self._left = _MOST_FIELDS
 
-    def fields(self, message: memoryview, count: int) -> tuple[list[memoryview], ...]:
-        """What the fields 1 to ``count`` hold."""
-        found: tuple[list[memoryview], ...] = tuple([] for _ in range(count))
-        for number, value in self._walk(message):
-            if number <= count:
-                found[number - 1].append(value)
-        return found
+    def text(self, message: memoryview, wanted: int) -> str:
+        """A field that occurs once; protobuf lets the last one win. Absent is empty."""
+        last = None
+        for last in self.all(message, wanted):  # noqa: B007 - the last one
+            pass
+        return "" if last is None else _text(last)
 
     def all(self, message: memoryview, wanted: int) -> Iterator[memoryview]:
         """What one field holds, one after the other."""
-        return (value for number, value in self._walk(message) if number == wanted)
+        return (value for number, value in self.fields(message) if number == wanted)
 
-    def _walk(self, message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    def fields(self, message: memoryview) -> Iterator[tuple[int, memoryview]]:
         """The length-delimited fields (https://protobuf.dev/programming-guides/encoding); others are passed over."""
         at, end = 0, len(message)
         while at < end:
@@ -115,11 +119,6 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + place + 1
     raise PodResourcesError("the answer is no protobuf message: it is cut off, or a number has no end")
-
-
-def _last(values: list[memoryview]) -> str:
-    """A field that occurs once; protobuf lets the last one win. Absent is empty."""
-    return _text(values[-1]) if values else ""
 
 
 def _text(value: memoryview) -> str:

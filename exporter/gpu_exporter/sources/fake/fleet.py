@@ -11,16 +11,18 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
-from gpu_exporter.sources import SourceError
+from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.scenario import Event, Fleet, ScenarioFile
 from gpu_exporter.sources.fake.simulation import Conditions, Simulation
+from gpu_exporter.sources.fake.telling import Falsehoods, Telling, merged
 from gpu_exporter.sources.fake.workloads import SimulatedProcess, assign, key
 
 Wait: TypeAlias = Callable[[threading.Event, float], bool]
@@ -40,9 +42,10 @@ _FAILURES: Final[dict[str, tuple[Reason, str]]] = {
 class FakeFleet:
     """Simulated GPUs of one machine, and what happens to them.
 
-    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time.
-    ``wait`` waits for an event at most so many seconds; it is how slow and hanging reads pass their time. Raises
-    ConfigError where the scenario cannot be used.
+    ``owners`` tells as which kind of owner the work is done; None lists no processes. ``clock`` tells Unix time, by
+    default that of the start and what passed since, whatever is done to the machine's clock. ``wait`` waits for an
+    event at most so many seconds; it is how slow and hanging reads pass their time. Raises ConfigError where the
+    scenario cannot be used.
     """
 
     def __init__(
@@ -53,13 +56,13 @@ class FakeFleet:
         seed: int,
         scenario: Path | None = None,
         owners: str | None = "user",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         wait: Wait = threading.Event.wait,
     ) -> None:
         board = MODELS[model]
         self._fixed = _fixed(board)
         self._owners = owners
-        self._clock = clock
+        self._clock = clock = clock or _steady()
         self._lock = threading.RLock()
         self._file = ScenarioFile(scenario, Fleet(gpus, board)) if scenario is not None else None
         self._start = self._looked = clock()
@@ -68,6 +71,7 @@ class FakeFleet:
         )
         self._active: tuple[dict[str, Event], ...] = tuple({} for _ in range(gpus))
         self._driver_gone: Event | None = None
+        self._clock_steps: list[Event] = []
         self._xids: deque[Xid] = deque(maxlen=_MOST_XIDS)
         self.wait = wait
         self.devices = tuple(_identity(board, seed, index) for index in range(gpus))
@@ -85,8 +89,7 @@ class FakeFleet:
             if self._file is not None and abs(now - self._looked) >= _LOOK_EVERY:
                 self._looked = now
                 if self._file.changed():
-                    self._recover(range(len(self.devices)), now)
-                    self._driver_gone = None
+                    self._recover_all(now)
                     self._start = now
                     self._agenda = self._plan()
             while self._agenda and self._start + self._agenda[0][0] <= now:
@@ -107,8 +110,22 @@ class FakeFleet:
         slow = self._active[index].get("slow")
         return slow.delay if slow is not None else 0.0
 
+    def plugged(self) -> tuple[int, ...]:
+        """The GPUs that are there."""
+        return tuple(
+            index
+            for index, active in enumerate(self._active)
+            if (event := active.get("hot_plug")) is None or event.plugged
+        )
+
+    def falsehoods(self, index: int) -> Falsehoods:
+        """What the driver does not tell of one GPU, or tells wrongly."""
+        with self._lock:
+            events = list(self._active[index].values())
+        return merged([falsehood for event in events if (falsehood := _falsehood(event))])
+
     def reading(self, index: int, now: float) -> Reading:
-        """What the driver answers for one GPU at Unix time ``now``."""
+        """What is so with one GPU at Unix time ``now``, with counters since it was started."""
         device = self.devices[index]
         with self._lock:
             failure = self._failure(index)
@@ -149,7 +166,8 @@ class FakeFleet:
     def _plan(self) -> deque[tuple[float, bool, Event]]:
         """What happens when: events of one moment in the file's order, then what ends at it."""
         events = self._file.events if self._file is not None else ()
-        entries = [(event.at, False, event) for event in events]
+        entries = [(0.0, False, event) for event in _absent_at_first(events)]
+        entries += [(event.at, False, event) for event in events]
         entries += [(event.at + event.lasts, True, event) for event in events if event.lasts is not None]
         return deque(sorted(entries, key=lambda entry: entry[0]))
 
@@ -161,15 +179,20 @@ class FakeFleet:
             elif self._driver_gone is event:
                 self._driver_gone = None
             return
+        if event.fault == "clock_step":
+            self._clock_steps = [step for step in self._clock_steps if step is not event] + [event] * (not undo)
+            return
         if event.fault == "recover":
-            self._recover(event.gpus or range(len(self.devices)), when)
-            if not event.gpus:
-                self._driver_gone = None
+            if event.gpus:
+                self._recover(event.gpus, when)
+            else:
+                self._recover_all(when)
             return
         for index in event.gpus:
             self._simulations[index].advance(when)
             if event.fault == "xid":
-                self._xids.append(Xid(self.devices[index], event.xid, when))
+                stamp = when + sum(step.step for step in self._clock_steps)
+                self._xids.append(Xid(self.devices[index], event.xid, stamp))
                 continue
             self._switch(index, event, on=not undo)
             self._simulations[index].change(_conditions(self._active[index]))
@@ -177,14 +200,12 @@ class FakeFleet:
     def _switch(self, index: int, event: Event, *, on: bool) -> None:
         """A fault begins or ends on a GPU. One kind holds once; the later event replaces the earlier."""
         active, simulation = self._active[index], self._simulations[index]
-        name = event.fault
-        if event.process is not None:
-            name = f"process {event.process.pid}"
-        elif event.fault == "ecc":
-            name = f"ecc {event.place}"
+        name = _slot(event)
         if not on:
             if active.get(name) is event:
                 del active[name]
+                if event.fault == "hot_plug" and event.plugged:
+                    active[name] = replace(event, plugged=False)
             return
         if event.stop or (event.fault == "mig" and not event.enabled):
             active.pop(name, None)
@@ -199,6 +220,11 @@ class FakeFleet:
             simulation.count_link_errors(pcie_replays=event.count)
         elif event.fault == "nvlink":
             simulation.count_link_errors(nvlink_errors=event.count)
+
+    def _recover_all(self, when: float) -> None:
+        self._recover(range(len(self.devices)), when)
+        self._driver_gone = None
+        self._clock_steps = []
 
     def _recover(self, indices: Sequence[int], when: float) -> None:
         """Clear everything that the scenario did to these GPUs, as a reset does."""
@@ -215,6 +241,12 @@ class FakeFleet:
         return None
 
 
+def _steady() -> Callable[[], float]:
+    """A clock that shows Unix time as long as nobody sets the machine's, and that goes on when somebody does."""
+    ahead = time.time() - time.monotonic()
+    return lambda: ahead + time.monotonic()
+
+
 class FakeSource:
     """The Source over a fleet, from opening to ``close``. Raises SourceError while the driver is gone."""
 
@@ -228,16 +260,22 @@ class FakeSource:
         self.driver = DRIVER
         self._fleet = fleet
         self._generation = fleet.driver_generation
+        self._plugged = fleet.plugged()
+        # As NVML does, which counts those that it finds when it is opened.
+        self._devices = tuple(
+            replace(fleet.devices[index], index=position) for position, index in enumerate(self._plugged)
+        )
+        self._telling = Telling()
         self._closed = threading.Event()
 
     @property
     def devices(self) -> Sequence[Device]:
-        """Every GPU of the fleet, the lost ones as well."""
-        return self._fleet.devices
+        """Every GPU that was there when the source was opened, the lost ones as well."""
+        return self._devices
 
     def read(self, device: Device) -> Reading:
         """One GPU now. Blocks while the scenario lets it hang; ``close`` and recovery release it."""
-        fleet, index = self._fleet, device.index
+        fleet, index = self._fleet, self._plugged[device.index]
         now = self._alive()
         delay = fleet.delay(index)
         if delay:
@@ -246,14 +284,15 @@ class FakeSource:
         while fleet.hanging(index):
             fleet.wait(self._closed, _POLL)
             now = self._alive()
-        return fleet.reading(index, now)
+        return self._telling.of(fleet.reading(index, now), self._devices[device.index], now, fleet.falsehoods(index))
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
         self._fleet.advance()
         if self._closed.is_set() or self._fleet.driver_gone():
             return ()
-        return self._fleet.take_xids()
+        named = {device.uuid: device for device in self._devices}
+        return tuple(replace(xid, device=named.get(xid.device.uuid, xid.device)) for xid in self._fleet.take_xids())
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; reads that hang or are slow end with SourceError, so ``hung`` changes nothing."""
@@ -268,7 +307,41 @@ class FakeSource:
             raise SourceError("the simulated driver is not loaded (scenario: driver_gone)")
         if self._generation != self._fleet.driver_generation:
             raise SourceError("the simulated driver was loaded anew; open it again")
+        if self._plugged != self._fleet.plugged():
+            raise SourceChangedError("GPUs have come or gone (scenario: hot_plug)")
         return now
+
+
+def _slot(event: Event) -> str:
+    """What a later event of the same kind replaces."""
+    if event.process is not None:
+        return f"process {event.process.pid}"
+    if event.fault == "ecc":
+        return f"ecc {event.place}"
+    if event.fault in {"silent_sensor", "impossible_value"}:  # several sensors may lie, each in its own way
+        return f"{event.fault} {event.metrics}"
+    return event.fault
+
+
+def _absent_at_first(events: Iterable[Event]) -> Iterator[Event]:
+    """A GPU of which the story tells first that it is plugged in was not there before."""
+    told: set[int] = set()
+    for event in sorted(events, key=lambda event: event.at):
+        if event.fault == "hot_plug":
+            if event.plugged:
+                yield replace(event, gpus=tuple(index for index in event.gpus if index not in told), plugged=False)
+            told.update(event.gpus)
+
+
+def _falsehood(event: Event) -> Falsehoods | None:
+    """What an event falsifies."""
+    if event.fault == "silent_sensor":
+        return Falsehoods(silent=frozenset(event.metrics))
+    if event.fault == "impossible_value":
+        return Falsehoods(values=dict.fromkeys(event.metrics, event.value))
+    if event.fault == "partial":
+        return Falsehoods(only=frozenset(event.metrics))
+    return None
 
 
 def _conditions(active: dict[str, Event]) -> Conditions:

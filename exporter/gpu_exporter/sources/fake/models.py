@@ -32,6 +32,7 @@ class GpuModel:
 
     ``thermal_resistance`` is K/W from the core to the inlet air at full air flow; ``time_constant`` is in seconds.
     ``idle_state`` and ``busy_state`` are performance states; GeForce runs CUDA in P2, data-centre boards idle in P0.
+    ``pcie_counters`` tells PCIe bytes that can be counted (GPM, from Hopper on).
     Empty tuples, zeros and None are what the board does not have. A board that is not ``offered`` is there for tests.
     """
 
@@ -180,6 +181,7 @@ _ALL: Final = (
         thermal_resistance=0.082,
         pcie=4,
         pcie_idle=4,
+        pcie_counters=False,
         nvlinks=12,
         nvlink_bandwidth=300e9,
         nvlink_errors=("crc_flit", "crc_data", "replay", "recovery"),
@@ -215,6 +217,7 @@ _ALL: Final = (
         idle_state=8,
         pcie=4,
         pcie_idle=1,
+        pcie_counters=False,
         ecc=("dram", "sram"),
         spares="rows",
     ),
@@ -249,6 +252,7 @@ _ALL: Final = (
         busy_state=2,
         pcie=4,
         pcie_idle=1,
+        pcie_counters=False,
     ),
     GpuModel(
         name="v100",

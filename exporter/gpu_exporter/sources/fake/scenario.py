@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gpu_exporter.catalog.owner_kinds import KIND_LABELS
+from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import ConfigError, Section, Watch, read_yaml
 from gpu_exporter.config.parsers import (
     RefusedError,
@@ -29,11 +30,15 @@ from gpu_exporter.config.parsers import (
     size,
 )
 from gpu_exporter.sources.fake.models import GpuModel
+from gpu_exporter.sources.fake.telling import metrics
 from gpu_exporter.sources.fake.workloads import KINDS, Kind, ProcessType, SimulatedProcess
 
 _LOG: Final = logging.getLogger(__name__)
 _LONGEST_DELAY: Final = 3600.0
 _OVERHEAT_ABOVE_SLOWDOWN: Final = 2.0
+# Linux' PID_MAX_LIMIT: a larger number is no process, whatever runs on the machine that simulates.
+_LARGEST_PID: Final = 4_194_304
+_LARGEST_NUMBER: Final = 2**32 - 1  # that NVML can tell as a pid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,10 @@ class Event:
     enabled: bool = True
     width: int = 8
     links: int = 1
+    step: float = 0.0
+    metrics: tuple[Metric, ...] = ()
+    value: float = 0.0
+    plugged: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,12 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
         "process": _Fault(fields=("process",), needs="process"),
         "workload": _Fault(fields=("workload",), needs="workload"),
         "mig": _Fault(fields=("enabled",)),
+        "silent_sensor": _Fault(fields=("metrics",), needs="metrics"),
+        "impossible_value": _Fault(fields=("metrics", "value"), needs="metrics"),
+        "partial": _Fault(fields=("metrics",)),
+        "dead_pid": _Fault(fields=("pid", "memory")),
+        "hot_plug": _Fault(fields=("plugged",)),
+        "clock_step": _Fault(gpu="refused", fields=("step",), needs="step"),
         "driver_gone": _Fault(gpu="refused"),
         "recover": _Fault(gpu="optional", lasts=False),
     }
@@ -130,6 +145,12 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "links": integer_between(1, model.nvlinks),
         "workload": one_of(*KINDS),
         "enabled": boolean,
+        "step": _step,
+        "metrics": partial(metrics, board=model.name, lists=False),
+        "value": _number,
+        "plugged": boolean,
+        "pid": _nobody,
+        "memory": partial(_memory, most=model.usable_bytes),
     }
 
 
@@ -158,6 +179,35 @@ def _target(value: Any, *, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise RefusedError(f"{quoted(value)} is not a temperature from {low} to {high:g} °C")
     return float(value)
+
+
+def _step(value: Any) -> float:
+    """Seconds, forwards or backwards: +30s, -1h."""
+    sign, text = (value[0], value[1:]) if isinstance(value, str) and value[:1] in {"+", "-"} else ("+", value)
+    try:
+        return duration(text) * (-1.0 if sign == "-" else 1.0)
+    except RefusedError:
+        raise RefusedError(f"{quoted(value)} is not a step of the clock; write +30s or -1h") from None
+
+
+def _number(value: Any) -> float:
+    # YAML takes 4e6 for text: it wants 4.0e+6.
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?[eE][+-]?[0-9]{1,3}", value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RefusedError(f"{quoted(value)} is not a number; write one such as 8.08, -1, 4e6 or .nan")
+    return float(value)
+
+
+def _nobody(value: Any) -> int:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not (value == 0 or _LARGEST_PID < value <= _LARGEST_NUMBER)
+    ):
+        accepted = f"write 0, or {_LARGEST_PID + 1} to {_LARGEST_NUMBER}"
+        raise RefusedError(f"{quoted(value)} may be a process of this machine; {accepted}")
+    return value
 
 
 def _memory(value: Any, *, most: int) -> int:
@@ -196,6 +246,8 @@ def _event(entry: Section, fleet: Fleet, parse: Mapping[str, Callable[[Any], Any
         entry.require("gpu", "write an index, a list, a range such as 0-3, or all")
     if rules.needs:
         entry.require(rules.needs, f"{fault} needs it")
+    if fault == "silent_sensor":  # a list of processes may be missing; a wrong one is of wrong processes
+        parse = {**parse, "metrics": partial(metrics, board=fleet.model.name, lists=True)}
     values: dict[str, Any] = {
         key: entry.value(key, parse[key]) for key in keys if key in parse and entry.entries.get(key) is not None
     }
@@ -212,13 +264,21 @@ def _event(entry: Section, fleet: Fleet, parse: Mapping[str, Callable[[Any], Any
             entry.refuse("remap", f"{quoted(values['remap'])} is not for {values['location']}; write none")
     elif fault in {"pcie", "nvlink"}:
         values.setdefault("count", 0)
+    elif fault == "impossible_value":
+        entry.require("value", f"{fault} needs it")
+    elif fault == "partial":
+        values.setdefault("metrics", parse["metrics"]("gpu_utilization_ratio"))
+    elif fault == "dead_pid":
+        values["process"] = SimulatedProcess(
+            pid=values.pop("pid", 0), name="", user="", memory_used=values.pop("memory", 1024**3), alive=False
+        )
     return Event(at=at, place=entry.place, gpus=gpus, lasts=lasts, **values)
 
 
 def _process(entry: Section, usable_bytes: int) -> dict[str, Any]:
     entry.require("pid", "write the number of the process")
     process = SimulatedProcess(
-        pid=entry.value("pid", integer_between(1, 4_194_304), 0),
+        pid=entry.value("pid", integer_between(1, _LARGEST_PID), 0),
         name=entry.value("name", name, "python3"),
         user=entry.value("user", name, "alice"),
         memory_used=entry.value("memory", partial(_memory, most=usable_bytes), 1024**3),

@@ -83,6 +83,7 @@ class SimulatedProcess:
     """A process on a GPU; ``name`` is the executable's base name, ``memory_used`` is in bytes.
 
     ``job`` is not 0 for the fleet's own work, whose owner goes by ``fake.owners``; a story's processes tell their own.
+    One that is not ``alive`` is in the driver's list only: nobody is there to be asked who that is.
     """
 
     pid: int
@@ -92,9 +93,12 @@ class SimulatedProcess:
     type: ProcessType = "compute"
     job: int = 0
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    alive: bool = True
 
-    def identity(self, kind: str) -> Identity:
-        """Who that is on a machine whose work is done as that kind of owner."""
+    def identity(self, kind: str) -> Identity | None:
+        """Who that is on a machine whose work is done as that kind of owner; None of a process that is none."""
+        if not self.alive:
+            return None
         simulated = BY_KIND[kind].simulated if self.job else ()
         if not simulated:
             return Identity(self.name, self.user, labels=self.labels)

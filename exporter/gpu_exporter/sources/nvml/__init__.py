@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +14,17 @@ import pynvml
 
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Xid
+from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
 from gpu_exporter.sources import SourceError, SourceKind
-from gpu_exporter.sources.nvml import identity
-from gpu_exporter.sources.nvml.errors import DeviceFailedError, failure, raise_if_fatal, source_error
+from gpu_exporter.sources.nvml import identity, library
+from gpu_exporter.sources.nvml.again import Again
+from gpu_exporter.sources.nvml.asking import Answers
+from gpu_exporter.sources.nvml.census import Census
+from gpu_exporter.sources.nvml.errors import MISMATCH, SOURCE_CODES, DeviceFailedError, failure, source_error
 from gpu_exporter.sources.nvml.findings import findings
+from gpu_exporter.sources.nvml.identity import Nameplate
 from gpu_exporter.sources.nvml.plan import Plan
-from gpu_exporter.sources.nvml.processes import ProcessLists
+from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +32,34 @@ log = logging.getLogger(__name__)
 _SLOW_EVERY: Final = 60.0
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
+_NOT_LISTED: Final = Listed(None, (), None)
 
 
 class _Gpu:
     """One device with its handle and plan; belongs to whichever thread reads it."""
 
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self, index: int, lists: ProcessLists) -> None:
+        self.index = index
+        self.nameplate = Nameplate(Device(index=index, uuid="", model=""))
+        self.guess: Device | None = None  # what /proc tells of one that NVML cannot name
         self.plan: Plan | None = None
         self.slow_due = 0.0
         self.down = False
-        self.lists = ProcessLists()
-        self.lists_due = 0.0
-        self.processes: tuple[Process, ...] | None = None
-        self.mig_uuids: tuple[str, ...] = ()
+        self.code = 0  # what the driver answered where it is down
+        self.lists = lists
+        self.utilization_due = 0.0
+
+    @property
+    def device(self) -> Device:
+        told = self.nameplate.device
+        return told if told.uuid or self.guess is None else self.guess
 
 
 class NvmlSource:
     """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
 
-    ``processes`` is how often processes are listed, in seconds; None is never. Between two lists the latest one stands.
+    ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
+    stands. None lists no processes at all; else they are listed at every reading.
     """
 
     name = "nvml"
@@ -60,26 +73,25 @@ class NvmlSource:
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
     ) -> None:
-        self._lists_every = processes
+        self._utilization_every = processes
+        self._clock = clock
         self._monotonic = monotonic
         self._root = root
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise source_error(error) from error
+        self._open()
         try:
             self.driver: Driver = identity.driver()
-            release = self.driver.driver_version.partition(".")[0]
-            self._release = int(release) if release.isdigit() else 0
-            self._xids = XidListener(clock=clock)
-            # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
-            self._gpus = [_Gpu(Device(index=index, uuid="", model="")) for index in range(pynvml.nvmlDeviceGetCount())]
+            self._driver_again = Again()
+            self._driver_again.later(monotonic())
+            self._census = Census(root, now=monotonic())
         except pynvml.NVMLError as error:
-            self._shut_down()
-            raise source_error(error) from error
+            library.shut_down()
+            raise source_error(error.value) from error
         except SourceError:
-            self._shut_down()
+            library.shut_down()
             raise
+        self._xids = XidListener(clock=clock, monotonic=monotonic)
+        # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
+        self._gpus = [self._begun(index) for index in range(self._census.count)]
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -88,72 +100,181 @@ class NvmlSource:
 
     def read(self, device: Device) -> Reading:
         """Read one device; see Source.read."""
+        now = self._monotonic()
+        self._census.take(now)
+        self._complete_driver(now)
         gpu = self._gpus[device.index]
         try:
-            if gpu.plan is None or gpu.down:
-                self._take_handle(gpu)
-            values, increments, labelled = self._read(gpu)
-            self._list_processes(gpu)
+            gpu = self._identified(gpu, now)
+            plan = self._plan(gpu)
+            gpu.nameplate.complete(plan.handle, now)
+            self._xids.watch(gpu.device, plan.handle)
+            told = self._read(gpu, plan, now)
+            listed = self._list_processes(gpu, plan)
         except DeviceFailedError as error:
-            gpu.down = True
+            gpu.down, gpu.code = True, error.code
+            self._blame_driver(error.code)
             return Reading(gpu.device, failure=error.failure)
-        gpu.down = False
-        return Reading(gpu.device, values, increments, labelled, processes=gpu.processes, mig_uuids=gpu.mig_uuids)
+        gpu.down, gpu.code = False, 0
+        return Reading(
+            gpu.device,
+            told.values,
+            told.increments,
+            told.labelled,
+            processes=listed.processes,
+            listed_at=listed.at,
+            mig_uuids=listed.mig_uuids,
+            refused=tuple(told.refused),
+            covered=told.covered,
+            partial=told.partial,
+        )
+
+    def read_buffers(self, device: Device) -> Reading:
+        """Read one device's sample buffers; see BufferedSource.read_buffers."""
+        gpu = self._gpus[device.index]
+        if gpu.plan is None or gpu.down:
+            return Reading(gpu.device)
+        try:
+            told = gpu.plan.read_buffers()
+        except DeviceFailedError as error:
+            return Reading(gpu.device, failure=error.failure)
+        return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
         return self._xids.drain()
 
     def close(self, *, hung: bool = False) -> None:
-        """Let go of the driver, so that it can be unloaded, reset or re-partitioned."""
-        self._xids.close(free=not hung)
-        if not hung:
-            self._shut_down()
+        """Let go of the driver, so that it can be unloaded, reset, upgraded or re-partitioned."""
+        self._xids.close(free=not hung, ended=self._shut_down)
 
-    def _read(self, gpu: _Gpu) -> tuple[Any, Any, Any]:
-        now = self._monotonic()
+    def _shut_down(self) -> None:
+        for gpu in self._gpus:
+            if gpu.plan is not None:
+                gpu.plan.close()
+        library.shut_down()
+
+    # --- the driver ---------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            outdated = library.outdated(self._root) if error.value == MISMATCH else None
+            library.unload()
+            if outdated is None:
+                raise source_error(error.value) from error
+            raise SourceError(
+                f"the driver was upgraded, but its old library cannot be unloaded ({outdated}): restart the exporter",
+                restart_helps=True,
+            ) from error
+
+    def _complete_driver(self, now: float) -> None:
+        """Ask again for the versions that were not told as the driver was opened."""
+        driver = self.driver
+        if (driver.driver_version and driver.cuda_version and driver.nvml_version) or not self._driver_again.due(now):
+            return
+        self._driver_again.later(now)
+        told = identity.driver()
+        self.driver = replace(driver, **{name: version for name, version in asdict(told).items() if version})
+        if self.driver.driver_version != driver.driver_version:
+            for gpu in self._gpus:
+                gpu.plan = None  # which fields there are depends on the release
+
+    def _blame_driver(self, code: int) -> None:
+        """Raise SourceError where it is the driver that failed, and not one GPU of several."""
+        if code not in SOURCE_CODES:
+            return
+        try:
+            pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as error:
+            if error.value in SOURCE_CODES:
+                raise source_error(error.value) from error
+        if len(self._gpus) > 1 and all(gpu.code in SOURCE_CODES for gpu in self._gpus):
+            raise source_error(code)
+
+    # --- one device ---------------------------------------------------------------------------------------------------
+
+    def _read(self, gpu: _Gpu, plan: Plan, now: float) -> Answers:
         slow = now >= gpu.slow_due
+        told = plan.read(slow=slow)
+        if slow:
+            stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
+            gpu.slow_due = now + _SLOW_EVERY + stagger
+        return told
+
+    def _list_processes(self, gpu: _Gpu, plan: Plan) -> Listed:
+        """What runs on it now: lists are cheap, and memory and list must be of one reading."""
+        if self._utilization_every is None:
+            return _NOT_LISTED
+        now = self._monotonic()
+        utilization = now >= gpu.utilization_due
+        if utilization:
+            # A reading that comes a little early by the clock must not wait for the one after it.
+            gpu.utilization_due = now + 0.9 * self._utilization_every
+        return gpu.lists.read(plan.handle, utilization=utilization)
+
+    def _identified(self, gpu: _Gpu, now: float) -> _Gpu:
+        """Make sure who answers; another GPU at the same index begins anew.
+
+        A handle that was taken before a GPU went down may never answer. One that works is believed for a minute.
+        """
+        anew = gpu.plan is None or gpu.down
+        if not anew and now < gpu.slow_due:
+            return gpu
+        try:
+            handle = _handle(gpu.index) if gpu.plan is None or gpu.down else gpu.plan.handle
+            uuid = identity.uuid_of(handle)
+        except DeviceFailedError:
+            self._guess(gpu)
+            raise
+        known = gpu.nameplate.device
+        told = replace(known, uuid=uuid or known.uuid)
+        if known.uuid and told.board != known.board:
+            log.warning(
+                "another GPU has taken this place", extra={"gpu": gpu.index, "uuid": uuid, "before": known.uuid}
+            )
+            gpu = self._gpus[gpu.index] = self._begun(gpu.index)
+            told, anew = replace(gpu.nameplate.device, uuid=uuid), True
+        gpu.nameplate.device = told
+        self._guess(gpu)
+        if gpu.plan is None:
+            gpu.plan = Plan(handle, driver_release=_release(self.driver), monotonic=self._monotonic)
+        if anew:
+            gpu.plan.handle = handle
+            gpu.plan.doubt()
+            gpu.lists.doubt()
+            gpu.nameplate.ask_at_once()
+            gpu.slow_due = 0.0
+            self._xids.watch(gpu.device, handle, anew=True)
+        return gpu
+
+    def _begun(self, index: int) -> _Gpu:
+        return _Gpu(index, ProcessLists(clock=self._clock, monotonic=self._monotonic))
+
+    def _guess(self, gpu: _Gpu) -> None:
+        """What else tells who it is, while NVML does not."""
+        if not gpu.nameplate.device.uuid:
+            gpu.guess = identity.unanswered(gpu.index, len(self._gpus), root=self._root)
+
+    def _plan(self, gpu: _Gpu) -> Plan:
         if gpu.plan is None:
             raise DeviceFailedError(Failure("unknown", "no handle"))
-        parts = gpu.plan.read(slow=slow)
-        if slow:
-            stagger = _SLOW_STEP * (gpu.device.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
-            gpu.slow_due = now + _SLOW_EVERY + stagger
-        return parts
+        return gpu.plan
 
-    def _list_processes(self, gpu: _Gpu) -> None:
-        now = self._monotonic()
-        if self._lists_every is None or gpu.plan is None or now < gpu.lists_due:
-            return
-        # A reading that comes a little early by the clock must not wait for the one after it.
-        gpu.lists_due = now + 0.9 * self._lists_every
-        gpu.processes, gpu.mig_uuids = gpu.lists.read(gpu.plan.handle)
 
-    def _take_handle(self, gpu: _Gpu) -> None:
-        """Look the device up (again): a handle taken before a GPU went down may never answer."""
-        index = gpu.device.index
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            if gpu.plan is None:
-                gpu.device = identity.device(index, handle)
-        except (pynvml.NVMLError, DeviceFailedError) as error:
-            if not gpu.device.uuid:
-                gpu.device = identity.unanswered(index, len(self._gpus), root=self._root)
-            if isinstance(error, DeviceFailedError):
-                raise
-            raise_if_fatal(error.value, "nvmlDeviceGetHandleByIndex")
-            raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex")) from error
-        if gpu.plan is None:
-            gpu.plan = Plan(handle, driver_release=self._release)
-        gpu.plan.handle = handle
-        self._xids.watch(gpu.device, handle)
+def _handle(index: int) -> Any:
+    """NVML's handle of a device. Raises DeviceFailedError."""
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError as error:
+        raise DeviceFailedError(failure(error.value, "nvmlDeviceGetHandleByIndex"), error.value) from error
 
-    @staticmethod
-    def _shut_down() -> None:
-        try:
-            pynvml.nvmlShutdown()
-        except pynvml.NVMLError as error:
-            log.debug("NVML did not shut down", extra={"error": str(error)})
+
+def _release(driver: Driver) -> int:
+    """The driver's release, 590 of 590.48.01; 0 where it is not told."""
+    number = driver.driver_version.partition(".")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _opener(config: Config) -> Callable[[], NvmlSource]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Samples, scaled
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
     UNSUPPORTED,
@@ -19,15 +20,22 @@ from gpu_exporter.sources.nvml.errors import (
     raise_if_fatal,
 )
 from gpu_exporter.sources.nvml.fields import CALL as FIELD_VALUES
-from gpu_exporter.sources.nvml.fields import MEMBER, NOT_AVAILABLE, FieldBatch
+from gpu_exporter.sources.nvml.fields import FieldBatch
+from gpu_exporter.sources.nvml.gpm import CALL as GPM
+from gpu_exporter.sources.nvml.gpm import GpmReader, supported
+from gpu_exporter.sources.nvml.links import LinkAnswers, LinkRows
+from gpu_exporter.sources.nvml.numbers import parts
+from gpu_exporter.sources.nvml.samples import CALL as SAMPLES
+from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
+
+log = logging.getLogger(__name__)
 
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
-_LINKS_UP: Final = frozenset({pynvml.NVML_NVLINK_STATE_ACTIVE, pynvml.NVML_NVLINK_STATE_SLEEP})
-# nvml.h, nvmlDeviceGetSamples: a sample stands for 1/6 to 1 s. A longer gap between two was not observed.
-_LONGEST_SAMPLE: Final = 2_000_000  # microseconds
 # So many answers in a row that are neither a value nor a "not supported" condemn the device.
 _REFUSALS: Final = 3
+# Of links and fans of one device; NVML_NVLINK_MAX_LINKS is 36.
+_MOST_PARTS: Final = 64
 
 
 @dataclass(slots=True)
@@ -41,51 +49,112 @@ class Work:
     samples: list[tuple[Metric, Samples]] = field(default_factory=list)
     fans: list[tuple[Metric, Fans]] = field(default_factory=list)
     link_states: list[tuple[Metric, Links]] = field(default_factory=list)
+    gpm: list[tuple[Metric, Gpm]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Answers:
-    """What one reading has gathered so far; ``unsupported`` are rows whose column the device does not have."""
+    """What one reading has gathered so far.
+
+    ``unsupported`` are rows whose column the device does not have, ``refused`` values that were told and are none.
+    ``errors`` has the code and the call of rows that lack a value for another reason. ``partial`` tells why most of
+    what the device otherwise tells is missing; empty where it is not.
+    """
 
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
+    covered: dict[Metric, float | None] = field(default_factory=dict)
     labelled: dict[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     fixed: dict[Metric, float] = field(default_factory=dict)  # never to be asked for again
     unsupported: list[Metric] = field(default_factory=list)
+    refused: list[tuple[Metric, float]] = field(default_factory=list)
+    errors: dict[Metric, tuple[int, str]] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)  # calls that answered an error
+    answering: set[str] = field(default_factory=set)  # those that did not
     answered: bool = False
     refusals: int = 0
+    partial: str = ""
+
+    def told(self) -> set[Metric]:
+        """The rows that have a value."""
+        return {
+            *self.values,
+            *(metric for metric in self.increments if metric not in self.errors),
+            *(metric for metric, _ in self.labelled),
+        }
+
+    def has(self, metric: Metric) -> bool:
+        """Whether the row has a value, be it one to be kept for good."""
+        return (
+            metric in self.values
+            or metric in self.fixed
+            or (metric in self.increments and metric not in self.errors)
+            or (bool(metric.dynamic) and any(other is metric for other, _ in self.labelled))
+        )
 
 
 class Asker:
     """Asks the driver about one device. Belongs to whichever thread reads the device.
 
-    ``links`` has how many links it has of each kind that it has any of, ``fans`` how many fans.
+    ``links`` has how many links it has of each kind that it has any of, ``fans`` how many fans, ``has_gpm`` whether it
+    has GPM; ``count`` finds it out. ``monotonic`` tells seconds.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, *, monotonic: Callable[[], float]) -> None:
         self.handle = handle
-        self.links = self._count_links()
-        self.fans = self._count_fans()
-        self._newest_sample: dict[str, int] = {}
-        self._wrapping: dict[Metric, int] = {}
+        self.links: dict[str, int] = {}
+        self.fans = 0
+        self.has_gpm = False
+        self._impossible: set[str] = set()  # counts that were logged
+        self._gpm = GpmReader(monotonic=monotonic)
+        self._link_rows = LinkRows()
+        self._buffers = SampleBuffers(monotonic=monotonic)
 
-    def _count_links(self) -> dict[str, int]:
+    def count(self) -> bool:
+        """Count links and fans; False where the device did not tell all of it, or less than before.
+
+        Links do not go away: one that is not there any more is one that does not answer. Raises DeviceFailedError.
+        """
+        links = self._count_links()
+        fans = self._count_fans()
+        whole = links is not None and fans is not None and self.links.keys() <= links.keys() and self.fans <= fans
+        counted = {kind: max(count, self.links.get(kind, 0)) for kind, count in (links or {}).items()}
+        if not counted.items() <= self.links.items():
+            self._link_rows = LinkRows()
+        self.links |= counted
+        self.fans = self.fans if fans is None else fans
+        self.has_gpm = self.has_gpm or supported(self.handle)
+        return whole
+
+    def _count_links(self) -> dict[str, int] | None:
         kinds = [kind for kind in _KINDS_OF_LINKS if hasattr(pynvml, kind)]
         counts = FieldBatch([(getattr(pynvml, kind), 0) for kind in kinds])
         try:
             codes = counts.ask(self.handle)
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, FIELD_VALUES)
-            return {}
+            return {} if error.value in UNSUPPORTED else None
         found = {kind: counts.value(at) for at, kind in enumerate(kinds) if not codes[at]}
-        return {kind: int(count) for kind, count in found.items() if count}
+        links = {kind: int(count) for kind, count in found.items() if count and self._possible(kind, count)}
+        return links if all(code in {pynvml.NVML_SUCCESS, *UNSUPPORTED} for code in codes) else None
 
-    def _count_fans(self) -> int:
+    def _count_fans(self) -> int | None:
         try:
-            return int(pynvml.nvmlDeviceGetNumFans(self.handle))
+            fans = int(pynvml.nvmlDeviceGetNumFans(self.handle))
         except pynvml.NVMLError as error:
             raise_if_fatal(error.value, "nvmlDeviceGetNumFans")
-            return 1 if error.value == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND else 0
+            if error.value == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+                return 1
+            return self.fans if error.value in UNSUPPORTED else None
+        return fans if self._possible("fans", fans) else self.fans
+
+    def _possible(self, what: str, count: float) -> bool:
+        """Whether there can be so many: each would cost memory and calls."""
+        possible = 0 <= count <= _MOST_PARTS
+        if not possible and what not in self._impossible:
+            log.warning("the driver tells an impossible number", extra={"of": what, "count": int(count)})
+        (self._impossible.discard if possible else self._impossible.add)(what)
+        return possible
 
     def perform(self, work: Work, answers: Answers) -> None:
         """Make the work's calls. Raises DeviceFailedError or SourceError."""
@@ -98,7 +167,13 @@ class Asker:
         for metric, fans in work.fans:
             self._fan_speeds(metric, fans, answers)
         if work.link_states:
-            self._link_states(work.link_states, answers)
+            self._ask_link_states(work.link_states, answers)
+        if work.gpm:
+            self._ask_gpm(work.gpm, answers)
+
+    def close(self) -> None:
+        """Free what the driver holds for us."""
+        self._gpm.close()
 
     def _ask(self, name: str, ask: Callable[[], Any], metrics: Iterable[Metric], answers: Answers) -> Any:
         """The answer of one driver call, or None with the error accounted for."""
@@ -108,18 +183,22 @@ class Asker:
             self._refused(error.value, name, metrics, answers)
             return None
         answers.answered = True
+        answers.answering.add(name)
         return answer
 
     def _refused(self, code: int, name: str, metrics: Iterable[Metric], answers: Answers) -> None:
         raise_if_fatal(code, name)
         if code in UNSUPPORTED:
             answers.unsupported.extend(metrics)
+        elif code not in NO_VALUE_NOW:
+            answers.failing.add(name.partition("(")[0])
+            answers.errors.update(dict.fromkeys(metrics, (code, name)))
         if code in NO_VALUE_NOW or code == pynvml.NVML_ERROR_NOT_SUPPORTED:
             answers.answered = True
         elif not answers.answered and code != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
             answers.refusals += 1
             if answers.refusals >= _REFUSALS:
-                raise DeviceFailedError(failure(code, name))
+                raise DeviceFailedError(failure(code, name), code)
 
     def _call(self, rows: list[tuple[Metric, Call]], answers: Answers) -> None:
         column = rows[0][1]
@@ -135,9 +214,14 @@ class Asker:
         if answer is None:
             return
         for metric, row in rows:
-            value = _pick(answer, row)
-            if value is not None:
-                answers.values[metric] = value
+            numbers = parts(answer, row)
+            bad = next((number for number, nothing in numbers if number in nothing), None)
+            if bad is not None:
+                answers.refused.append((metric, float(bad)))
+            elif row.bit is not None:
+                answers.values[metric] = float(bool(numbers[0][0] & getattr(pynvml, row.bit)))
+            elif (value := scaled(sum(number for number, _ in numbers), row.scale)) not in row.absent:
+                answers.values[metric] = float(value)
 
     def _field_values(
         self,
@@ -152,29 +236,28 @@ class Asker:
         limits = [metric for metric, column, _ in fields if isinstance(column, Limit)]
         hottest = self._hottest(limits, answers) if limits else None
         for metric, column, places in fields:
-            bad = next((codes[place] for place in places if codes[place]), 0)
-            if bad:
-                self._refused(
-                    bad,
-                    f"{FIELD_VALUES}({column.state if isinstance(column, Links) else column.name})",
-                    [metric],
-                    answers,
+            name = f"{FIELD_VALUES}({column.state if isinstance(column, Links) else column.name})"
+            if isinstance(column, Links) or (isinstance(column, Field) and column.scope == "links"):
+                told = LinkAnswers(
+                    [codes[place] for place in places],
+                    [batch.value(place) for place in places],
+                    raw=lambda link, places=places: batch.raw(places[link]),  # type: ignore[misc]
                 )
+                self._of_links(metric, column, name, told, answers)
                 continue
-            raw = [value for place in places if (value := batch.value(place)) is not None]
-            if not raw:
-                continue
-            if isinstance(column, Links):
-                answers.values[metric] = float(sum((state in _LINKS_UP) == column.active for state in raw))
+            (place,) = places
+            if codes[place]:
+                self._refused(codes[place], name, [metric], answers)
             elif isinstance(column, Limit):
+                # A distance of -1 °C is one.
                 if hottest is not None:
-                    answers.fixed[metric] = hottest - raw[0]
-            elif column.wraps and batch.kind(places[0]) == pynvml.NVML_VALUE_TYPE_UNSIGNED_INT:
-                before = self._wrapping.get(metric, int(raw[0]))
-                self._wrapping[metric] = int(raw[0])
-                answers.increments[metric] = scaled((int(raw[0]) - before) % 2**32, column.scale)
+                    _put(metric, hottest - batch.raw(place), answers.fixed, answers)
+            elif (value := batch.value(place)) is None:
+                answers.refused.append((metric, batch.raw(place)))
+            elif column.wraps and batch.kind(place) == pynvml.NVML_VALUE_TYPE_UNSIGNED_INT:
+                answers.unsupported.append(metric)
             else:
-                answers.values[metric] = scaled(sum(raw), column.scale)
+                answers.values[metric] = scaled(value, column.scale)
 
     def _hottest(self, limits: list[Metric], answers: Answers) -> float | None:
         """The temperature at which the margin is used up: limits are told as distances from it."""
@@ -185,30 +268,22 @@ class Asker:
             answers,
         )
         temperature = answers.values.get(_TEMPERATURE)
-        return None if margin is None or temperature is None else temperature + margin[0]
+        if margin is None or temperature is None or not _plausible(_TEMPERATURE, temperature):
+            return None
+        return temperature + float(margin[0])
 
     def _samples(self, metric: Metric, column: Samples, answers: Answers) -> None:
-        since = self._newest_sample.get(column.name, 0)
-        answer = self._ask(
-            "nvmlDeviceGetSamples",
-            lambda: pynvml.nvmlDeviceGetSamples(self.handle, getattr(pynvml, column.name), since),
+        told = self._ask(
+            SAMPLES,
+            lambda: self._buffers.read(self.handle, column, plausible=_gauge_of(metric).plausible),
             [metric],
             answers,
         )
-        if answer is None:
-            if metric not in answers.unsupported:
-                answers.increments[metric] = 0.0
-            return
-        kind, samples = answer
-        member = MEMBER.get(kind, "uiVal")
-        newest, growth = since, 0.0
-        for at, value in sorted((int(sample.timeStamp), getattr(sample.sampleValue, member)) for sample in samples):
-            if at > newest:
-                if newest:
-                    growth += value * min(at - newest, _LONGEST_SAMPLE)
-                newest = at
-        self._newest_sample[column.name] = newest
-        answers.increments[metric] = scaled(growth, column.scale) / 1e6
+        if metric not in answers.unsupported:
+            told = told or Told(None)
+            answers.increments[metric] = told.amount or 0.0
+            answers.covered[metric] = None if told.amount is None else told.seconds
+            answers.refused += [(metric, value) for value in told.refused]
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: Answers) -> None:
         for fan in range(self.fans):
@@ -226,29 +301,65 @@ class Asker:
                 return
             answers.labelled[metric, (str(fan),)] = scaled(speed[0], column.scale)
 
-    def _link_states(self, rows: list[tuple[Metric, Links]], answers: Answers) -> None:
-        states = []
+    def _ask_link_states(self, rows: list[tuple[Metric, Links]], answers: Answers) -> None:
+        name = "nvmlDeviceGetNvLinkState"
+        codes, states = [], []
         for link in range(self.links[rows[0][0].links or ""]):
-            state = self._ask(
-                "nvmlDeviceGetNvLinkState",
-                lambda link=link: (pynvml.nvmlDeviceGetNvLinkState(self.handle, link),),  # type: ignore[misc]
-                [metric for metric, _ in rows],
-                answers,
-            )
-            if state is None:
-                return
-            states.append(state[0])
+            try:
+                states.append(float(pynvml.nvmlDeviceGetNvLinkState(self.handle, link)))
+                codes.append(pynvml.NVML_SUCCESS)
+            except pynvml.NVMLError as error:
+                states.append(0.0)
+                codes.append(error.value)
+        told = LinkAnswers(codes, states, raw=states.__getitem__)
         for metric, column in rows:
-            answers.values[metric] = float(sum((state in _LINKS_UP) == column.active for state in states))
+            self._of_links(metric, column, name, told, answers)
+
+    def _of_links(self, metric: Metric, column: Field | Links, name: str, told: LinkAnswers, answers: Answers) -> None:
+        """One row of all links, with what each told."""
+        if any(told.codes):
+            for code in told.codes:
+                raise_if_fatal(code, name)
+            if all(told.codes):
+                self._refused(told.codes[0], name, [metric], answers)
+                return
+        answers.answered = True
+        answers.answering.add(name.partition("(")[0])
+        total = self._link_rows.total(metric, column, told, answers.refused)
+        if total is not None:
+            answers.values[metric] = total
+
+    def _ask_gpm(self, rows: list[tuple[Metric, Gpm]], answers: Answers) -> None:
+        numbers = {metric: int(getattr(pynvml, column.name)) for metric, column in rows}
+        interval = self._ask(GPM, lambda: self._gpm.read(self.handle, [*numbers.values()]), numbers, answers)
+        if interval is None:
+            return
+        for metric, column in rows:
+            mean = interval.means.get(numbers[metric])
+            counts = metric.kind == "counter"
+            if mean is None:
+                # A counter is there from the first sample on; a share of no time at all is not.
+                if counts and not interval.seconds:
+                    answers.increments[metric] = 0.0
+            elif not 0 <= mean <= column.most:
+                answers.refused.append((metric, scaled(mean, column.scale)))
+            elif counts:
+                answers.increments[metric] = scaled(mean * interval.seconds, column.scale)
+            else:
+                answers.values[metric] = scaled(mean, column.scale)
 
 
-def _pick(answer: Any, column: Call) -> float | None:
-    parts = [answer]
-    if column.part:
-        parts = [answer[part] if isinstance(part, int) else getattr(answer, part) for part in column.part]
-    if any(part in NOT_AVAILABLE for part in parts):
-        return None
-    if column.bit is not None:
-        return float(bool(parts[0] & getattr(pynvml, column.bit)))
-    value = scaled(sum(parts), column.scale)
-    return None if value in column.absent else float(value)
+def _plausible(metric: Metric, value: float) -> bool:
+    return metric.plausible[0] <= value <= metric.plausible[1]
+
+
+def _put(metric: Metric, value: float, into: dict[Metric, float], answers: Answers) -> None:
+    if _plausible(metric, value):
+        into[metric] = value
+    else:
+        answers.refused.append((metric, value))
+
+
+def _gauge_of(counter: Metric) -> Metric:
+    """The gauge whose integral the counter is: what a sample of it can be, the gauge can."""
+    return by_name(counter.integral_of or counter.name, **dict(counter.labels))

@@ -7,10 +7,13 @@ a fifth of all CPU time that the exporter used. Here they are laid out once a de
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import pynvml
+
+from gpu_exporter.sources.nvml.numbers import NOT_AVAILABLE
 
 CALL: Final = "nvmlDeviceGetFieldValues"
 
@@ -24,8 +27,10 @@ MEMBER: Final = {
     pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
     pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
 }
-# nvml.h: NVML_VALUE_NOT_AVAILABLE is -1, in whatever width the answer has.
-NOT_AVAILABLE: Final = frozenset({0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
+_SHORT: Final = 0xFFFF  # -1 in 16 bits
+_ENDS: Final = frozenset({0x7FFFFFFF, 0x80000000, -0x80000000})  # of a 32-bit number: what is left of an overflow
+_SIGN: Final = 0x7FFFFFFFFFFFFFFF  # no counter gets so far
+_NARROW: Final = frozenset({pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, pynvml.NVML_VALUE_TYPE_SIGNED_INT})
 
 
 class _Value(ctypes.Union):
@@ -81,8 +86,20 @@ class FieldBatch:
         """One of NVML_VALUE_TYPE_...; it may differ between drivers."""
         return int(self._answers[place][0].valueType)
 
-    def value(self, place: int) -> float | None:
-        """The number, or None for "not available"."""
+    def raw(self, place: int) -> float:
+        """The number as it was told."""
         answer, union = self._answers[place]
         value: float = getattr(union, MEMBER.get(answer.valueType, "ullVal"))
-        return None if value in NOT_AVAILABLE else value
+        return value
+
+    def value(self, place: int) -> float | None:
+        """The number, or None for what is none: "not available", the end of the type's range, not finite."""
+        value = self.raw(place)
+        if -1 < value < _SHORT:  # nearly all are
+            return value
+        kind = self.kind(place)
+        if value in NOT_AVAILABLE or value >= _SIGN or not math.isfinite(value):
+            return None
+        if value == _SHORT and kind == pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT:
+            return None
+        return None if value in _ENDS and kind in _NARROW else value

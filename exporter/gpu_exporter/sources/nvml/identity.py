@@ -1,15 +1,18 @@
-"""Who a device is: read once, when its handle is taken."""
+"""Who a device is: its UUID is asked with each new handle, the rest until it is told."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pynvml
 
 from gpu_exporter.model import Device, Driver
+from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.errors import raise_if_fatal
 
 _ARCHITECTURES: Final = {
@@ -38,18 +41,36 @@ _BRANDS: Final = {
 }
 
 
-def device(index: int, handle: Any) -> Device:
-    """The device's identity. What it does not tell stays empty; DeviceFailedError where it is gone."""
-    return Device(
-        index=index,
-        uuid=_text(pynvml.nvmlDeviceGetUUID, handle),
-        model=_text(pynvml.nvmlDeviceGetName, handle),
-        architecture=_ARCHITECTURES.get(_ask(pynvml.nvmlDeviceGetArchitecture, handle), ""),
-        brand=_BRANDS.get(_ask(pynvml.nvmlDeviceGetBrand, handle), ""),
-        pci_bus_id=_bus_id(handle),
-        serial=_text(pynvml.nvmlDeviceGetSerial, handle),
-        vbios_version=_text(pynvml.nvmlDeviceGetVbiosVersion, handle),
-    )
+def uuid_of(handle: Any) -> str:
+    """The UUID; empty where it is not told. Raises DeviceFailedError where the device is gone."""
+    return _text(pynvml.nvmlDeviceGetUUID, handle)
+
+
+class Nameplate:
+    """What one device has told of itself. Belongs to whichever thread reads the device.
+
+    What it has not told is asked again: a GPU that is sick or asleep as it is first seen gets its name when it is well.
+    Some of it many devices never have (a GeForce has no serial number), which costs a few calls every five minutes.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._again = Again(most=SOON)
+
+    def ask_at_once(self) -> None:
+        """Ask for what is missing at the next reading."""
+        self._again.at_once()
+
+    def complete(self, handle: Any, now: float) -> Device:
+        """Ask for what is missing, where that is due; ``now`` is monotonic seconds. Raises DeviceFailedError."""
+        missing = [name for name in _ASKED if not getattr(self.device, name)]
+        if missing and self._again.due(now):
+            for name in missing:
+                self.device = replace(self.device, **{name: _ASKED[name](handle)})  # type: ignore[arg-type]
+            # Its name every device has.
+            self._again.most = SOON if not (self.device.uuid and self.device.model) else SELDOM
+            self._again.later(now)
+        return self.device
 
 
 def unanswered(index: int, count: int, *, root: Path = Path("/")) -> Device:
@@ -69,19 +90,19 @@ def unanswered(index: int, count: int, *, root: Path = Path("/")) -> Device:
     uuid = told.get("GPU UUID", "")
     return Device(
         index=index,
-        uuid=uuid if re.fullmatch(r"GPU-[0-9a-f-]{36}", uuid) else "",  # a GPU without firmware tells question marks
+        uuid=uuid if re.fullmatch(r"GPU-[0-9A-Fa-f-]{36}", uuid) else "",  # a GPU without firmware tells question marks
         model=told.get("Model", ""),
         pci_bus_id=f"0000{told['Bus Location']}".upper() if "Bus Location" in told else "",
     )
 
 
 def driver() -> Driver:
-    """Versions of driver, CUDA and NVML."""
-    cuda = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    """Versions of driver, CUDA and NVML; what is refused stays empty."""
+    cuda = _told(pynvml.nvmlSystemGetCudaDriverVersion_v2)
     return Driver(
-        driver_version=_text(pynvml.nvmlSystemGetDriverVersion),
+        driver_version=_decoded(_told(pynvml.nvmlSystemGetDriverVersion)),
         cuda_version="" if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
-        nvml_version=_text(pynvml.nvmlSystemGetNVMLVersion),
+        nvml_version=_decoded(_told(pynvml.nvmlSystemGetNVMLVersion)),
     )
 
 
@@ -90,22 +111,38 @@ def _ask(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
     except pynvml.NVMLError as error:
         raise_if_fatal(error.value, call.__name__)
+    except ValueError:  # a corrupt InfoROM answers noise, which pynvml decodes as UTF-8
+        pass
+    return None
+
+
+def _told(call: Callable[..., Any]) -> Any:
+    try:
+        return call()
+    except (pynvml.NVMLError, ValueError):
         return None
 
 
 def _text(call: Callable[..., Any], *arguments: Any) -> str:
-    try:
-        answer = _ask(call, *arguments)
-    except UnicodeDecodeError:  # a corrupt InfoROM answers noise, which pynvml decodes as UTF-8
-        return ""
+    return _decoded(_ask(call, *arguments))
+
+
+def _decoded(answer: Any) -> str:
     if isinstance(answer, bytes):
         answer = answer.decode("utf-8", "replace")
-    return answer or ""
+    return str(answer or "").strip()
 
 
-def _bus_id(handle: Any) -> str:
-    info = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
-    if info is None:
-        return ""
-    bus_id = info.busId
-    return bus_id.decode("ascii", "replace") if isinstance(bus_id, bytes) else str(bus_id)
+def _bus_id(handle: Any) -> Any:
+    return pynvml.nvmlDeviceGetPciInfo(handle).busId
+
+
+_ASKED: Final[dict[str, Callable[[Any], str]]] = {
+    "uuid": uuid_of,
+    "model": partial(_text, pynvml.nvmlDeviceGetName),
+    "architecture": lambda handle: _ARCHITECTURES.get(_ask(pynvml.nvmlDeviceGetArchitecture, handle), ""),
+    "brand": lambda handle: _BRANDS.get(_ask(pynvml.nvmlDeviceGetBrand, handle), ""),
+    "pci_bus_id": partial(_text, _bus_id),
+    "serial": partial(_text, pynvml.nvmlDeviceGetSerial),
+    "vbios_version": partial(_text, pynvml.nvmlDeviceGetVbiosVersion),
+}

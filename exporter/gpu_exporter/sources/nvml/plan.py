@@ -1,40 +1,48 @@
 """How one device's rows are read: the catalogue's NVML columns, grouped into as few driver calls as possible.
 
-A row starts with its best column and moves to the next one where the device does not support it; what is left when no
-column remains is never asked for again.
+A row starts with its best column and moves to the next one where the device does not support it. "Not supported" is
+believed for a while only (rows.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.catalog import DEVICE_METRICS
-from gpu_exporter.catalog.row import Call, Fans, Field, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.model import Failure
+from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
+from gpu_exporter.sources.nvml.errors import DeviceFailedError, described, failure
 from gpu_exporter.sources.nvml.fields import FieldBatch
+from gpu_exporter.sources.nvml.rows import Column, Row, Trial
 
-# What a device is asked for itself; processes are read by another module.
-_Column: TypeAlias = Call | Field | Samples | Limit | Links | Fans
+_MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
 
 
 class Plan:
-    """One device's plan. Belongs to whichever thread reads the device."""
+    """One device's plan. Belongs to whichever thread reads the device; times are monotonic seconds."""
 
-    def __init__(self, handle: Any, *, driver_release: int) -> None:
-        self._asker = Asker(handle)
+    def __init__(self, handle: Any, *, driver_release: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._asker = Asker(handle, monotonic=monotonic)
+        self._monotonic = monotonic
         self._release = driver_release
-        self._columns: dict[Metric, tuple[_Column, ...]] = {}
+        self._rows: dict[Metric, Row] = {}
         for metric in DEVICE_METRICS:
             possible = (column for column in metric.nvml if not isinstance(column, Processes))
-            if columns := tuple(column for column in possible if self._possible(column, metric)):
-                self._columns[metric] = columns
+            if columns := tuple(column for column in possible if self._known(column)):
+                self._rows[metric] = Row(metric, columns)
+        self._fallen: list[Row] = []  # those that have a better column than the one in use
+        self._unproven = list(self._rows.values())  # those that have never answered
+        self._counts = Again()
         self._every_tick: Work | None = None
         self._now_and_then: Work | None = None
+        self._settled: dict[Metric, float] = {}  # limits that are known for good
         self._kept: dict[Metric, float] = {}
-        self._fixed: dict[Metric, float] = {}
 
     @property
     def handle(self) -> Any:
@@ -45,59 +53,131 @@ class Plan:
     def handle(self, handle: Any) -> None:
         self._asker.handle = handle
 
-    def read(
-        self, *, slow: bool
-    ) -> tuple[dict[Metric, float], dict[Metric, float], dict[tuple[Metric, tuple[str, ...]], float]]:
-        """Values, increments and labelled values; with ``slow``, also what changes only by an administrator's hand.
+    def doubt(self) -> None:
+        """Ask again for everything that was not supported: the device was reset, lost or partitioned since."""
+        self._counts.at_once()
+        for row in self._fallen:
+            row.again.at_once()
 
-        Raises DeviceFailedError or SourceError.
+    def read(self, *, slow: bool) -> Answers:
+        """What every reading asks for; with ``slow``, also what changes only by an administrator's hand.
+
+        Raises DeviceFailedError, also where not one call gives a value.
+        """
+        answers, now = Answers(), self._monotonic()
+        self._count(now)
+        self._group_all()
+        if self._every_tick is not None:
+            self._asker.perform(self._every_tick, answers)
+        if slow and self._now_and_then is not None:
+            self._asker.perform(self._now_and_then, answers)
+        changed = self._fall_back(answers, now)
+        changed = self._ask_again(answers, now) or changed
+        for metric, value in answers.fixed.items():
+            self._rows[metric].fixed = value
+        if answers.fixed:
+            self._regroup()
+        self._unproven = [row for row in self._unproven if not row.prove(answers)]
+        self._judge(answers)
+        if slow or changed:
+            self._keep_slow(answers, anew=slow)
+        answers.values = {**self._settled, **self._kept, **answers.values}
+        self._group_all()
+        return answers
+
+    def close(self) -> None:
+        """Free what the driver holds for the device; before NVML is shut down."""
+        self._asker.close()
+
+    def read_buffers(self) -> Answers:
+        """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
+
+        Raises DeviceFailedError. What is not supported any more is left to the next reading.
         """
         answers = Answers()
-        if self._every_tick is None or self._now_and_then is None:
-            self._every_tick = self._group(metric for metric in self._columns if not self._is_slow(metric))
-            self._now_and_then = self._group(metric for metric in self._columns if self._is_slow(metric))
-        self._asker.perform(self._every_tick, answers)
-        if slow:
-            before = len(answers.values)
-            self._asker.perform(self._now_and_then, answers)
-            self._kept = dict(list(answers.values.items())[before:])
-        while answers.unsupported:
-            self._fall_back(answers)
-        self._keep_for_good(answers.fixed)
-        return {**self._fixed, **self._kept, **answers.values}, answers.increments, answers.labelled
+        columns = ((row.metric, row.column) for row in self._rows.values())
+        work = Work(samples=[(metric, column) for metric, column in columns if isinstance(column, Samples)])
+        self._asker.perform(work, answers)
+        return answers
 
-    def _fall_back(self, answers: Answers) -> None:
+    # --- what is not supported ----------------------------------------------------------------------------------------
+
+    def _count(self, now: float) -> None:
+        """Count links and fans, where that is due."""
+        if not self._counts.due(now):
+            return
+        asker = self._asker
+        before = dict(asker.links), asker.fans, asker.has_gpm
+        self._counts.most = SELDOM if asker.count() else SOON
+        self._counts.later(now)
+        if before != (asker.links, asker.fans, asker.has_gpm):
+            self._every_tick = None
+
+    def _fall_back(self, answers: Answers, now: float) -> bool:
         """Move unsupported rows to their next column and read those at once."""
-        rows, answers.unsupported = dict.fromkeys(answers.unsupported), []
-        self._every_tick = self._now_and_then = None
-        retry = []
-        for metric in rows:
-            remaining = self._columns.pop(metric, ())[1:]
-            if remaining:
-                self._columns[metric] = remaining
-                retry.append(metric)
-        slow = {metric for metric in retry if self._is_slow(metric)}
-        self._asker.perform(self._group(retry), answers)
-        self._kept.update({metric: value for metric, value in answers.values.items() if metric in slow})
+        fell = False
+        while answers.unsupported:
+            rows = [self._rows[metric] for metric in dict.fromkeys(answers.unsupported)]
+            answers.unsupported, fell = [], True
+            for row in rows:
+                row.fall(now)
+            self._asker.perform(self._group(rows), answers)
+        if fell:
+            self._regroup()
+        return fell
 
-    def _keep_for_good(self, values: dict[Metric, float]) -> None:
-        """Do not ask for these again: a limit computed from the moving margin would wander by a few degrees."""
-        if values:
-            self._fixed |= values
-            for metric in values:
-                self._columns.pop(metric, None)
-            self._every_tick = self._now_and_then = None
+    def _ask_again(self, answers: Answers, now: float) -> bool:
+        """Ask for the better columns of those rows that are due; the best that answers is in use from now on."""
+        trials = [Trial(row, answers) for row in self._fallen if row.again.due(now)]
+        if not trials:
+            return False
+        self._every_tick = None  # even where the device fails in the midst of it
+        asked = trials
+        while asked := [trial for trial in asked if trial.next()]:
+            self._asker.perform(self._group(trial.row for trial in asked), answers)
+            refused, answers.unsupported = set(answers.unsupported), []
+            asked = [trial for trial in asked if trial.row.metric in refused]
+        for trial in trials:
+            trial.end(now)
+        self._regroup()
+        return True
+
+    def _regroup(self) -> None:
+        self._every_tick = None
+        self._fallen = [row for row in self._rows.values() if row.place]
+        self._settled = {row.metric: row.fixed for row in self._rows.values() if row.fixed is not None and row.settled}
+
+    def _judge(self, answers: Answers) -> None:
+        """Tell a device that is silently poor; raise DeviceFailedError where it tells nothing at all."""
+        lapsed = sum(row.lapsed for row in self._fallen)
+        if answers.values and not answers.errors and not lapsed:
+            return
+        if not (answers.values or answers.labelled or answers.fixed):
+            code, call = next(iter(answers.errors.values()), (0, ""))
+            none = Failure("unknown", "not one of its calls gives a value")
+            raise DeviceFailedError(failure(code, call) if call else none, code)
+        told, missing = len(answers.told()), len(answers.errors) + lapsed
+        code, call = next(iter(answers.errors.values()), (pynvml.NVML_ERROR_NOT_SUPPORTED, "all calls"))
+        failing = answers.failing - answers.answering
+        if missing > told or len(failing) > len(answers.answering):
+            answers.partial = f"{missing} of its values are refused and {told} told; {call}: {described(code)}"
+
+    def _keep_slow(self, answers: Answers, *, anew: bool) -> None:
+        """Keep what is asked for once a minute; a changed MIG mode changes what is supported."""
+        mode = self._kept.get(_MIG_MODE)
+        kept = {metric: value for metric, value in answers.values.items() if self._rows[metric].slow}
+        self._kept = kept if anew else self._kept | kept
+        if mode is not None and self._kept.get(_MIG_MODE, mode) != mode:
+            self.doubt()
 
     # --- what can be asked --------------------------------------------------------------------------------------------
 
-    def _possible(self, column: _Column, metric: Metric) -> bool:
-        """Whether this driver, binding and device can have the column at all."""
-        if metric.links is not None and metric.links not in self._asker.links:
-            return False
+    def _known(self, column: Column) -> bool:
+        """Whether this driver and binding can have the column at all."""
         if isinstance(column, Field):
             return self._field_id(column) is not None
         if isinstance(column, Fans):
-            return self._asker.fans > 0
+            return True
         if isinstance(column, Links):
             return hasattr(pynvml, column.state)
         return hasattr(pynvml, column.name)
@@ -107,24 +187,33 @@ class Plan:
             return getattr(pynvml, column.name, None)
         return next((number for release, number in column.renumbered if self._release >= release), None)
 
-    def _is_slow(self, metric: Metric) -> bool:
-        column = self._columns[metric][0]
-        return (
-            isinstance(column, Limit)
-            or (isinstance(column, Call) and column.slow)
-            or (isinstance(column, Links) and column.per_link)
-        )
+    def _counted(self, row: Row) -> bool:
+        """Whether the device has any of what the row is about."""
+        if row.metric.links is not None and row.metric.links not in self._asker.links:
+            return False
+        if isinstance(row.column, Gpm):
+            return self._asker.has_gpm
+        return not isinstance(row.column, Fans) or self._asker.fans > 0
 
-    def _group(self, metrics: Iterable[Metric]) -> Work:
+    def _group_all(self) -> None:
+        if self._every_tick is None:
+            self._every_tick = self._group(row for row in self._rows.values() if not row.slow)
+            self._now_and_then = self._group(row for row in self._rows.values() if row.slow)
+
+    def _group(self, rows: Iterable[Row]) -> Work:
         work = Work()
-        for metric in metrics:
-            column = self._columns[metric][0]
+        for row in rows:
+            metric, column = row.metric, row.column
+            if column is None or row.settled or not self._counted(row):
+                continue
             if isinstance(column, Call):
                 work.calls.setdefault((column.name, column.args, column.struct), []).append((metric, column))
             elif isinstance(column, Samples):
                 work.samples.append((metric, column))
             elif isinstance(column, Fans):
                 work.fans.append((metric, column))
+            elif isinstance(column, Gpm):
+                work.gpm.append((metric, column))
             elif isinstance(column, Links) and column.per_link:
                 work.link_states.append((metric, column))
             else:

@@ -8,152 +8,162 @@ release: 16 bytes a process in version 1 of the call, 24 in versions 2 and 3, an
 from __future__ import annotations
 
 import ctypes
+import logging
 import struct
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import pynvml
 
 from gpu_exporter.model import Process
+from gpu_exporter.sources.nvml.answers import NO_SUCH_CALL, UNWRITTEN, Answer, Buffers
 from gpu_exporter.sources.nvml.errors import raise_if_fatal
+from gpu_exporter.sources.nvml.process_utilization import ASK_AGAIN, ProcessUtilization
 
-_KINDS: Final[tuple[tuple[Literal["compute", "graphics"], str], ...]] = (
-    ("compute", "nvmlDeviceGetComputeRunningProcesses"),
-    ("graphics", "nvmlDeviceGetGraphicsRunningProcesses"),
+log = logging.getLogger(__name__)
+
+
+class _List(NamedTuple):
+    """One list of the driver's; without one that is ``needed`` it is not known what runs on the device."""
+
+    type: Literal["compute", "graphics"]
+    call: str
+    needed: bool = False
+
+
+_COMPUTE: Final = "nvmlDeviceGetComputeRunningProcesses"
+_LISTS: Final = (
+    _List("compute", _COMPUTE, needed=True),
+    _List("graphics", "nvmlDeviceGetGraphicsRunningProcesses"),
+    # Clients of the Multi-Process Service are in none of the others (go-nvml's issue 28).
+    _List("compute", "nvmlDeviceGetMPSComputeRunningProcesses"),
 )
 _VERSIONS: Final = ("_v3", "_v2", "")
-_UTILIZATION: Final = "nvmlDeviceGetProcessUtilization"
 # nvml.h, nvmlProcessInfo_v1_t and _v2_t both begin with pid and used memory.
 _INFO: Final = struct.Struct("@IxxxxQ")
 _INFO_SIZES: Final = (16, 24, 32)
-# nvml.h, nvmlProcessUtilizationSample_t: pid, time stamp in microseconds, percent of the multiprocessors' time; what
-# follows is of the memory bus (not of memory), the encoder and the decoder.
-_SAMPLE: Final = struct.Struct("@IxxxxQIIII")
 _UNTOLD: Final = 0xFFFFFFFFFFFFFFFF  # nvml.h: NVML_VALUE_NOT_AVAILABLE
-_UNWRITTEN: Final = b"\xa5"
-_ROOM: Final = 32
-_MOST_ROOM: Final = 16_384
-_GONE: Final = frozenset(
-    {
-        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-        pynvml.NVML_ERROR_DEPRECATED,
-    }
-)
+# NVIDIA's MIG user guide: at most 7 of a GPU, whatever the board; the second number leaves room for boards to come.
+_MIG_DEVICES: Final = 7
+_MOST_MIG_DEVICES: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    code: int
-    count: int = 0
-    written: bytes = b""
+class Listed(NamedTuple):
+    """What one look at a device found.
+
+    ``processes`` is None where it is not known what runs there. ``at`` is when the driver had answered, in seconds
+    since the boot (CLOCK_BOOTTIME, on which /proc tells when a process started).
+    """
+
+    processes: tuple[Process, ...] | None
+    mig_uuids: tuple[str, ...]
+    at: float | None
 
 
 class ProcessLists:
-    """Reads one GPU's processes, those of its MIG devices apart. Belongs to whichever thread reads the device."""
+    """Reads one GPU's processes, those of its MIG devices apart. Belongs to whichever thread reads the device.
 
-    def __init__(self) -> None:
-        self._names = {kind: [f"{name}{version}" for version in _VERSIONS] for kind, name in _KINDS}
-        self._rooms: dict[str, int] = {}
-        self._newest = 0
-        self._has_utilization = True
-        self._mig_devices = -1  # how many there can be; not known yet
+    What the driver does not support is asked for again every few minutes, and when MIG mode was switched.
+    """
 
-    def read(self, handle: Any) -> tuple[tuple[Process, ...] | None, tuple[str, ...]]:
-        """The processes, None where the driver does not list them, and the UUIDs of the MIG devices.
+    def __init__(
+        self, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._monotonic = monotonic
+        self._buffers = Buffers()
+        self._utilization = ProcessUtilization(self._buffers, clock=clock, monotonic=monotonic)
+        self._ask_at: dict[str, float] = {}  # by call: when to ask again for what is not supported
+        self._answered: dict[str, float] = {}  # by list: when it answered last
+        self._mig = False
+        self._impossible_told = False
+        self._mig_devices = 0  # how many there can be; 0 is not known
 
-        Raises DeviceFailedError or SourceError.
+    def read(self, handle: Any, *, utilization: bool) -> Listed:
+        """List the processes; with ``utilization``, ask anew what each takes. Raises DeviceFailedError or SourceError.
+
+        Between two such questions the latest answer stands.
         """
         instances = self._instances(handle)
-        if instances:
-            lists = [self._listed(each, {}, uuid) for uuid, each in instances]
-        else:
-            lists = [self._listed(handle, self._utilizations(handle), "")]
+        lists = [self._listed(each, uuid) for uuid, each in instances or [("", handle)]]
+        at = time.clock_gettime(time.CLOCK_BOOTTIME)
+        uuids = tuple(uuid for uuid, _ in instances)
         known = [processes for processes in lists if processes is not None]
-        return (
-            tuple(process for processes in known for process in processes) if known else None,
-            tuple(uuid for uuid, _ in instances),
-        )
+        if not known:
+            return Listed(None, uuids, at)
+        found = [process for processes in known for process in processes]
+        if utilization and not instances:
+            self._utilization.ask(handle)
+        self._utilization.keep({process.pid for process in found})
+        if latest := self._utilization.latest:
+            found = [replace(each, utilization=latest.get(each.pid)) for each in found]
+        return Listed(tuple(found), uuids, at)
 
-    def _listed(self, handle: Any, utilizations: dict[int, float], mig_uuid: str) -> list[Process] | None:
-        found: list[Process] | None = None
-        for kind, _ in _KINDS:
-            answer = self._best(self._names[kind], handle)
-            if answer is None:
+    def _listed(self, handle: Any, mig_uuid: str) -> list[Process] | None:
+        found: list[Process] = []
+        for each in _LISTS:
+            version, answer = self._best(each.call, handle)
+            if answer is None or answer.code != pynvml.NVML_SUCCESS:
+                if each.needed or each.call in self._answered:
+                    return None  # a list that is missing is not an empty one
                 continue
-            found = found or []
-            for pid, memory in _infos(answer, first=not self._names[kind][0].endswith(_VERSIONS[:2])):
+            # Lists of one type may overlap: the first one has the process.
+            before = {process.pid for process in found if process.type == each.type}
+            for pid, memory in _infos(answer, first=not version):
                 told = None if memory == _UNTOLD else float(memory)
-                found.append(Process(pid, kind, told, utilizations.get(pid), mig_uuid))
+                if pid not in before:
+                    found.append(Process(pid, each.type, told, mig_uuid=mig_uuid))
         return found
 
-    def _best(self, names: list[str], handle: Any) -> _Answer | None:
-        """The answer of the newest version that this driver has; the others are not tried again."""
-        while names:
-            answer = self._call(names[0], max(_INFO_SIZES), partial(_ask_list, handle))
-            if answer.code == pynvml.NVML_SUCCESS:
-                return answer
-            if answer.code == pynvml.NVML_ERROR_NOT_SUPPORTED:
-                names.clear()
-            elif answer.code in _GONE:
-                del names[0]
-            else:
-                return None
-        return None
-
-    def _utilizations(self, handle: Any) -> dict[int, float]:
-        """Share of the multiprocessors' time by pid, of those that the driver has sampled since the last call."""
-        if not self._has_utilization:
-            return {}
-        answer = self._call(_UTILIZATION, _SAMPLE.size, partial(_ask_utilization, handle, self._newest))
-        if answer.code in _GONE or answer.code == pynvml.NVML_ERROR_NOT_SUPPORTED:
-            self._has_utilization = False
-        latest: dict[int, tuple[int, int]] = {}
-        for place in range(answer.count):
-            pid, stamp, busy, *_ = _SAMPLE.unpack_from(answer.written, place * _SAMPLE.size)
-            # Drivers have been seen to answer with stale and with impossible samples among good ones.
-            if busy <= 100 and stamp > max(self._newest, latest.get(pid, (0, 0))[0]):
-                latest[pid] = (stamp, busy)
-        self._newest = max([self._newest, *(stamp for stamp, _ in latest.values())])
-        return {pid: busy / 100 for pid, (_, busy) in latest.items()}
-
-    def _call(self, name: str, size: int, ask: Callable[[Any, Any, Any], int]) -> _Answer:
-        """Call with room for the answer, and again with more where that was too little."""
-        try:
-            function = pynvml._nvmlGetFunctionPointer(name)  # noqa: SLF001 - see the module's docstring
-        except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, name)
-            return _Answer(error.value)
-        while True:
-            room = self._rooms.get(name, _ROOM)
-            buffer = ctypes.create_string_buffer(_UNWRITTEN * (room * size), room * size)
-            count = ctypes.c_uint(room)
-            code = ask(function, count, buffer)
-            if code == pynvml.NVML_ERROR_INSUFFICIENT_SIZE and room < _MOST_ROOM:
-                self._rooms[name] = min(max(2 * room, count.value + 8), _MOST_ROOM)  # more may start meanwhile
+    def _best(self, call: str, handle: Any) -> tuple[str, Answer | None]:
+        """The newest version that this driver has, and its answer; None where the driver has no such list."""
+        now = self._monotonic()
+        if now < self._ask_at.get(call, now):
+            return "", None
+        for version in _VERSIONS:
+            name = f"{call}{version}"
+            if now < self._ask_at.get(name, now):
                 continue
-            raise_if_fatal(code, name)
-            if code != pynvml.NVML_SUCCESS:
-                return _Answer(code)
-            return _Answer(code, min(count.value, room), buffer.raw)
+            answer = self._buffers.call(name, max(_INFO_SIZES), partial(_ask_list, handle))
+            if answer.code in NO_SUCH_CALL:
+                self._ask_at[name] = now + ASK_AGAIN
+                continue
+            if answer.code == pynvml.NVML_SUCCESS:
+                self._answered[call] = now
+            elif answer.code == pynvml.NVML_ERROR_NOT_SUPPORTED and not self._answered_lately(call, now):
+                break
+            return version, answer
+        self._answered.pop(call, None)
+        self._ask_at[call] = now + ASK_AGAIN
+        return "", None
+
+    def _answered_lately(self, call: str, now: float) -> bool:
+        """What answered is not struck off because the driver says "not supported" for a moment."""
+        return now < self._answered.get(call, float("-inf")) + ASK_AGAIN
+
+    def doubt(self) -> None:
+        """Believe no earlier "not supported": the device was lost or reset since."""
+        self._ask_at.clear()
+
+    def _possible(self, told: int) -> int:
+        """How many MIG devices there can be, where the driver tells a number that can be."""
+        if 0 <= told <= _MOST_MIG_DEVICES:
+            return told
+        if not self._impossible_told:
+            log.warning("the driver tells an impossible number", extra={"of": "MIG devices", "count": told})
+            self._impossible_told = True
+        return _MIG_DEVICES
 
     def _instances(self, handle: Any) -> Sequence[tuple[str, Any]]:
         """UUID and handle of every MIG device; they come and go while the exporter runs."""
-        if self._mig_devices == 0:
+        if not self._mig_mode(handle):
             return ()
-        name = "nvmlDeviceGetMigMode"
         try:
-            if not pynvml.nvmlDeviceGetMigMode(handle)[0]:
-                return ()
-            if self._mig_devices < 0:
-                name = "nvmlDeviceGetMaxMigDeviceCount"
-                self._mig_devices = int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+            self._mig_devices = self._mig_devices or self._possible(int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
         except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, name)
-            if error.value in {*_GONE, pynvml.NVML_ERROR_NOT_SUPPORTED}:
-                self._mig_devices = 0
+            raise_if_fatal(error.value, "nvmlDeviceGetMaxMigDeviceCount")
             return ()
         found = []
         for index in range(self._mig_devices):
@@ -164,18 +174,35 @@ class ProcessLists:
                 raise_if_fatal(error.value, "nvmlDeviceGetMigDeviceHandleByIndex")
         return found
 
+    def _mig_mode(self, handle: Any) -> bool:
+        """Whether the device is partitioned; what was known stands where the driver does not tell for a moment."""
+        name, now = "nvmlDeviceGetMigMode", self._monotonic()
+        if now < self._ask_at.get(name, now):
+            return False
+        try:
+            mig = bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
+        except pynvml.NVMLError as error:
+            raise_if_fatal(error.value, name)
+            unsupported = error.value in NO_SUCH_CALL or error.value == pynvml.NVML_ERROR_NOT_SUPPORTED
+            if not unsupported or self._mig:
+                return self._mig
+            self._ask_at[name] = now + ASK_AGAIN
+            return False
+        if mig != self._mig:
+            self._mig, self._mig_devices = mig, 0
+            self._ask_at.clear()
+            self._answered.clear()
+            self._utilization.begin_anew()
+        return mig
+
 
 def _ask_list(handle: Any, function: Any, count: Any, buffer: Any) -> int:
     return int(function(handle, ctypes.byref(count), buffer))
 
 
-def _ask_utilization(handle: Any, since: int, function: Any, count: Any, buffer: Any) -> int:
-    return int(function(handle, buffer, ctypes.byref(count), ctypes.c_ulonglong(since)))
-
-
-def _infos(answer: _Answer, *, first: bool) -> Iterable[tuple[int, int]]:
+def _infos(answer: Answer, *, first: bool) -> Iterable[tuple[int, int]]:
     """Pid and memory in bytes of each item; ``first`` tells version 1, for a buffer that was filled to its end."""
-    extent = len(answer.written.rstrip(_UNWRITTEN))
+    extent = len(answer.written.rstrip(UNWRITTEN))
     for size in _INFO_SIZES:
         if size * (answer.count - 1) < extent <= size * answer.count:
             break

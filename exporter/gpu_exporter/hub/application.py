@@ -1,0 +1,273 @@
+"""Routes: the API, the pages, and what guards them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import resources
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpu_exporter import __version__
+from gpu_exporter.http.access import Gate
+from gpu_exporter.hub import documents
+from gpu_exporter.hub.archive import ArchiveError
+from gpu_exporter.hub.events import Events, FullError
+from gpu_exporter.hub.fleet import Fleet, NodeState
+from gpu_exporter.hub.measures import exposition
+from gpu_exporter.hub.packing import as_json
+from gpu_exporter.hub.pages import Pages
+from gpu_exporter.hub.past import Past
+from gpu_exporter.hub.past_api import NOTHING_KEPT, past_routes
+from gpu_exporter.hub.selection import SelectionError, parse
+
+log = logging.getLogger(__name__)
+
+_SECURITY: Final = (
+    (
+        "content-security-policy",
+        (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+            "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+)
+_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_LONGEST_QUERY: Final = 4096
+
+Handle: TypeAlias = Callable[[Request], Any]
+
+
+class Application:
+    """What the hub answers. It reads the fleet and changes nothing. ``past`` is None where nothing is kept."""
+
+    def __init__(self, fleet: Fleet, *, past: Past | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._fleet = fleet
+        self._past = past
+        self._clock = clock
+        self.events = Events(lambda: documents.summary(fleet, clock()))
+        self._pages = Pages(fleet, past=past, clock=clock)
+
+    def build(self, gate: Gate | None) -> ASGIApp:
+        """The whole of it, behind the web configuration where there is one."""
+        app = Starlette(
+            routes=[
+                *(Route(path, page, methods=["GET"]) for path, page in self._routes().items()),
+                *(past_routes(self._past, self._fleet) if self._past is not None else _NO_PAST),
+            ],
+            exception_handlers={
+                HTTPException: _failed,
+                SelectionError: _misunderstood,
+                ArchiveError: _no_archive,
+                Exception: _broken,
+            },
+        )
+        return _Guard(app, gate)
+
+    def _routes(self) -> Mapping[str, Handle]:
+        return {
+            "/": self._pages.machines,
+            "/machines/{name:path}/gpus/{gpu:int}": self._pages.gpu,
+            "/machines/{name:path}": self._pages.machine,
+            "/people": self._pages.people,
+            "/free": self._pages.free,
+            "/waste": self._pages.waste,
+            "/docs": self._pages.docs,
+            "/static/{name}": _static,
+            "/api/v1/nodes": self._nodes,
+            "/api/v1/nodes/{name:path}": self._node,
+            "/api/v1/gpus": self._gpus,
+            "/api/v1/processes": self._processes,
+            "/api/v1/people": self._people,
+            "/api/v1/events": self._events,
+            "/api/v1/export.csv": self._export,
+            "/api/v1/openapi.json": _openapi,
+            "/metrics": self._metrics,
+            "/livez": _livez,
+            "/readyz": self._readyz,
+        }
+
+    async def _nodes(self, request: Request) -> Response:
+        return as_json(
+            request, documents.nodes_document(self._fleet, parse(request.query_params.multi_items()), self._clock())
+        )
+
+    async def _node(self, request: Request) -> Response:
+        return as_json(request, documents.node_document(self._state(request)))
+
+    async def _gpus(self, request: Request) -> Response:
+        return as_json(
+            request, documents.gpus_document(self._fleet, parse(request.query_params.multi_items()), self._clock())
+        )
+
+    async def _processes(self, request: Request) -> Response:
+        return as_json(
+            request, documents.processes_document(self._fleet, parse(request.query_params.multi_items()), self._clock())
+        )
+
+    async def _people(self, request: Request) -> Response:
+        people = [documents.person_document(person) for person in self._fleet.people()]
+        return as_json(request, {"timestamp_seconds": round(self._clock(), 3), "people": people})
+
+    async def _events(self, _request: Request) -> Response:
+        try:
+            stream = self.events.join()
+        except FullError:
+            raise HTTPException(
+                503, "as many viewers as there may be are connected; ask /api/v1/nodes instead"
+            ) from None
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _export(self, request: Request) -> Response:
+        states = {state.node.name: state for state in self._fleet}
+        text = documents.as_csv(parse(request.query_params.multi_items()).gpus(self._fleet), states)
+        headers = {"content-disposition": 'attachment; filename="gpus.csv"', "cache-control": "no-store"}
+        return Response(text, media_type="text/csv; charset=utf-8; header=present", headers=headers)
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(
+            exposition(self._fleet, viewers=self.events.viewers), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def _readyz(self, _request: Request) -> Response:
+        waiting = sum(1 for state in self._fleet if state.status == "starting")
+        if waiting:
+            return PlainTextResponse(f"{waiting} machines have not been asked yet\n", 503)
+        trouble = self._past.trouble() if self._past is not None else None
+        return PlainTextResponse("ok\n" + "".join(f"{note}\n" for note in (self._fleet.complaint, trouble) if note))
+
+    def _state(self, request: Request) -> NodeState:
+        state = self._fleet.get(request.path_params["name"])
+        if state is None:
+            raise HTTPException(404, "there is no machine of that name; /api/v1/nodes lists them")
+        return state
+
+
+async def _livez(_request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def _openapi(request: Request) -> Response:
+    return as_json(request, openapi_document())
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """The description of the API."""
+    text = resources.files("gpu_exporter.hub").joinpath("static/openapi.json").read_text("utf-8")
+    document: dict[str, Any] = json.loads(text)
+    document["info"]["version"] = __version__
+    return document
+
+
+@cache
+def _asset(name: str) -> tuple[bytes, str] | None:
+    """A file of static/ and its ETag."""
+    for file in resources.files("gpu_exporter.hub").joinpath("static").iterdir():
+        if file.name == name and name.rpartition(".")[2] in _TYPES:
+            content = file.read_bytes()
+            return content, f'"{hashlib.blake2b(content, digest_size=8).hexdigest()}"'
+    return None
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    found = _asset(name)
+    if found is None:
+        raise HTTPException(404, "there is no such file")
+    content, etag = found
+    headers = {"etag": etag, "cache-control": "max-age=3600"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A refusal: JSON below /api/, one line elsewhere."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
+    headers = dict(error.headers or {})
+    if request.url.path.startswith("/api/"):
+        return Response(
+            msgspec.json.encode({"error": error.detail}), error.status_code, headers, media_type="application/json"
+        )
+    return PlainTextResponse(f"{error.status_code} {error.detail}\n", error.status_code, headers)
+
+
+async def _misunderstood(request: Request, error: Exception) -> Response:
+    return await _failed(request, HTTPException(400, str(error)))
+
+
+async def _no_archive(request: Request, error: Exception) -> Response:
+    return await _failed(request, HTTPException(503, str(error)))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    log.error("the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
+    return await _failed(request, HTTPException(500, "this is a bug in gpu-exporter: see the hub's log"))
+
+
+async def _nothing_kept(_request: Request) -> Response:
+    raise HTTPException(404, NOTHING_KEPT)
+
+
+_NO_PAST: Final = tuple(
+    Route(path, _nothing_kept, methods=["GET", "POST"])
+    for path in ("/api/v1/history", "/api/v1/results{rest:path}", "/api/v1/analyze")
+)
+
+
+class _Guard:
+    """What every request passes: its size, the password, and the headers that every answer has."""
+
+    def __init__(self, application: ASGIApp, gate: Gate | None) -> None:
+        self._application = application
+        self._gate = gate
+        self._checks = ThreadPoolExecutor(8, thread_name_prefix="passwords") if gate is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] != "http":
+            return
+        headers: Sequence[tuple[str, str]] = _SECURITY
+        refusal = "414 URI Too Long" if len(scope["query_string"]) > _LONGEST_QUERY else None
+        if refusal is None and self._gate is not None:
+            refusal, own = await self._judged(scope)
+            replaced = {name.lower() for name in own}
+            headers = [*(pair for pair in _SECURITY if pair[0] not in replaced), *own.items()]
+        added = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        if refusal is None:
+            await self._application(scope, receive, send_guarded)
+            return
+        asking = {"www-authenticate": "Basic"} if refusal.startswith("401") else {}
+        await PlainTextResponse(f"{refusal}\n", int(refusal[:3]), asking)(scope, receive, send_guarded)
+
+    async def _judged(self, scope: Scope) -> tuple[str | None, Mapping[str, str]]:
+        gate = self._gate
+        assert gate is not None  # noqa: S101 - the one caller looked
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+        peer = scope["client"][0] if scope["client"] else ""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._checks, lambda: gate.judge(given, peer=peer))

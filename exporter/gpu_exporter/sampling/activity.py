@@ -1,0 +1,83 @@
+"""What a GPU did with the time since its previous reading. Idleness needs evidence: silence is none."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from gpu_exporter.catalog import by_name
+from gpu_exporter.model import Reading
+from gpu_exporter.sampling.integral import PATIENCE, Grown
+
+BUSY: Final = by_name("gpu_busy_seconds_total")
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
+# Work that is no kernel. Not memory_io: the picture on a screen is read from the memory of an idle GPU.
+_ENGINES: Final = tuple(by_name(f"gpu_{engine}_utilization_ratio") for engine in ("encoder", "decoder", "jpeg", "ofa"))
+_POWER: Final = by_name("gpu_power_watts")
+_POWER_LIMIT: Final = by_name("gpu_power_limit_watts")
+# Idle boards that hold a context draw up to 0.9 of the lowest limit that they can be given (L40S: 86 W of 100 W).
+_AT_LIMIT: Final = 0.95
+
+Activeness: TypeAlias = Literal["active", "idle", "unknown"]
+
+
+class Activity:
+    """Judges one GPU, reading by reading. Times are seconds."""
+
+    __slots__ = ("_against", "_own")
+
+    def __init__(self) -> None:
+        self._own: float | None = None  # busy seconds that the source keeps itself, at the previous reading
+        self._against = 0.0  # for how long the buffer has told of work that the rate knows nothing of
+
+    def interrupt(self) -> None:
+        """What was told before says nothing of the time that comes."""
+        self._own = None
+        self._against = 0.0
+
+    def judge(self, reading: Reading, busy: Grown, elapsed: float, *, active_ratio: float) -> Activeness:
+        """What a good reading says of the ``elapsed`` seconds before it; ``busy`` is what they added to the counter."""
+        share, rate = self._share(reading, busy, elapsed, active_ratio), _rate(reading)
+        steady = share is not None and share >= 1.0 - active_ratio
+        if not (steady and rate is not None and rate < active_ratio):
+            self._against = 0.0
+        else:
+            before, self._against = self._against, self._against + elapsed
+            if before > 0.0 and self._against > PATIENCE:
+                return "unknown"
+        if reading.values.get(_MIG_MODE):  # no utilization is told, or 0: that is not idleness
+            return "unknown"
+        if share is not None and share >= active_ratio:
+            return "active"
+        if share is None and rate is None:
+            return "unknown"
+        if rate is not None and rate >= active_ratio:
+            return "active" if share is None else "unknown"
+        return "unknown" if _works_otherwise(reading, active_ratio) else "idle"
+
+    def _share(self, reading: Reading, busy: Grown, elapsed: float, active_ratio: float) -> float | None:
+        """Share of the time that it was busy; None where too little of the time was told of to say."""
+        before, self._own = self._own, reading.values.get(BUSY)
+        if not elapsed:
+            return None
+        if self._own is not None:
+            return None if before is None or self._own < before else (self._own - before) / elapsed
+        if busy.seconds >= elapsed / 2:
+            return busy.amount / busy.seconds
+        least = busy.amount / elapsed
+        return least if least >= active_ratio else None
+
+
+def _rate(reading: Reading) -> float | None:
+    """How busy it was in the driver's latest sample; None where that is not told, or impossible."""
+    rate = reading.values.get(_UTILIZATION)
+    return rate if rate is not None and 0.0 <= rate <= 1.0 else None
+
+
+def _works_otherwise(reading: Reading, active_ratio: float) -> bool:
+    """Whether a GPU whose multiprocessors seem idle does other work, or draws what no idle board does."""
+    values = reading.values
+    if any(values.get(engine, 0.0) >= active_ratio for engine in _ENGINES):
+        return True
+    power, limit = values.get(_POWER), values.get(_POWER_LIMIT)
+    return power is not None and limit is not None and power >= _AT_LIMIT * limit

@@ -1,0 +1,150 @@
+"""When the GPUs are read, and when the driver's buffers are in between."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from tools.lab.nvml_stub import Stub
+from tools.lab.wait import wait_for
+
+from gpu_exporter.catalog import by_name
+from gpu_exporter.config import CollectionConfig
+from gpu_exporter.model import Build, Device, Reading, Snapshot
+from gpu_exporter.sampling import schedule
+from gpu_exporter.sampling.sampler import Sampler
+from gpu_exporter.sampling.schedule import BUFFERS_EVERY, Schedule
+from gpu_exporter.sources import BufferedSource
+from gpu_exporter.sources.fake import FakeFleet
+from gpu_exporter.sources.nvml import NvmlSource
+
+BUSY = by_name("gpu_busy_seconds_total")
+
+
+def looks(interval: float, until: float) -> list[tuple[float, str]]:
+    """When what is looked at by somebody who always comes at the moment that he was told."""
+    plan, now, found = Schedule(interval=interval, now=0.0), 0.0, []
+    while now < until:
+        if not (remaining := plan.remaining(now)):
+            found.append((now, "all"))
+            continue
+        if not (buffers := plan.until_buffers(now)):
+            found.append((now, "buffers"))
+            continue
+        now += min(remaining, buffers)
+    return [(round(at, 6), what) for at, what in found]
+
+
+def test_a_short_interval_needs_no_look_in_between() -> None:
+    assert looks(5.0, 20.0) == [(5.0, "all"), (10.0, "all"), (15.0, "all")]
+    assert looks(10.0, 30.0) == [(10.0, "all"), (20.0, "all")]
+
+
+def test_a_long_interval_is_divided_evenly() -> None:
+    assert looks(15.0, 31.0) == [(7.5, "buffers"), (15.0, "all"), (22.5, "buffers"), (30.0, "all")]
+    assert [what for _, what in looks(40.0, 81.0)] == [*["buffers"] * 3, "all"] * 2
+    assert len(looks(3600.0, 3600.5)) == 360
+
+
+@pytest.mark.parametrize("interval", [0.1, 3.0, 10.0, 10.1, 15.0, 29.0, 40.0, 60.0, 3600.0])
+def test_no_buffer_runs_over(interval: float) -> None:
+    times = [0.0, *(at for at, _ in looks(interval, 2 * interval + 0.05))]
+    assert max(after - before for before, after in pairwise(times)) <= BUFFERS_EVERY + 1e-6
+
+
+def test_looks_that_were_missed_are_made_once() -> None:
+    plan = Schedule(interval=40.0, now=0.0)
+    assert plan.until_buffers(27.0) == 0.0
+    assert 0.0 < plan.until_buffers(27.0) <= 10.0
+    plan = Schedule(interval=40.0, now=0.0)
+    assert plan.remaining(130.0) == 0.0
+    assert plan.overruns == 2
+    assert plan.until_buffers(130.0) == 0.0
+    assert plan.until_buffers(130.0) > 0.0
+
+
+def test_a_reload_to_a_short_interval_ends_them() -> None:
+    plan = Schedule(interval=40.0, now=0.0)
+    plan.interval = 5.0
+    assert plan.until_buffers(3.0) == math.inf
+
+
+def test_a_source_without_buffers_needs_no_method() -> None:
+    assert not isinstance(FakeFleet(gpus=1, model="h100", seed=1).open(), BufferedSource)
+
+
+# --- the sampler -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers are due every half second."""
+    monkeypatch.setattr(schedule, "BUFFERS_EVERY", 0.5)
+
+
+def sampler_of(open_source: Callable[[], BufferedSource], *, interval: float, timeout: float) -> Sampler:
+    collection = CollectionConfig(interval=interval, timeout=timeout)
+    return Sampler(open_source=open_source, source_name="nvml", collection=collection, build=Build("1", "3"))
+
+
+def first(snapshot: Snapshot) -> Reading:
+    (reading,) = snapshot.readings
+    return reading
+
+
+@pytest.mark.usefixtures("often")
+def test_an_interval_longer_than_the_buffer_loses_nothing(
+    here: Callable[[Stub], Stub], stub: Callable[..., Stub]
+) -> None:
+    machine = here(stub("h100", live=True))
+    machine.set(0, "utilization", 100)
+    machine.buffer(0, 6)  # 1 s
+    # Only the buffer tells of the work: the rate must not make up for what is lost of it.
+    machine.fail("nvmlDeviceGetUtilizationRates", 999)
+    sampler = sampler_of(NvmlSource, interval=4.0, timeout=2.0)
+    sampler.start()
+    try:
+        began = wait_for(lambda: sampler.latest() if sampler.latest().ok else None)
+        ended = wait_for(lambda: sampler.latest() if sampler.latest().monotonic > began.monotonic else None)
+    finally:
+        sampler.close()
+    assert first(ended).values[BUSY] == pytest.approx(ended.monotonic - began.monotonic, rel=0.25)
+
+
+class Hanging(NvmlSource):
+    """Its buffers of one GPU do not answer until they are told to."""
+
+    release = threading.Event()
+    asked: list[int]
+
+    def read_buffers(self, device: Device) -> Reading:
+        self.asked.append(device.index)
+        if device.index == 0:
+            self.release.wait()
+        return super().read_buffers(device)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_buffer_that_hangs_parks_its_gpu_and_no_other(
+    here: Callable[[Stub], Stub], stub: Callable[..., Stub]
+) -> None:
+    here(stub("h100", "h100"))
+    Hanging.release.clear()
+    Hanging.asked = []
+    sampler = sampler_of(Hanging, interval=2.0, timeout=0.3)
+    sampler.start()
+    try:
+        wait_for(lambda: [reading.failure is None for reading in sampler.latest().readings] == [False, True])
+        failure = sampler.latest().readings[0].failure
+        assert failure is not None
+        assert failure.reason == "timeout"
+        assert Hanging.asked.count(0) == 1, "a parked GPU is not asked again"
+        assert Hanging.asked.count(1) > 1
+        Hanging.release.set()
+        wait_for(lambda: all(reading.failure is None for reading in sampler.latest().readings))
+    finally:
+        Hanging.release.set()
+        sampler.close()
