@@ -36,7 +36,7 @@ events:
   - {at: 0s, gpu: 3, fault: xid, xid: 79}
   - {at: 0s, gpu: 4, fault: ecc, severity: uncorrected, location: sram, count: 4}
 """
-OVERHEATING = "events: [{at: 0s, gpu: 1, fault: overheat, target: 94}]"
+OVERHEATING = "events: [{at: 0s, gpu: 1, fault: overheat, target: 78}]"
 LOST = "events: [{at: 0s, gpu: 2, fault: lost}]"
 REPAIRED = "events: [{at: 0s, gpu: 2, fault: recover}]"
 # Alice's notebook keeps a GPU and does nothing.
@@ -73,7 +73,7 @@ def telling(folder: Path, release: Release) -> Iterator[Story]:
     with ExitStack() as stack:
         mailbox = stack.enter_context(Mailbox(password=PASSWORD))
         alertmanager = stack.enter_context(
-            Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s"), release)
+            Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s", holders=True), release)
         )
         targets = []
         for name, scenario in STORIES.items():
@@ -257,7 +257,7 @@ def test_the_example_that_takes_back_idle_gpus(tmp_path: Path, release: Release)
     with ExitStack() as stack:
         mailbox = stack.enter_context(Mailbox(password=PASSWORD))
         reclaim = stack.enter_context(Program([sys.executable, "reclaim.py", str(port)], printed, cwd=tmp_path))
-        tree = configuration(tmp_path, smtp_port=mailbox.port)
+        tree = configuration(tmp_path, smtp_port=mailbox.port, holders=True)
         (owner,) = (receiver for receiver in tree["receivers"] if receiver["name"] == "owner")
         owner.update(added)
         alertmanager = stack.enter_context(Alertmanager(tmp_path, tree, release))
