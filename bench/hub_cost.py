@@ -31,7 +31,7 @@ from tools.lab.wait import wait_for
 CPU = 0.5  # of a core
 MEMORY = 300.0  # MiB
 FIRST_PAGE = 1.0  # s
-_FIRST_PORT = 33_000
+_FIRST_PORT = 21_000  # below those of outgoing connections
 _VARIANTS = 8  # snapshots of each simulated machine, taken one after the other
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -137,8 +137,8 @@ def measure(folder: Path, count: int, seconds: float, *, history: bool) -> dict[
     )
     options = [f"--history.path={place / 'history.db'}"] if history else []
     with Hub(place, nodes, *options, interval="5s") as hub:
+        time.sleep(15)
         wait_for(lambda: set(hub.states().values()) == {"online"})
-        time.sleep(10)
         before, began = used(hub.process.pid)[0], time.monotonic()
         time.sleep(seconds)
         after, memory = used(hub.process.pid)
