@@ -37,7 +37,7 @@ async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + patience()
     while not condition():
         assert time.monotonic() < deadline, polling()
-        await asyncio.sleep(0.001)  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0.001)
 
 
 def play(story: Any) -> None:
