@@ -24,8 +24,10 @@ from tools.lab.wait import wait_for
 from tools.lab.web import answers, ask
 
 from gpu_exporter import __version__
+from gpu_exporter.cli import cli
 from gpu_exporter.config import settings
 from gpu_exporter.config.parsers import duration
+from gpu_exporter.hub.nodes import load
 
 pytestmark = pytest.mark.e2e
 FOLDER = ROOT / "deploy"
@@ -33,8 +35,8 @@ FILE = FOLDER / "compose.yaml"
 SCHEMA = json.loads((ROOT / "tests/deploy/compose-spec.json").read_text())
 PROFILES = {
     "node": {"exporter", "node-exporter"},
-    "center": {"prometheus", "alertmanager", "grafana"},
-    "demo": {"gpu-a", "gpu-b", "gpu-c", "demo-prometheus", "demo-alertmanager", "demo-grafana", "mailpit"},
+    "center": {"hub", "prometheus", "alertmanager", "grafana"},
+    "demo": {"gpu-a", "gpu-b", "gpu-c", "demo-hub", "demo-prometheus", "demo-alertmanager", "demo-grafana", "mailpit"},
 }
 
 
@@ -192,6 +194,22 @@ def test_exporters_are_given_settings_that_they_know() -> None:
         assert set(SERVICES[name].get("environment", ())) <= known
 
 
+def test_the_hub_is_given_what_it_knows_and_keeps_its_history() -> None:
+    known = {option.envvar for option in cli.commands["hub"].params}
+    for name, nodes in (("hub", FOLDER / "prometheus"), ("demo-hub", FOLDER / "compose/nodes.yml")):
+        hub = SERVICES[name]
+        assert hub["command"] == ["hub"]
+        assert set(hub["environment"]) <= known
+        (mounted,) = binds(hub)
+        listed = load(nodes / "nodes.yml" if nodes.is_dir() else nodes)
+        assert (Path(mounted[0]), len(listed.nodes)) == (nodes, 3)
+        assert hub["environment"]["GPU_EXPORTER_NODES_FILE"].startswith(mounted[1])
+        assert hub["environment"]["GPU_EXPORTER_HISTORY_PATH"] == "/var/lib/gpu-exporter/history.db"
+        kept = json.dumps([hub.get("volumes"), hub.get("tmpfs")])
+        assert "/var/lib/gpu-exporter" in kept
+    assert "/var/lib/gpu-exporter" in (ROOT / "Dockerfile").read_text(), "nobody can write there"
+
+
 def test_grafana_finds_everything_that_is_provisioned() -> None:
     for name in ("grafana", "demo-grafana"):
         grafana = SERVICES[name]
@@ -214,14 +232,29 @@ def test_links_in_mails_lead_to_published_ports() -> None:
     assert SERVICES["demo-grafana"]["ports"] == SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
 
 
+def test_one_setting_is_where_links_in_mails_lead() -> None:
+    (config,) = SERVICES["alertmanager"]["configs"]
+    assert config["target"].startswith("/etc/alertmanager/site/")
+    written = yaml.safe_load((FOLDER / "compose.yaml").read_text())["configs"][config["source"]]["content"]
+    assert written == '{{ define "gpu.grafana" }}${GRAFANA_URL:-http://localhost:3000}{{ end }}'
+    assert "/etc/alertmanager/site/*.tmpl" in yaml.safe_load(
+        (FOLDER / "alertmanager/alertmanager.yml").read_text()
+    )["templates"]  # fmt: skip
+
+
+def test_alerts_outlive_a_restart_of_prometheus() -> None:
+    for name in ("prometheus", "demo-prometheus"):
+        assert {"--rules.alert.for-grace-period=1m", "--rules.alert.resend-delay=2m"} <= set(SERVICES[name]["command"])
+
+
 def test_the_demo_mails_within_two_minutes() -> None:
     """By the deployed files as they are, at the worst: the story, a scrape, an evaluation, Alertmanager's wait."""
     story = yaml.safe_load((FOLDER / "compose/incident.yml").read_text())["events"]
     (fallen,) = [duration(event["at"]) for event in story if event.get("xid") == 79]
     scraping = yaml.safe_load((FOLDER / "prometheus/prometheus.yml").read_text())["global"]
     rules = yaml.safe_load((FOLDER / "prometheus/rules/alerts-health.yml").read_text())["groups"]
-    (group,) = [group for group in rules if any(rule["alert"] == "GPUXidCritical" for rule in group["rules"])]
-    (rule,) = [rule for rule in group["rules"] if rule["alert"] == "GPUXidCritical"]
+    (group,) = [group for group in rules if any(rule.get("alert") == "GPUXidCritical" for rule in group["rules"])]
+    (rule,) = [rule for rule in group["rules"] if rule.get("alert") == "GPUXidCritical"]
     assert rule["labels"]["severity"] == "critical"
     routes = yaml.safe_load((FOLDER / "alertmanager/alertmanager.yml").read_text())["route"]["routes"]
     (route,) = [route for route in routes if 'severity="critical"' in route["matchers"]]

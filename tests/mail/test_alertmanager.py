@@ -1,11 +1,9 @@
-"""What deploy/alertmanager does with alerts: whom they reach, which ones others silence, and what the mails say."""
+"""What deploy/alertmanager does with alerts: whom they reach, and which ones others silence."""
 
 from __future__ import annotations
 
-import html
 import json
 import re
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,9 @@ from tools.lab.alertmanager import Alertmanager, amtool
 from tools.lab.programs import Release
 from tools.lab.wait import wait_for
 
-from mail import CONFIGURATION, Told, configuration, render, told
+from mail import CONFIGURATION, GPU, HELD, HOST, configuration, with_holders
 
 RULES = ROOT / "deploy/prometheus/rules"
-HOST = {"instance": "10.0.0.7:9435", "alias": "gpu-node-7"}
-GPU = {**HOST, "gpu": "3", "uuid": "GPU-7b8bace7-f031-48d1-9451-c1fcd4f8ad29", "model": "NVIDIA H100 80GB HBM3"}
-HELD = {**GPU, "owner_kind": "user", "owner": "alice"}
 RECEIVER = {"critical": "oncall", "warning": "team", "info": "digest"}
 
 
@@ -34,10 +29,10 @@ def test_amtool_accepts_the_configuration(release: Release) -> None:
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
-def assert_routed(labels: Mapping[str, str], *receivers: str, release: Release) -> None:
+def assert_routed(labels: Mapping[str, str], *receivers: str, release: Release, file: Path = CONFIGURATION) -> None:
     pairs = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
     wanted = f"--verify.receivers={','.join(receivers)}"
-    done = amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", wanted, *pairs, release=release)
+    done = amtool("config", "routes", "test", f"--config.file={file}", wanted, *pairs, release=release)
     assert done.returncode == 0, f"{labels}: {done.stdout}{done.stderr}"
 
 
@@ -52,13 +47,11 @@ def assert_routed(labels: Mapping[str, str], *receivers: str, release: Release) 
         ({"alertname": "GPUExporterAbsent", "severity": "critical"}, ("oncall",)),
         ({"alertname": "GPUTemperatureNearSlowdown", "severity": "warning", **GPU}, ("team",)),
         ({"alertname": "GPUPersistenceModeOff", "severity": "info", **GPU}, ("digest",)),
-        ({"alertname": "GPUIdleHeld", "severity": "info", **HELD}, ("owner", "digest")),
-        ({"alertname": "GPUIdleHeldLong", "severity": "warning", **HELD}, ("owner", "team")),
-        # Nobody to write to: only those who look after the machines.
-        ({"alertname": "GPUIdleHeld", "severity": "info", **GPU}, ("digest",)),
-        ({"alertname": "GPUIdleHeld", "severity": "info", **GPU, "owner": ""}, ("digest",)),
-        # An owner is only written to about GPUs that lie idle.
-        ({"alertname": "GPULowScore", "severity": "info", **HELD}, ("digest",)),
+        # Those who hold GPUs are not written to until somebody has told their domain.
+        ({"alertname": "GPUIdleHeld", "severity": "info", **HELD}, ("digest",)),
+        ({"alertname": "GPUIdleHeldLong", "severity": "warning", **HELD}, ("team",)),
+        ({"alertname": "GPUFleetUnwatched", "severity": "critical", "cluster": "lab"}, ("oncall",)),
+        ({"alertname": "GPUWarningOver", "severity": "info", **GPU}, ("morning",)),
         # Alerts of others, and mistakes in severities, arrive.
         ({"alertname": "DiskFull"}, ("team",)),
         ({"alertname": "GPULost", "severity": "Critical", **GPU}, ("team",)),
@@ -70,6 +63,49 @@ def test_routes(labels: dict[str, str], receivers: tuple[str, ...], release: Rel
     assert_routed(labels, *receivers, release=release)
 
 
+@pytest.mark.parametrize(
+    ("labels", "receivers"),
+    [
+        ({"alertname": "GPUIdleHeld", "severity": "info", **HELD}, ("owner", "digest")),
+        ({"alertname": "GPUIdleHeldLong", "severity": "warning", **HELD}, ("owner", "team")),
+        # Nobody to write to: only those who look after the machines.
+        ({"alertname": "GPUIdleHeld", "severity": "info", **GPU}, ("digest",)),
+        ({"alertname": "GPUIdleHeld", "severity": "info", **GPU, "owner": ""}, ("digest",)),
+        # An owner is only written to about GPUs that lie idle.
+        ({"alertname": "GPULowScore", "severity": "info", **HELD}, ("digest",)),
+        ({"alertname": "GPULost", "severity": "critical", **HELD}, ("oncall",)),
+    ],
+    ids=["info", "warning", "nobody", "nameless", "low score", "lost"],
+)
+def test_routes_with_mails_to_holders(
+    tmp_path: Path, labels: dict[str, str], receivers: tuple[str, ...], release: Release
+) -> None:
+    file = tmp_path / "alertmanager.yml"
+    file.write_text(with_holders())
+    assert_routed(labels, *receivers, release=release, file=file)
+
+
+def test_warnings_and_criticals_are_mailed_at_any_hour() -> None:
+    tree = yaml.safe_load(CONFIGURATION.read_text())
+    told_at_times = {
+        route["receiver"]
+        for route in tree["route"]["routes"]
+        if {"active_time_intervals", "mute_time_intervals"} & set(route)
+    }
+    assert told_at_times == {"digest", "morning"}
+
+
+def test_the_switches_are_one_line_each(tmp_path: Path, release: Release) -> None:
+    text = re.sub(r"#: ", "", with_holders())
+    assert text != with_holders()
+    tree = yaml.safe_load(text)
+    (warning,) = (route for route in tree["route"]["routes"] if route["matchers"] == ['severity="warning"'])
+    assert warning["active_time_intervals"] == ["office-hours"]
+    (tmp_path / "alertmanager.yml").write_text(text)
+    done = amtool("check-config", str(tmp_path / "alertmanager.yml"), release=release)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def deployed_alerts() -> list[dict[str, Any]]:
     groups = [group for file in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(file.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
@@ -78,22 +114,30 @@ def deployed_alerts() -> list[dict[str, Any]]:
 def test_every_deployed_alert_has_a_route_of_its_severity(release: Release) -> None:
     alerts = deployed_alerts()
     assert alerts, "no alert in deploy/prometheus/rules"
-    severities = {alert["alert"]: alert["labels"]["severity"] for alert in alerts if alert["alert"] != "Watchdog"}
+    own = {"Watchdog", "GPUWarningOver"}  # routes of their own
+    severities = {alert["alert"]: alert["labels"]["severity"] for alert in alerts if alert["alert"] not in own}
     assert set(severities.values()) <= set(RECEIVER)
     for name, severity in severities.items():
-        owner = ["owner"] * name.startswith("GPUIdleHeld")  # no other alert writes to holders, whatever its labels
-        assert_routed({"alertname": name, "severity": severity, **HELD}, *owner, RECEIVER[severity], release=release)
+        assert_routed({"alertname": name, "severity": severity, **HELD}, RECEIVER[severity], release=release)
 
 
 def test_names_in_the_configuration_are_those_of_the_rules() -> None:
     alerts = {alert["alert"] for alert in deployed_alerts()}
-    named = set(re.findall(r'alertname!?="(\w+)"', CONFIGURATION.read_text()))
+    text = with_holders()
+    named = set(re.findall(r'alertname!?="(\w+)"', text))
     assert named <= alerts, "routes or inhibitions name alerts that do not exist"
-    assert any(name.startswith("GPUIdleHeld") for name in alerts)
+    for pattern in re.findall(r'alertname!?~"([^"]+)"', text):
+        assert [name for name in alerts if re.fullmatch(pattern, name)], pattern
+        for part in re.split(r"\|(?![^(]*\))", pattern):
+            assert any(re.fullmatch(part, name) for name in alerts), part
+            for choice in re.findall(r"\((.*)\)", part):
+                for word in choice.split("|"):
+                    whole = part.replace(f"({choice})", f"({word})")
+                    assert any(re.fullmatch(whole, name) for name in alerts), f"{whole}: no alert"
 
 
 def test_repeats_are_multiples_that_alertmanager_remembers() -> None:
-    tree = yaml.safe_load(CONFIGURATION.read_text())
+    tree = yaml.safe_load(with_holders())
     seconds = {"s": 1, "m": 60, "h": 3600}
     for route in [tree["route"], *tree["route"]["routes"]]:
         interval, repeat = (
@@ -135,18 +179,50 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
         pytest.param([HOT], set(), id="a warning alone"),
         pytest.param(
             [alert("GPUXidCritical", "critical", 3, xid="48"), HOT, alert("GPUXidWarning", "warning", 3, xid="94")],
-            {"GPUTemperatureNearSlowdown 3", "GPUXidWarning 3"},
-            id="critical over warning",
+            {"GPUXidWarning 3"},
+            id="the worse of one subject, and no other subject",
         ),
         pytest.param(
-            [alert("GPUEccUncorrected", "critical", 3), alert("GPUPersistenceModeOff", "info", 3)],
-            {"GPUPersistenceModeOff 3"},
-            id="critical over info",
+            [alert("GPUNVLinkDown", "critical", 3, state="inactive"), HOT, alert("GPUStraggler", "warning", 3),
+             alert("GPUPCIeWidthDegraded", "warning", 3), alert("GPUNVLinkCrcErrors", "warning", 3),
+             alert("GPUPersistenceModeOff", "info", 3), alert("GPUThermalSlowdown", "warning", 4)],
+            {"GPUNVLinkCrcErrors 3"},
+            id="links that are down for months mute links alone",
+        ),
+        pytest.param(
+            [alert("GPUThermalSlowdown", "warning", 3), HOT, alert("GPUStraggler", "warning", 3),
+             alert("GPUFanStopped", "warning", 3), alert("GPUStraggler", "warning", 2)],
+            {"GPUTemperatureNearSlowdown 3", "GPUStraggler 3"},
+            id="cause over symptom, and nothing contradictory side by side",
+        ),
+        pytest.param(
+            [alert("GPUTemperatureNearShutdown", "critical", 3), alert("GPUThermalSlowdown", "warning", 3), HOT,
+             alert("GPUPowerBrake", "warning", 3)],
+            {"GPUThermalSlowdown 3", "GPUTemperatureNearSlowdown 3"},
+            id="heat over heat",
+        ),
+        pytest.param(
+            [alert("GPURowRemapFailure", "critical", 3), alert("GPURowRemapPending", "warning", 3),
+             alert("GPUEccCorrectedStorm", "warning", 3), alert("GPUEccCorrectedStorm", "warning", 2)],
+            {"GPURowRemapPending 3", "GPUEccCorrectedStorm 3"},
+            id="memory over memory",
         ),
         pytest.param(
             [alert("GPUEccUncorrected", "critical", 2), HOT, alert("GPUCollectionSlow", "warning")],
             set(),
             id="critical of one GPU, warning of another and of the host",
+        ),
+        pytest.param(
+            [alert("GPUCollectionFailing", "critical"), alert("GPUMissing", "critical"), HOT, LOST, OFF_THE_BUS,
+             alert("GPUCollectionSlow", "warning")],
+            {"GPUMissing", "GPUTemperatureNearSlowdown 3", "GPUCollectionSlow"},
+            id="a machine whose driver is gone, and why",
+        ),
+        pytest.param(
+            [alert("GPUExporterDuplicate", "warning"), alert("GPUThermalSlowdown", "warning", 3),
+             alert("GPUNVLinkCrcErrors", "warning", 3), alert("GPURowRemapFailure", "critical", 3)],
+            {"GPUThermalSlowdown 3", "GPUNVLinkCrcErrors 3"},
+            id="two exporters that report as one: no rate, but states",
         ),
         pytest.param(
             [alert("GPUMissing", "critical"), alert("GPUCollectionSlow", "warning"), HOT],
@@ -184,7 +260,13 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
             {"GPUNVLinkDown 3", "GPUTemperatureNearSlowdown 3"},
             id="XID 79 over all of its GPU",
         ),
-        pytest.param([LOST, OFF_THE_BUS], {"GPUXidCritical 3"}, id="lost and XID 79: one of the two stays"),
+        pytest.param([LOST, OFF_THE_BUS], set(), id="lost and XID 79: both, for the XID tells why"),
+        pytest.param(
+            [LOST, alert("GPUXidCritical", "critical", 3, xid="119"), alert("GPURecoveryActionRequired", "critical", 3),
+             alert("GPUReadErrors", "warning", 3)],
+            {"GPUReadErrors 3"},
+            id="lost, and what it is lost by",
+        ),
         pytest.param(
             [OFF_THE_BUS, alert("GPUXidCritical", "critical", 3, xid="48")],
             {"GPUXidCritical 3"},
@@ -194,6 +276,11 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
             [alert("GPUExporterDown", "critical"), LOST, alert("GPUMissing", "critical"), HOT],
             {"GPULost 3", "GPUMissing", "GPUTemperatureNearSlowdown 3"},
             id="exporter down over its GPUs",
+        ),
+        pytest.param(
+            [alert("GPUHostVanished", "critical"), LOST, alert("GPUCollectionFailing", "critical")],
+            {"GPULost 3", "GPUCollectionFailing"},
+            id="a machine that is no target any more",
         ),
     ],
 )  # fmt: skip
@@ -208,14 +295,49 @@ def test_inhibition(
     beside = {**host, "instance": host["instance"] + "-beside"}
     canary = {**host, "instance": host["instance"] + "-canary"}
     alertmanager.tell([{**labels, **host} for labels in standing])
-    # The same on another host keeps what it needs to stay: warnings alone. And one alert that tells of no host.
-    alertmanager.tell([{**labels, **beside} for labels in standing if labels["severity"] == "warning"])
-    alertmanager.tell([{**alert("GPUExporterAbsent", "critical"), **cluster}])
+    # The same on another host keeps what it needs to stay: a warning alone. And one alert that tells of no host.
+    alertmanager.tell([{**labels, **beside} for labels in standing if labels["severity"] == "warning"][-1:])
+    alertmanager.tell([{**alert("GPUExporterNeverSeen", "info"), **cluster}])
     # Alertmanager looks at alerts in their order: when the canary is silenced, it has seen all of the above.
     alertmanager.tell([{**LOST, **canary}, {**HOT, **canary}])
     wait_for(lambda: alertmanager.inhibited(canary["instance"]))
     assert alertmanager.inhibited(host["instance"]) == inhibited
     assert alertmanager.inhibited(beside["instance"]) == set()
+
+
+def test_two_sites_without_a_cluster_label_may_have_a_machine_of_the_same_name(alertmanager: Alertmanager) -> None:
+    """Both are localhost:9435; they differ by their aliases and their GPUs."""
+    host = {"instance": "localhost-of-both:9435"}
+    west, east = {**host, "alias": "west"}, {**host, "alias": "east"}
+    alertmanager.tell(
+        [{**alert("GPUExporterDown", "critical"), **east}, {**LOST, **east}, {**HOT, **west, "uuid": "GPU-of-west"}]
+    )
+    alertmanager.tell(
+        [{**LOST, **west, "uuid": "GPU-west", "gpu": "7"}, {**HOT, **west, "uuid": "GPU-east", "gpu": "7"}]
+    )
+    wait_for(lambda: alertmanager.inhibited(host["instance"]))
+    assert alertmanager.inhibited(host["instance"]) == {"GPULost 3"}
+
+
+def test_a_fleet_that_is_not_watched_is_one_mail(alertmanager: Alertmanager) -> None:
+    many = [
+        {**alert("GPUExporterDown", "critical"), "cluster": "fleet", "instance": f"f{number}"} for number in range(40)
+    ]
+    more = [
+        {**LOST, "cluster": "fleet", "instance": "f1"},
+        {**alert("GPUHostVanished", "critical"), "cluster": "fleet", "instance": "gone"},
+    ]
+    others = [{**alert("GPUExporterDown", "critical"), "cluster": "another", "instance": "f1"}]
+    alertmanager.tell([*many, *more, *others, {**alert("GPUFleetUnwatched", "critical"), "cluster": "fleet"}])
+
+    def standing() -> list[dict[str, Any]]:
+        found = [each for each in alertmanager.alerts() if each["labels"].get("cluster") in {"fleet", "another"}]
+        return [each["labels"] for each in found if not each["status"]["inhibitedBy"]]
+
+    wait_for(lambda: len(standing()) == 2, standing)
+    assert sorted((each["alertname"], each["cluster"]) for each in standing()) == [
+        ("GPUExporterDown", "another"), ("GPUFleetUnwatched", "fleet"),
+    ]  # fmt: skip
 
 
 def test_the_same_host_of_another_cluster_is_another_host(alertmanager: Alertmanager) -> None:
@@ -226,160 +348,3 @@ def test_the_same_host_of_another_cluster_is_another_host(alertmanager: Alertman
     clusters = [found["labels"].get("cluster") for found in alertmanager.alerts() if found["status"]["inhibitedBy"]
                 and found["labels"]["instance"] == host["instance"]]  # fmt: skip
     assert clusters == ["a"]
-
-
-# --- templates ------------------------------------------------------------------------------------------------------
-
-
-def hot(gpu: int, **labels: str) -> Told:
-    return told({"alertname": "GPUTemperatureNearSlowdown", "severity": "warning", **GPU, "gpu": str(gpu), **labels})
-
-
-def xid(gpu: int, number: int) -> Told:
-    return told({"alertname": "GPUXidCritical", "severity": "critical", **GPU, "gpu": str(gpu), "xid": str(number)})
-
-
-def other(name: str, **labels: str) -> Told:
-    return told({"alertname": name, **labels})
-
-
-@pytest.mark.parametrize(
-    ("alerts", "subject"),
-    [
-        ([hot(3)], "[FIRING:1] gpu-node-7: GPU 3 overheating"),
-        ([hot(0), hot(3), hot(5), xid(1, 48)], "[FIRING:4] gpu-node-7: GPU 0, 3, 5 overheating; GPU 1 XID 48"),
-        ([xid(1, 48), xid(1, 63), xid(2, 63)], "[FIRING:3] gpu-node-7: GPU 1 XID 48; GPU 1, 2 XID 63"),
-        ([other("GPUPCIeWidthDegraded", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 PCIe width degraded"),
-        ([other("GPUNVLinkCrcErrors", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 NVLink CRC errors"),
-        ([other("GPUEccUncorrected", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 ECC uncorrected"),
-        ([other("GPUMissing", **HOST)], "[FIRING:1] gpu-node-7: GPU missing"),
-        ([other("GPUExporterDown", instance="10.0.0.7:9435")], "[FIRING:1] 10.0.0.7: GPU exporter down"),
-        ([other("GPUExporterDown", instance="[fd00::7]:9435")], "[FIRING:1] [fd00::7]: GPU exporter down"),
-        ([other("GPUDriverVersionSkew", cluster="lab")], "[FIRING:1] lab: GPU driver version skew"),
-        ([other("GPUExporterAbsent")], "[FIRING:1] GPUs: GPU exporter absent"),
-        ([other("DiskFull", **HOST)], "[FIRING:1] gpu-node-7: disk full"),
-        ([hot(3), {**hot(4), "status": "resolved"}], "[FIRING:1] gpu-node-7: GPU 3 overheating"),
-        ([{**hot(4), "status": "resolved"}], "[RESOLVED] gpu-node-7: GPU 4 overheating"),
-        (
-            [other(f"GPUIllness{letter}", **GPU) for letter in "ABCDEFGH"],
-            "[FIRING:8] gpu-node-7: " + "".join(f"GPU 3 illness {letter}; " for letter in "abcdef") + "and more",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_subjects(tmp_path: Path, release: Release, alerts: list[Told], subject: str) -> None:
-    assert render(tmp_path, "gpu.email.subject", *alerts, release=release) == subject
-
-
-HOSTILE = '<script>alert("1")</script> & "quoted" \\ {{ .Labels }} +'
-
-
-@pytest.mark.parametrize("name", ["email", "owner", "digest"])
-def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, release: Release, name: str) -> None:
-    names = ("alertname", "alias", "cluster", "model", "owner", "namespace", "severity", "uuid")
-    labels = dict.fromkeys(names, HOSTILE)
-    annotations = {"summary": HOSTILE, "description": HOSTILE, "runbook_url": "javascript:alert(1)"}
-    alerts = [told({**GPU, **labels}, annotations), told({**GPU, **labels}, annotations, ended=True)]
-    page = render(tmp_path, f"gpu.{name}.html", *alerts, kind="html", release=release)
-    assert "<script" not in page
-    assert "javascript:" not in page
-    assert "&lt;script&gt;" in page
-    assert "{{ .Labels }}" in page, "a label is text, never a template"
-    assert page.count("<table") == page.count("</table>")
-    assert page.count("<tr") == page.count("</tr>")
-
-
-def test_both_parts_tell_all_that_is_needed(tmp_path: Path, release: Release) -> None:
-    annotations = {
-        "summary": "The GPU is close to slowing down.",
-        "description": "GPU 3 of gpu-node-7 is at 86 °C. Check the air flow.",
-        "runbook_url": "https://runbooks.test/GPUTemperatureNearSlowdown",
-        "dashboard_url": "https://grafana.test/d/gpu?var-gpu=3&var-host=7",
-    }
-    alerts = [told(hot(3)["labels"], annotations), told(hot(4)["labels"], {"summary": "That one is over."}, ended=True)]
-    text = render(tmp_path, "gpu.email.text", *alerts, release=release)
-    page = render(tmp_path, "gpu.email.html", *alerts, kind="html", release=release)
-    for wanted in [
-        *annotations.values(),
-        "gpu-node-7",
-        "10.0.0.7:9435",
-        GPU["uuid"],
-        GPU["model"],
-        "20 Nov 2026 10:23:41",
-    ]:
-        assert wanted in text
-        assert wanted in html.unescape(page)
-    for shown in (text, page):
-        before, _, after = re.sub(r"(?i)resolved<", "RESOLVED (1)", shown).partition("RESOLVED (1)")
-        assert "That one is over." in after, "resolved alerts stand apart"
-        assert "That one is over." not in before
-        assert "(30m0s)" in after
-
-
-def matchers(link: str) -> set[str]:
-    """The matchers that a silence link fills in."""
-    filled = urllib.parse.unquote(link.split("/#/silences/new?filter=")[1])
-    assert filled[0] + filled[-1] == "{}"
-    return set(re.findall(r'\w+="(?:[^"\\]|\\.)*"', filled))
-
-
-def test_silence_links_are_filled_in_alike(tmp_path: Path, release: Release) -> None:
-    one = told({**hot(3)["labels"], "cluster": 'the "lab" + 1'})
-    page = render(tmp_path, "gpu.email.html", one, kind="html", release=release)
-    links = [html.unescape(link) for link in re.findall(r'href="(http://alertmanager[^"]*silences[^"]*)"', page)]
-    (plain,) = re.findall(r"Silence: +(\S+)", render(tmp_path, "gpu.email.text", one, release=release))
-    wanted = {'alertname="GPUTemperatureNearSlowdown"', r'cluster="the \"lab\" + 1"', 'gpu="3"',
-              'instance="10.0.0.7:9435"', f'uuid="{GPU["uuid"]}"'}  # fmt: skip
-    assert matchers(links[0]) == matchers(plain) == wanted
-    assert matchers(links[1]) == {r'cluster="the \"lab\" + 1"', 'instance="10.0.0.7:9435"'}, "all of the host"
-    assert "+" not in plain, "a browser's fragment has no plus for a space"
-
-
-@pytest.mark.parametrize(
-    ("labels", "address"),
-    [
-        ({"owner_kind": "user", "owner": "alice"}, "alice@example.com"),
-        ({"owner_kind": "slurm", "owner": "bob.m"}, "bob.m@example.com"),
-        ({"owner_kind": "user", "owner": "carol@corp.test"}, "carol@corp.test"),
-        ({"owner_kind": "user", "owner": "CORP\\dave"}, "dave@example.com"),
-        ({"owner_kind": "user", "owner": "example-user"}, "example.user@example.com"),
-        ({"owner_kind": "pod", "owner": "notebook-0", "namespace": "example-space"}, "example-team@example.com"),
-        ({"owner_kind": "pod", "owner": "notebook-0", "namespace": "vision"}, "gpu-team@example.com"),
-        ({"owner_kind": "user", "owner": "root"}, "gpu-team@example.com"),
-        ({"owner_kind": "user", "owner": "1000"}, "gpu-team@example.com"),
-        # Nobody chooses further recipients with a name.
-        ({"owner_kind": "user", "owner": "eve, everybody@corp.test"}, "gpu-team@example.com"),
-        ({"owner_kind": "user", "owner": "eve@corp.test\nBcc: all@corp.test"}, "gpu-team@example.com"),
-        ({"owner_kind": "user", "owner": "-oQ/tmp"}, "gpu-team@example.com"),
-        ({}, "gpu-team@example.com"),
-    ],
-    ids=lambda value: str(value.get("owner", "nobody")).split("\n")[0] if isinstance(value, dict) else "",
-)
-def test_the_address_of_an_owner(tmp_path: Path, release: Release, labels: dict[str, str], address: str) -> None:
-    assert (
-        render(
-            tmp_path, "gpu.owner.address", told({"alertname": "GPUIdleHeld", **GPU, **labels}), release=release
-        ).strip()
-        == address
-    )
-
-
-@pytest.mark.parametrize("name", ["owner", "digest", "heartbeat"])
-def test_the_other_mails(tmp_path: Path, release: Release, name: str) -> None:
-    one = told(
-        {"alertname": "GPUIdleHeld", "severity": "info", **HELD},
-        {"summary": "Held and idle.", "description": "For 62 minutes."},
-    )
-    subject = render(tmp_path, f"gpu.{name}.subject", one, release=release)
-    assert subject == {
-        "owner": "1 idle GPU held by alice: please free what you do not need",
-        "digest": "GPU digest: 1 thing to look at this week",
-        "heartbeat": "[HEARTBEAT] GPU monitoring is alive",
-    }[name]  # fmt: skip
-    text = render(tmp_path, f"gpu.{name}.text", one, release=release)
-    assert "http://alertmanager.test:9093" in text
-    if name != "heartbeat":
-        page = html.unescape(render(tmp_path, f"gpu.{name}.html", one, one, kind="html", release=release))
-        for shown in (text, page):
-            assert "For 62 minutes." in shown
-        assert {"owner": "You hold 2 idle GPUs", "digest": "2 things to look at this week"}[name] in page

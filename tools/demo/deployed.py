@@ -17,7 +17,6 @@ from tools.lab import LOOPBACK, ROOT
 DEPLOY = ROOT / "deploy"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FASTER = 60
-_ALWAYS = [{"times": [{"start_time": "00:00", "end_time": "24:00"}]}]
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,29 @@ def write_rules(folder: Path) -> list[Path]:
     return copies
 
 
-def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int) -> Path:
-    """A prometheus.yml beside its nodes.yml and rules."""
-    tree = _read(DEPLOY / "prometheus/prometheus.yml")
-    tree["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
-    tree["rule_files"] = [str(path) for path in write_rules(folder)]
+def write_hub(folder: Path, machines: Sequence[Machine]) -> tuple[Path, Path]:
+    """The machines as Prometheus and the hub read them, and a hub.yml that hurries."""
+    config = folder / "hub.yml"
+    config.write_text("interval: 2s\nschedule: 1m\n")
+    return _write_nodes(folder, machines), config
+
+
+def _write_nodes(folder: Path, machines: Sequence[Machine]) -> Path:
     nodes = folder / "nodes.json"
     nodes.write_text(
         json.dumps(
             [{"targets": [f"{LOOPBACK}:{machine.port}"], "labels": {"alias": machine.alias}} for machine in machines]
         )
     )
+    return nodes
+
+
+def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int) -> Path:
+    """A prometheus.yml beside its nodes.yml and rules."""
+    tree = _read(DEPLOY / "prometheus/prometheus.yml")
+    tree["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+    tree["rule_files"] = [str(path) for path in write_rules(folder)]
+    nodes = _write_nodes(folder, machines)
     addresses = {"alertmanager:9093": f"{LOOPBACK}:{alertmanager}", "localhost:9090": f"{LOOPBACK}:{port}"}
     for job in tree["scrape_configs"]:
         job.pop("scrape_timeout", None)
@@ -80,7 +91,7 @@ def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, al
 
 
 def write_alertmanager(folder: Path, *, smtp: int) -> Path:
-    """An alertmanager.yml that mails to the local mailbox, at any hour."""
+    """An alertmanager.yml that mails to the local mailbox."""
     tree = _read(DEPLOY / "alertmanager/alertmanager.yml")
     mail = tree["global"]
     for login in ("smtp_auth_username", "smtp_auth_password_file"):
@@ -89,9 +100,6 @@ def write_alertmanager(folder: Path, *, smtp: int) -> Path:
     tree["templates"] = [str(DEPLOY / "alertmanager/templates/*.tmpl")]
     for route in (tree["route"], *tree["route"]["routes"]):
         _hurry(route, ("group_wait", "group_interval"))
-    for interval in tree["time_intervals"]:
-        if interval["name"] == "office-hours":
-            interval["time_intervals"] = _ALWAYS
     file = folder / "alertmanager.yml"
     file.write_text(yaml.safe_dump(tree))
     return file

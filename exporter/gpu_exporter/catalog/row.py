@@ -6,6 +6,7 @@ their units into Prometheus base units at the edge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -78,12 +79,13 @@ class Field:
 class Gpm:
     """One GPM metric (Hopper and newer): its mean since the reading before; of a counter, that times the time.
 
-    ``most`` is the highest mean that can be, in NVML's unit.
+    ``most`` is the highest mean that can be, in NVML's unit; what is above ``full`` is a rounding error, and full.
     """
 
     name: str
     most: float
     scale: float = 1.0
+    full: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,14 @@ class Processes:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes
+@dataclass(frozen=True, slots=True)
+class Mig:
+    """Of each MIG device, which every source reads for all such rows at once; ``name`` is NVML's call or GPM metric."""
+
+    name: str
+
+
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig
 
 
 @dataclass(frozen=True, slots=True)

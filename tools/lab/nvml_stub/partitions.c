@@ -10,15 +10,16 @@ struct gpm_sample {
     nvmlDevice_t device; /* NULL: nothing sampled yet */
     uint64_t time, real_time; /* µs of the machine's clock, and of one that never stands still */
     uint64_t pcie_tx, pcie_rx;
+    unsigned mig; /* its place, MAX_MIG for the whole GPU */
 };
 
-static nvmlReturn_t take_sample(const struct call *call, nvmlDevice_t device, nvmlGpmSample_t sample)
+static nvmlReturn_t take_sample(const struct call *call, nvmlDevice_t device, unsigned mig, nvmlGpmSample_t sample)
 {
     if (call->gpu->gpm_count == 0)
         return NVML_ERROR_NOT_SUPPORTED;
     *sample = (struct gpm_sample){device, now_us(call->state), monotonic_us(),
                                   (uint64_t)call->gpu->values[V_pcie_tx_bytes],
-                                  (uint64_t)call->gpu->values[V_pcie_rx_bytes]};
+                                  (uint64_t)call->gpu->values[V_pcie_rx_bytes], mig};
     return NVML_SUCCESS;
 }
 
@@ -29,6 +30,25 @@ static double mib_per_second(uint64_t before, uint64_t after, const nvmlGpmMetri
     if (us == 0)
         us = request->second->real_time - request->first->real_time;
     return us == 0 ? 0.0 : (double)(after - before) / (1 << 20) / ((double)us / 1e6);
+}
+
+/* How much of the time between two samples the GPU was busy, by the history of its utilization. */
+static double busy_share(const struct gpu *gpu, const nvmlGpmMetricsGet_t *request)
+{
+    const struct timeline *line = &gpu->history[GPU_SAMPLES];
+    uint64_t from = request->first->time, to = request->second->time;
+    double sum = 0.0;
+    if (!line->present || line->count == 0)
+        return 1.0;
+    if (to <= from)
+        return (double)line->entries[line->count - 1].value / 100;
+    for (unsigned i = 0; i < line->count; i++) {
+        uint64_t begin = i == 0 || line->entries[i].time < from ? from : line->entries[i].time;
+        uint64_t end = i + 1 == line->count || line->entries[i + 1].time > to ? to : line->entries[i + 1].time;
+        if (end > begin)
+            sum += (double)line->entries[i].value / 100 * (double)(end - begin);
+    }
+    return sum / (double)(to - from);
 }
 
 API nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned index, nvmlDevice_t *answer)
@@ -103,7 +123,7 @@ API nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
 API nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample)
 {
     CALL(nvmlGpmSampleGet, device, ANY_DEVICE);
-    return take_sample(&call, device, sample);
+    return take_sample(&call, device, MAX_MIG, sample);
 }
 
 API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned gpu_instance, nvmlGpmSample_t sample)
@@ -111,7 +131,7 @@ API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned gpu_instance,
     CALL(nvmlGpmMigSampleGet, device, PHYSICAL);
     for (unsigned i = 0; i < MAX_MIG; i++)
         if (call.gpu->mig[i].present && call.gpu->mig[i].gpu_instance == gpu_instance)
-            return take_sample(&call, device, sample);
+            return take_sample(&call, device, i, sample);
     return NVML_ERROR_NOT_FOUND;
 }
 
@@ -121,8 +141,11 @@ API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
     CALL(nvmlGpmMetricsGet, device, ANY_DEVICE);
     if (request->version != 1)
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    if (request->first == NULL || request->first->device != device)
+    if (request->first == NULL || request->first->device != device || request->first->mig != request->second->mig)
         return NVML_ERROR_INVALID_ARGUMENT;
+    const struct mig *mig = request->second->mig < MAX_MIG ? &call.gpu->mig[request->second->mig] : NULL;
+    const struct gpm_value *told = mig && mig->gpm_count ? mig->gpm : call.gpu->gpm;
+    unsigned count = mig && mig->gpm_count ? mig->gpm_count : call.gpu->gpm_count;
     for (unsigned i = 0; i < request->count; i++) {
         nvmlGpmMetric_t *metric = &request->metrics[i];
         metric->status = NVML_ERROR_NOT_SUPPORTED;
@@ -133,9 +156,9 @@ API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
             metric->value = mib_per_second(request->first->pcie_rx, request->second->pcie_rx, request);
             metric->status = NVML_SUCCESS;
         }
-        for (unsigned j = 0; j < call.gpu->gpm_count; j++)
-            if (call.gpu->gpm[j].metric == metric->metric) {
-                metric->value = call.gpu->gpm[j].value;
+        for (unsigned j = 0; j < count; j++)
+            if (told[j].metric == metric->metric) {
+                metric->value = told[j].value * (told[j].of_busy ? busy_share(call.gpu, request) : 1.0);
                 metric->status = NVML_SUCCESS;
             }
     }

@@ -97,12 +97,22 @@ static struct timeline *timeline(struct timeline *timelines, char *key)
     return &timelines[kind];
 }
 
+static char *after(char *key, const char *prefix);
+
 static void parse_mig(struct gpu *gpu, char *key, char *value)
 {
-    int64_t at = integer(key);
+    char *index = strsep(&key, ".");
+    int64_t at = integer(index);
     if (at < 0 || at >= MAX_MIG)
-        refuse("no MIG index:", key);
+        refuse("no MIG index:", index);
     struct mig *mig = &gpu->mig[at];
+    if (key != NULL) {
+        char *metric = after(key, "gpm.");
+        if (metric == NULL || mig->gpm_count == MAX_OVERRIDES)
+            refuse("no GPM metric of a MIG device:", key);
+        mig->gpm[mig->gpm_count++] = (struct gpm_value){(unsigned)integer(metric), strtod(value, NULL), false};
+        return;
+    }
     unsigned long long total, used;
     if (sscanf(value, "%95s %u %u %llu %llu %95[^\n]", mig->uuid, &mig->gpu_instance, &mig->compute_instance, &total,
                &used, mig->name) != 6)
@@ -124,6 +134,13 @@ static void parse_field(struct gpu *gpu, char *key, char *value)
     gpu->fields[gpu->field_count++] = (struct field_override){
         (unsigned)integer(field), key == NULL ? ALL_SCOPES : (unsigned)integer(key), (unsigned)part[1], part[0],
         (nvmlReturn_t)part[2]};
+}
+
+static void parse_gpm(struct gpu *gpu, const char *key, const char *value, bool of_busy)
+{
+    if (gpu->gpm_count == MAX_OVERRIDES)
+        refuse("too many GPM metrics:", key);
+    gpu->gpm[gpu->gpm_count++] = (struct gpm_value){(unsigned)integer(key), strtod(value, NULL), of_busy};
 }
 
 static enum function function_called(const char *name)
@@ -187,9 +204,9 @@ static void parse_gpu(struct gpu *gpu, char *key, char *value, unsigned hints[3]
     } else if ((rest = after(key, "mig."))) {
         parse_mig(gpu, rest, value);
     } else if ((rest = after(key, "gpm."))) {
-        if (gpu->gpm_count == MAX_OVERRIDES)
-            refuse("too many GPM metrics:", rest);
-        gpu->gpm[gpu->gpm_count++] = (struct gpm_value){(unsigned)integer(rest), strtod(value, NULL)};
+        parse_gpm(gpu, rest, value, false);
+    } else if ((rest = after(key, "gpm_of_busy."))) {
+        parse_gpm(gpu, rest, value, true);
     } else {
         refuse("unknown GPU key", key);
     }

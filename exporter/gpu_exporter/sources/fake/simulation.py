@@ -10,15 +10,18 @@ the hardware takes over.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.catalog.row import MHZ, MIB
+from gpu_exporter.catalog.row import MHZ, MIB, Metric
 from gpu_exporter.sources.fake.memory_errors import MemoryErrors
 from gpu_exporter.sources.fake.models import GpuModel
-from gpu_exporter.sources.fake.workloads import Demand, Kind, SimulatedProcess, Workload, allocated, noise
+from gpu_exporter.sources.fake.partitions import Part, rows
+from gpu_exporter.sources.fake.workloads import DRAM_ACTIVE, Demand, Kind, SimulatedProcess, Workload, allocated, noise
 
 _STEP: Final = 6.0
 _LEAST_SPAN: Final = 1e-9  # a shorter one is left to the next: in it nothing changes by what a float can tell
@@ -40,6 +43,17 @@ _HIDDEN_BY_MIG: Final = (
     "ofa",
     "busy_seconds",
     "memory_io_busy_seconds",
+    "graphics_active",
+    "sm_active",
+    "sm_occupancy",
+    "tensor_active",
+    "dram_active",
+    "fp64_active",
+    "fp32_active",
+    "fp16_active",
+    "sm_active_seconds",
+    "tensor_active_seconds",
+    "dram_active_seconds",
 )
 _REASONS: Final = (
     "sw_power_cap",
@@ -58,7 +72,7 @@ class Conditions:
     fans_stopped: bool = False
     power_brake: bool = False
     workload: Kind | None = None
-    mig: bool = False
+    parts: tuple[Part, ...] | None = None  # in MIG mode
     pcie_width: int = 16
     nvlinks_down: int = 0
     remap_pending: bool = False
@@ -75,6 +89,9 @@ class _Totals:
 
     busy: float = 0.0
     memory_io: float = 0.0
+    sm_active: float = 0.0
+    tensor_active: float = 0.0
+    dram_active: float = 0.0
     energy: float = 0.0
     pcie_transmit: float = 0.0
     pcie_receive: float = 0.0
@@ -147,17 +164,29 @@ class Simulation:
         """What runs now: the fleet's assignment, unless the scenario says otherwise."""
         kind = self.conditions.workload
         own = self._workload
+        if self.conditions.parts == ():
+            kind = "idle"  # there is nothing to run on
         return own if kind is None else replace(own, kind=kind)
 
     def processes(self) -> tuple[SimulatedProcess, ...]:
         """Who holds memory, the workload first; a process gets no more than what the ones before it left."""
-        left = self.model.usable_bytes
+        usable, parts = self.model.usable_bytes, self.conditions.parts
+        left = {"": usable} if parts is None else {part.uuid: part.memory_total for part in parts}
         processes = []
-        for process in (*self.workload().processes(self._now, left), *self.conditions.processes):
-            memory_used = min(process.memory_used, left)
-            left -= memory_used
-            processes.append(replace(process, memory_used=memory_used))
+        running = (*self.workload().processes(self._now, usable), *self.conditions.processes)
+        # In MIG mode each MIG device in turn gets one.
+        for process, uuid in zip(running, cycle(left), strict=False):
+            memory_used = min(process.memory_used, left[uuid])
+            left[uuid] -= memory_used
+            processes.append(replace(process, memory_used=memory_used, mig_uuid=uuid))
         return tuple(processes)
+
+    def partitions(self) -> dict[tuple[Metric, tuple[str, ...]], float]:
+        """What the driver tells of the MIG devices; nothing of a GPU that is not partitioned."""
+        used: Counter[str] = Counter()
+        for process in self.processes():
+            used[process.mig_uuid] += process.memory_used
+        return rows(self.conditions.parts or (), used, self._profiled() if self.model.gpm else {})
 
     def count_link_errors(self, *, pcie_replays: int = 0, nvlink_errors: int = 0) -> None:
         """Packets had to be repeated."""
@@ -188,6 +217,10 @@ class Simulation:
             pcie_receive=each * model.pcie_bandwidth * sum(hour.pcie_receive for hour in hours),
             nvlink=each * model.nvlink_bandwidth * sum(hour.nvlink for hour in hours),
         )
+        profile = self._workload.profile()
+        totals.sm_active = totals.busy * profile.sm_active
+        totals.tensor_active = totals.busy * profile.tensor_active
+        totals.dram_active = totals.memory_io * DRAM_ACTIVE
         totals.reasons["sw_power_cap"] = each * sum(self._wanted(hour) > model.power for hour in hours)
         return totals
 
@@ -236,6 +269,10 @@ class Simulation:
                 totals.reasons[reason] += seconds
         totals.busy += demand.utilization * seconds
         totals.memory_io += demand.memory_io * seconds
+        profile = self.workload().profile()
+        totals.sm_active += demand.utilization * profile.sm_active * seconds
+        totals.tensor_active += demand.utilization * profile.tensor_active * seconds
+        totals.dram_active += demand.memory_io * DRAM_ACTIVE * seconds
         totals.energy += power * seconds
         pcie = model.pcie_bandwidth * seconds * conditions.pcie_width / 16
         totals.pcie_transmit += demand.pcie_transmit * pcie
@@ -280,6 +317,8 @@ class Simulation:
         state = model.busy_state if busy else model.idle_state
         used = allocated(demand.memory, model.usable_bytes)
         used = min(model.usable_bytes, used + sum(process.memory_used for process in conditions.processes))
+        if conditions.parts is not None:
+            used = sum(process.memory_used for process in self.processes())
         slow = 15 * MHZ
         sm = (model.sm * self._ratio // 15 * slow) if busy else model.sm_idle * MHZ
         swing = 1.0 + 0.02 * (noise(self._workload.own, int(self._now)) - 0.5)
@@ -314,9 +353,10 @@ class Simulation:
         if model.memory_max is not None:
             memory_heat = 33.0 + 0.35 * self._temperature + 14.0 * self._heat
             quantities["memory_temperature"] = float(round(min(memory_heat, model.memory_max)))
-        if model.pcie_counters:
+        if model.gpm:
             quantities["pcie_transmit_bytes"] = float(int(totals.pcie_transmit))
             quantities["pcie_receive_bytes"] = float(int(totals.pcie_receive))
+            quantities |= self._profiled()
         if model.nvlinks:
             quantities["nvlinks_active"] = float(model.nvlinks - conditions.nvlinks_down)
             quantities["nvlinks_inactive"] = float(conditions.nvlinks_down)
@@ -324,11 +364,23 @@ class Simulation:
             for kind in model.nvlink_errors:
                 quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors
         if model.mig:
-            quantities["mig_mode"] = float(conditions.mig)
+            quantities["mig_mode"] = float(conditions.parts is not None)
         quantities |= self.memory_errors.quantities(
             remap_pending=conditions.remap_pending, remap_failure=conditions.remap_failure
         )
-        if conditions.mig:
+        if conditions.parts is not None:
             for name in _HIDDEN_BY_MIG:
                 quantities.pop(name, None)
         return MappingProxyType(quantities)
+
+    def _profiled(self) -> Mapping[str, float]:
+        """What the profiling counters tell of the work, beside what utilization says of it."""
+        demand, totals, profile = self._demand, self._totals, self.workload().profile()
+        shares = {name: demand.utilization * share for name, share in profile._asdict().items()}
+        shares |= {"graphics_active": demand.utilization, "dram_active": demand.memory_io * DRAM_ACTIVE}
+        return {
+            **{name: round(share, 6) for name, share in shares.items()},
+            "sm_active_seconds": totals.sm_active,
+            "tensor_active_seconds": totals.tensor_active,
+            "dram_active_seconds": totals.dram_active,
+        }

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
@@ -21,7 +21,7 @@ import pynvml
 from gpu_exporter.model import Process
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.answers import NO_SUCH_CALL, UNWRITTEN, Answer, Buffers
-from gpu_exporter.sources.nvml.errors import raise_if_fatal
+from gpu_exporter.sources.nvml.mig import Seen
 from gpu_exporter.sources.nvml.process_utilization import ProcessUtilization
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,6 @@ _NOTHING: Final = UNWRITTEN * _INFO.size
 _UNTOLD: Final = 0xFFFFFFFFFFFFFFFF  # nvml.h: NVML_VALUE_NOT_AVAILABLE
 # For so long a list that answered is missed, whatever the driver says of it; then it is believed not to be supported.
 _BELIEVED_FOR: Final = 300.0  # seconds
-# NVIDIA's MIG user guide: at most 7 of a GPU, whatever the board; the second number leaves room for boards to come.
-_MIG_DEVICES: Final = 7
-_MOST_MIG_DEVICES: Final = 64
 
 
 class Listed(NamedTuple):
@@ -63,7 +60,6 @@ class Listed(NamedTuple):
     """
 
     processes: tuple[Process, ...] | None
-    mig_uuids: tuple[str, ...]
     at: float | None
 
 
@@ -83,28 +79,30 @@ class ProcessLists:
         self._had: set[str] = set()  # calls that have ever answered
         self._answered: dict[str, float] = {}  # by list: when it answered last
         self._mig = False
-        self._impossible_told = False
-        self._mig_devices = 0  # how many there can be; 0 is not known
 
-    def read(self, handle: Any, *, utilization: bool) -> Listed:
+    def read(self, handle: Any, mig: Seen, *, utilization: bool) -> Listed:
         """List the processes; with ``utilization``, ask anew what each takes. Raises DeviceFailedError or SourceError.
 
         Between two such questions the latest answer stands.
         """
-        instances = self._instances(handle)
+        if mig.mode != self._mig:
+            self._mig = mig.mode
+            self._again.clear()
+            self._answered.clear()
+            self._utilization.begin_anew()
+        instances = mig.instances
         lists = [self._listed(each, uuid) for uuid, each in instances or [("", handle)]]
         at = time.clock_gettime(time.CLOCK_BOOTTIME)
-        uuids = tuple(uuid for uuid, _ in instances)
         known = [processes for processes in lists if processes is not None]
         if not known:
-            return Listed(None, uuids, at)
+            return Listed(None, at)
         found = [process for processes in known for process in processes]
         if utilization and not instances:
             self._utilization.ask(handle)
         self._utilization.keep({process.pid for process in found})
         if latest := self._utilization.latest:
             found = [replace(each, utilization=latest.get(each.pid)) for each in found]
-        return Listed(tuple(found), uuids, at)
+        return Listed(tuple(found), at)
 
     def _listed(self, handle: Any, mig_uuid: str) -> list[Process] | None:
         found: list[Process] = []
@@ -160,56 +158,6 @@ class ProcessLists:
     def doubt(self) -> None:
         """Believe no earlier "not supported": the device was lost or reset since."""
         self._again.clear()
-
-    def _possible(self, told: int) -> int:
-        """How many MIG devices there can be, where the driver tells a number that can be."""
-        if 0 <= told <= _MOST_MIG_DEVICES:
-            return told
-        if not self._impossible_told:
-            log.warning("the driver tells an impossible number", extra={"of": "MIG devices", "count": told})
-            self._impossible_told = True
-        return _MIG_DEVICES
-
-    def _instances(self, handle: Any) -> Sequence[tuple[str, Any]]:
-        """UUID and handle of every MIG device; they come and go while the exporter runs."""
-        if not self._mig_mode(handle):
-            return ()
-        try:
-            self._mig_devices = self._mig_devices or self._possible(int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
-        except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, "nvmlDeviceGetMaxMigDeviceCount")
-            return ()
-        found = []
-        for index in range(self._mig_devices):
-            try:
-                instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-                found.append((str(pynvml.nvmlDeviceGetUUID(instance)), instance))
-            except pynvml.NVMLError as error:
-                raise_if_fatal(error.value, "nvmlDeviceGetMigDeviceHandleByIndex")
-        return found
-
-    def _mig_mode(self, handle: Any) -> bool:
-        """Whether the device is partitioned; what was known stands where the driver does not tell for a moment."""
-        name, now = "nvmlDeviceGetMigMode", self._monotonic()
-        if not self._due(name, now):
-            return False
-        try:
-            mig = bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
-        except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, name)
-            unsupported = error.value in NO_SUCH_CALL or error.value == pynvml.NVML_ERROR_NOT_SUPPORTED
-            if not unsupported or self._mig:
-                return self._mig
-            self._later(name, now)
-            return False
-        self._had.add(name)
-        self._again.pop(name, None)
-        if mig != self._mig:
-            self._mig, self._mig_devices = mig, 0
-            self._again.clear()
-            self._answered.clear()
-            self._utilization.begin_anew()
-        return mig
 
 
 def _ask_list(handle: Any, function: Any, count: Any, buffer: Any) -> int:
