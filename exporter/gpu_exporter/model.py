@@ -139,8 +139,8 @@ class Reading:
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
-    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
-    ``mig_allocations`` the same of each MIG device.
+    ``mig_uuids`` names its MIG devices, and ``mig_whole`` tells that these are all of a GPU in MIG mode.
+    ``allocations`` are those it was given to, busy or not, and ``mig_allocations`` the same of each MIG device.
     ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
     and ``holds`` also where it is not known who is there.
     ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
@@ -156,6 +156,7 @@ class Reading:
     processes: tuple[Process, ...] | None = None
     listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
+    mig_whole: bool = False
     allocations: tuple[Identity, ...] = ()
     mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
     state: State | None = None

@@ -129,7 +129,14 @@ class Processes:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes
+@dataclass(frozen=True, slots=True)
+class Mig:
+    """Of each MIG device, which every source reads for all such rows at once; ``name`` is NVML's call or GPM metric."""
+
+    name: str
+
+
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig
 
 
 @dataclass(frozen=True, slots=True)
