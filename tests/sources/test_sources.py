@@ -31,7 +31,7 @@ def test_a_source_goes_by_the_name_that_chooses_it(name: str) -> None:
     assert import_module(REGISTRY[name]).__name__ == f"gpu_exporter.sources.{name}", "each has a folder of its name"
 
 
-@pytest.mark.parametrize(("name", "simulated"), [("nvml", False), ("fake", True), ("auto", False)])
+@pytest.mark.parametrize(("name", "simulated"), [("nvml", False), ("smi", False), ("fake", True), ("auto", False)])
 def test_a_source_says_whether_it_is_simulated(name: str, *, simulated: bool) -> None:
     assert source_kind(of(name)).simulated is simulated
 

@@ -35,6 +35,11 @@ def _renumbered(name: str, now: int, before: int) -> Field:
     return Field(f"NVML_FI_DEV_CLOCKS_EVENT_REASON_{name}", scale=NANO, renumbered=((580, now), (575, before)))
 
 
+def _smi_reason(reason: str) -> Smi:
+    """Older drivers know the reasons by their older name only."""
+    return Smi(f"clocks_event_reasons.{reason}", words=ACTIVE, others=(f"clocks_throttle_reasons.{reason}",))
+
+
 def _simulated(quantity: str, reason: str) -> Fake:
     """What holds the clocks of the simulated GPUs down is heat, power and idleness."""
     never = reason in {"applications_clocks_setting", "sync_boost", "display_clock_setting"}
@@ -61,7 +66,7 @@ CLOCK_EVENTS: Final = {
             Call("nvmlDeviceGetCurrentClocksEventReasons", bit=f"nvmlClocksEventReason{bit}"),
             Call("nvmlDeviceGetCurrentClocksThrottleReasons", bit=f"nvmlClocksThrottleReason{bit}"),
         ),
-        smi=Smi(f"clocks_event_reasons.{reason}", words=ACTIVE) if reason != "display_clock_setting" else None,
+        smi=_smi_reason(reason) if reason != "display_clock_setting" else None,
         fake=_simulated("reason", reason),
     )
     for reason, bit in _REASONS.items()

@@ -15,7 +15,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_power_watts",
         "Power draw of the board at this moment (on old devices and drivers: over the last second).",
         nvml=(Field("NVML_FI_DEV_POWER_INSTANT", scale=MILLI), Call("nvmlDeviceGetPowerUsage", scale=MILLI)),
-        smi=Smi("power.draw.instant"),
+        smi=Smi("power.draw.instant", others=("power.draw",)),
         fake="power",
     ),
     gauge(

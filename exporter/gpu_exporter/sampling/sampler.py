@@ -291,6 +291,7 @@ class Sampler:
         source = self._lifecycle.source
         self._snapshot = replace(
             self._snapshot,
+            source=source.name if source is not None else self._snapshot.source,
             driver=source.driver if source is not None else None,
             readings=readings,
             ok=ok,

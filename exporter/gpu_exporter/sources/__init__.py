@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
+from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
 
@@ -17,10 +18,12 @@ from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
 REGISTRY: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "gpu_exporter.sources.nvml",
+        "smi": "gpu_exporter.sources.smi",
         "fake": "gpu_exporter.sources.fake",
     }
 )
-_AUTO: Final = "nvml"
+
+_AUTO: Final = "gpu_exporter.sources.auto"
 
 
 class SourceError(Exception):
@@ -89,6 +92,7 @@ class SourceKind:
     opener: Callable[[Config], Callable[[], Source]]
     check: Callable[[Config], None] = lambda _: None
     findings: Callable[[Config, Path], Iterable[Finding]] = lambda _, __: ()
+    tells: Callable[[Metric], bool] = lambda metric: bool(metric.nvml)
 
     @property
     def name(self) -> str:
@@ -102,8 +106,13 @@ class SourceKind:
 
 
 def source_kind(config: Config) -> SourceKind:
-    """The configured source's kind."""
-    kind: SourceKind = import_module(REGISTRY[_AUTO if config.source == "auto" else config.source]).KIND
+    """The configured source's kind; that of ``auto`` is told by the source that it comes to."""
+    return kind_of(config.source.partition(":")[0])
+
+
+def kind_of(name: str) -> SourceKind:
+    """The kind of the source of that name. Raises LookupError."""
+    kind: SourceKind = import_module(_AUTO if name == "auto" else REGISTRY[name]).KIND
     return kind
 
 

@@ -1,0 +1,48 @@
+"""``source: auto``: the driver's library, and nvidia-smi where that cannot be opened. Never simulated GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from gpu_exporter.config import Config
+from gpu_exporter.model import Finding
+from gpu_exporter.sources import Source, SourceError, SourceKind, nvml, smi
+from gpu_exporter.sources.nvml import NvmlSource
+
+
+def _opener(config: Config) -> Callable[[], Source]:
+    open_nvml, open_smi, program = nvml.KIND.opener(config), smi.KIND.opener(config), smi.program(config)
+
+    def opened() -> Source:
+        try:
+            return open_nvml()
+        except SourceError as error:
+            # What only a new process cures must be said, and not be lived with.
+            if error.restart_helps or error.restart_may_help or program.path is None:
+                raise
+            try:
+                return open_smi()
+            except SourceError as other:
+                raise SourceError(f"{error}; {other}") from other
+
+    return opened
+
+
+def _findings(config: Config, root: Path) -> Iterator[Finding]:
+    """Those of NVML; where that cannot be loaded and there is an nvidia-smi, those of both."""
+    found = list(nvml.KIND.findings(config, root))
+    instead = any(each.state == "fail" for each in found) and smi.program(config).path is not None
+    for each in found:
+        yield (
+            replace(each, state="warn", detail=f"{each.detail}; nvidia-smi is asked instead")
+            if (instead and each.state == "fail")
+            else each
+        )
+    if instead:
+        yield from smi.KIND.findings(config, root)
+
+
+KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=_findings)
