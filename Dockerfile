@@ -41,6 +41,8 @@ LABEL org.opencontainers.image.title="gpu-exporter" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/gpu-exporter /opt/gpu-exporter
+# Where a hub keeps its history: a volume that is mounted there for the first time belongs to nobody as well.
+RUN install --directory --owner=65534 --group=65534 /var/lib/gpu-exporter
 # For the NVIDIA runtime: all GPUs, and of the driver only what nvidia-smi needs (libnvidia-ml.so.1).
 ENV PATH=/opt/gpu-exporter/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \

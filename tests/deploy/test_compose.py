@@ -24,8 +24,10 @@ from tools.lab.wait import wait_for
 from tools.lab.web import answers, ask
 
 from gpu_exporter import __version__
+from gpu_exporter.cli import cli
 from gpu_exporter.config import settings
 from gpu_exporter.config.parsers import duration
+from gpu_exporter.hub.nodes import load
 
 pytestmark = pytest.mark.e2e
 FOLDER = ROOT / "deploy"
@@ -33,8 +35,8 @@ FILE = FOLDER / "compose.yaml"
 SCHEMA = json.loads((ROOT / "tests/deploy/compose-spec.json").read_text())
 PROFILES = {
     "node": {"exporter", "node-exporter"},
-    "center": {"prometheus", "alertmanager", "grafana"},
-    "demo": {"gpu-a", "gpu-b", "gpu-c", "demo-prometheus", "demo-alertmanager", "demo-grafana", "mailpit"},
+    "center": {"hub", "prometheus", "alertmanager", "grafana"},
+    "demo": {"gpu-a", "gpu-b", "gpu-c", "demo-hub", "demo-prometheus", "demo-alertmanager", "demo-grafana", "mailpit"},
 }
 
 
@@ -190,6 +192,22 @@ def test_exporters_are_given_settings_that_they_know() -> None:
     known = {setting.variable for setting in settings()}
     for name in ("exporter", "gpu-a", "gpu-b", "gpu-c"):
         assert set(SERVICES[name].get("environment", ())) <= known
+
+
+def test_the_hub_is_given_what_it_knows_and_keeps_its_history() -> None:
+    known = {option.envvar for option in cli.commands["hub"].params}
+    for name, nodes in (("hub", FOLDER / "prometheus"), ("demo-hub", FOLDER / "compose/nodes.yml")):
+        hub = SERVICES[name]
+        assert hub["command"] == ["hub"]
+        assert set(hub["environment"]) <= known
+        (mounted,) = binds(hub)
+        listed = load(nodes / "nodes.yml" if nodes.is_dir() else nodes)
+        assert (Path(mounted[0]), len(listed.nodes)) == (nodes, 3)
+        assert hub["environment"]["GPU_EXPORTER_NODES_FILE"].startswith(mounted[1])
+        assert hub["environment"]["GPU_EXPORTER_HISTORY_PATH"] == "/var/lib/gpu-exporter/history.db"
+        kept = json.dumps([hub.get("volumes"), hub.get("tmpfs")])
+        assert "/var/lib/gpu-exporter" in kept
+    assert "/var/lib/gpu-exporter" in (ROOT / "Dockerfile").read_text(), "nobody can write there"
 
 
 def test_grafana_finds_everything_that_is_provisioned() -> None:

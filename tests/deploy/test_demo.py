@@ -18,6 +18,7 @@ from tools.lab import ROOT, programs
 from tools.lab.exporter import environment
 from tools.lab.programs import Program, program
 from tools.lab.wait import patience, wait_for
+from tools.lab.web import ask
 
 pytestmark = pytest.mark.e2e
 # The incident that people see needs 45 s until the mail; this GPU falls off the bus at once.
@@ -99,7 +100,10 @@ def test_a_mail_in_the_terminal_and_nothing_left_behind(tmp_path: Path) -> None:
 def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     with Demo(tmp_path, ANY) as shown:
         wait_for(lambda: "Ctrl-C stops everything" in shown.log(), shown.log)
-        assert len(shown.children()) == 5, "three exporters, Prometheus, Alertmanager"
+        (first, *_) = re.findall(r"^\S.*?(http://127\.0\.0\.1:(\d+)/)", shown.log(), re.MULTILINE)
+        assert f"all machines  {first[0]}" in shown.log(), "the hub is told first"
+        wait_for(lambda: ask(int(first[1]), "/api/v1/nodes").text.count('"state":"online"') == 3, shown.log)
+        assert len(shown.children()) == 6, "the hub, three exporters, Prometheus, Alertmanager"
         shown.interrupt()
         assert shown.ended() == 0, shown.log()
     assert "Traceback" not in shown.log()

@@ -15,11 +15,11 @@ from tools.lab.mailbox import Mailbox, part
 from tools.lab.programs import Release
 
 from helm.rendering import CHART, Rendered, named, render, values_of
-from mail import CONFIGURATION, PASSWORD
+from mail import CONFIGURATION, PASSWORD, with_holders
 
 MAIL: dict[str, Any] = values_of(CHART / "ci/alertmanager-config-values.yaml")["mail"]
 SNAKE = re.compile(r"(?<=[a-z])([A-Z])")
-DEPLOYED: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())
+DEPLOYED: dict[str, Any] = yaml.safe_load(with_holders())
 
 
 def _stack(rendered: Rendered) -> dict[str, Any]:
@@ -187,9 +187,11 @@ def test_routes_and_inhibitions_are_deploys() -> None:
     assert full["inhibit_rules"] == DEPLOYED["inhibit_rules"]
     assert full["time_intervals"] == DEPLOYED["time_intervals"]
     operator = _as_operator(named("alertmanager-config").one("AlertmanagerConfig")["spec"])
+    (warning,) = (route for route in operator["route"]["routes"] if route["matchers"] == ['severity="warning"'])
+    assert warning.pop("active_time_intervals") == ["office-hours"], "who writes office hours wants them"
     assert operator["route"] == DEPLOYED["route"]
     assert operator["inhibit_rules"] == DEPLOYED["inhibit_rules"]
-    assert [item["name"] for item in operator["time_intervals"]] == ["office-hours", "digest"]
+    assert [item["name"] for item in operator["time_intervals"]] == ["office-hours", "morning", "digest"]
     own = MAIL["timeIntervals"]["office-hours"][0]
     assert operator["time_intervals"][0]["time_intervals"] == [own]
 
@@ -197,13 +199,14 @@ def test_routes_and_inhibitions_are_deploys() -> None:
 def test_everybodys_address_is_the_sites() -> None:
     to = {item["name"]: item["email_configs"][0]["to"] for item in _stack(named("stack-full"))["receivers"]}
     assert to.pop("owner") == '{{ template "gpu.owner.address" . }}'
+    assert to.pop("morning") == "team@example.org"
     assert to == {name: f"{name}@example.org" for name in ("oncall", "team", "digest", "heartbeat")}
     owners = named("stack-full").one("ConfigMap", "-alertmanager")["data"]["owners.tmpl"]
     assert '{{ define "gpu.owner.domain" }}users.example.org{{ end }}' in owners
     assert '{{ define "gpu.owner.fallback" }}lost@example.org{{ end }}' in owners
     fewer = {item["name"]: item["email_configs"][0]["to"] for item in _as_operator(
         named("alertmanager-config-files").one("AlertmanagerConfig")["spec"])["receivers"]}  # fmt: skip
-    assert fewer == dict.fromkeys(("oncall", "team", "digest", "heartbeat"), "oncall@example.org")
+    assert fewer == dict.fromkeys(("oncall", "team", "morning", "digest", "heartbeat"), "oncall@example.org")
     assert "everybody@example.org" in named("everything-else").one("ConfigMap", "-alertmanager")["data"]["owners.tmpl"]
 
 
@@ -223,7 +226,8 @@ def test_without_a_mail_server_alerts_are_shown_and_nobody_is_mailed() -> None:
     found = _stack(named("stack"))
     assert not any(key.startswith("smtp") for key in found["global"])
     assert [receiver for receiver in found["receivers"] if receiver.keys() != {"name"}] == []
-    assert {route["receiver"] for route in found["route"]["routes"]} == {"heartbeat", "oncall", "team", "digest"}
+    receivers = {"heartbeat", "oncall", "team", "morning", "digest"}
+    assert {route["receiver"] for route in found["route"]["routes"]} == receivers, "nobody who holds a GPU is mailed"
 
 
 def test_templates_reach_the_operator_only_where_they_are_asked_for() -> None:

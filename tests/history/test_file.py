@@ -282,6 +282,19 @@ def test_a_file_that_is_put_in_its_place_does_not_meet_the_old_ones_log(path: Pa
     assert nodes["gpu1"] <= 300
 
 
+def test_a_reader_reads_the_file_that_is_there_now(path: Path, tmp_path: Path) -> None:
+    with closing(Reader(path)) as reader:
+        assert [node.alias for node in reader.nodes()] == ["gpu1"]
+        record(tmp_path / "other.db", Machine("other"), 24)
+        (tmp_path / "other.db").replace(path)
+        assert [node.alias for node in reader.nodes()] == ["other"]
+        path.unlink()
+        with pytest.raises(HistoryError, match="is not there"):
+            reader.nodes()
+        record(path, Machine("third"), 24)
+        assert [node.alias for node in reader.nodes()] == ["third"]
+
+
 def test_a_file_says_what_it_is(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION,)

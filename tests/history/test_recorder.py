@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.lab.wait import wait_for
 
-from gpu_exporter.history import METRICS, Reader, Usage, usage
+from gpu_exporter.history import METRICS, Reader, Recorder, Usage, usage
 from gpu_exporter.model import Owner
 from history_story import GIB, START, Clock, Machine, record, recorder
 
@@ -123,6 +126,19 @@ def test_owners_that_share_and_that_follow_each_other(path: Path) -> None:
     assert gpu.states == pytest.approx(
         {"active": 180, "idle_held": 90, "idle_free": 90, "unknown": 90, "down": 0}, abs=1.5
     )
+
+
+def test_the_score_with_other_weights(path: Path) -> None:
+    machine = Machine()
+    record(
+        path, machine, 120, owners={ALICE: 0.5, BOB: 0.5}, utilization=0.8, memory_io=0.3, watts=280.0, memory=20 * GIB
+    )
+    found = told(path)
+    weights = {"utilization": 0.5, "memory_io": 0.2, "memory_used": 0.2, "power": 0.1}
+    for total in (*found.gpus, *found.holds):
+        assert total.weighted(weights) == pytest.approx(total.score / total.scored, abs=0.006)
+        assert total.weighted({"utilization": 1.0}) == pytest.approx(0.8, abs=0.006)
+        assert total.weighted({"memory_used": 0.5, "power": 0.5}) == pytest.approx((0.25 + 0.4) / 2, abs=0.006)
 
 
 def test_an_exporter_that_begins_anew_loses_and_invents_nothing(path: Path) -> None:
@@ -254,6 +270,7 @@ def test_without_counters_gauges_stand_in_and_without_those_nothing_does(path: P
     assert first.joules == pytest.approx(200 * 120)
     assert first.scored == 120
     assert (second.joules, second.scored, second.states["active"]) == (None, 0, 120)
+    assert second.weighted({"utilization": 1.0}) is None
     assert table(path, "SELECT utilization_ratio, memory_used_bytes FROM gpu_minutes WHERE gpu = 1 LIMIT 1") == [
         (None, None)
     ]
@@ -420,3 +437,34 @@ def test_nothing_is_kept_of_a_node_that_is_gone(path: Path) -> None:
     made.flush()
     assert not made._minutes._nodes
     made.close()
+
+
+def test_the_recorder_writes_every_minute_by_itself(path: Path) -> None:
+    # Ten seconds after a minute's end it is written: the thread asks how long to wait, and then what time it is.
+    moments = itertools.cycle((START + 69.99, START + 70))
+    machine, made = Machine(), Recorder(path, clock=lambda: next(moments))
+    for _ in range(13):
+        made.add("gpu1", machine.step(), machine.at)
+    made.start()
+    wait_for(lambda: table(path, "SELECT count(*) FROM gpu_minute") == [(1,)])
+    made.close()
+    assert table(path, "SELECT count(*) FROM gpu_minute") == [(2,)], "and what has begun at the end"
+    assert not [thread for thread in threading.enumerate() if thread.name == "history"]
+
+
+def test_what_cannot_be_written_keeps_nothing_from_being_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine, clock = Machine(), Clock()
+    made = recorder(path, clock)
+    with monkeypatch.context() as broken:
+        broken.setattr("gpu_exporter.history.store.gpu_row", lambda *_: 1 // 0)
+        for _ in range(15):
+            made.add("gpu1", machine.step(), machine.at)
+        clock.now = machine.at
+        made.flush()
+    assert "this is a bug in gpu-exporter" in caplog.text
+    for _ in range(12):
+        made.add("gpu1", machine.step(), machine.at)
+    made.close()
+    assert table(path, "SELECT sum(active_s) FROM gpu_minute") == [(75,)]

@@ -271,7 +271,8 @@ def test_no_name_is_markup(browser: Browser, hostile: Hub) -> None:
     open_page(browser, hostile, "/")
     for pattern in ("/machines/", "/gpus/"):
         links += browser.evaluate(
-            f"[...new Set([...document.querySelectorAll('a[href*=\"{pattern}\"]')].map(link => link.getAttribute('href')))]"
+            f"[...new Set([...document.querySelectorAll('a[href*=\"{pattern}\"]')]"
+            ".map(link => link.getAttribute('href')))]"
         )
     assert len(links) >= 5 + 3 * len(CORPUS)
     for link in links:

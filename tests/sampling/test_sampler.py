@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
@@ -15,7 +16,7 @@ from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot, Xid
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.sampler import Sampler
-from gpu_exporter.sources import SourceError
+from gpu_exporter.sources import SourceChangedError, SourceError
 
 TEMPERATURE = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_temperature_celsius")
 SENT = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_pcie_transmit_bytes_total")
@@ -30,6 +31,10 @@ class Hardware:
         self.hung: dict[int, threading.Event] = {}
         self.gone: str | None = None
         self.bug = False
+        self.bugs: dict[int, Exception] = {}
+        self.refused: SourceError | None = None
+        self.broken: str | None = None
+        self.changed = False
         self.opened = 0
         self.closed: list[bool] = []
         self.reads = [0, 0, 0, 0]
@@ -39,6 +44,8 @@ class Hardware:
         self.opened += 1
         if self.gone:
             raise SourceError(self.gone)
+        if self.refused:
+            raise self.refused
         return Source(self)
 
 
@@ -61,6 +68,13 @@ class Source:
             event.wait(patience())
         if hardware.bug:
             raise ZeroDivisionError
+        if bug := hardware.bugs.get(device.index):
+            raise bug
+        if hardware.changed:
+            hardware.changed = False
+            raise SourceChangedError("the driver lists 4 GPUs, and listed 3")
+        if hardware.broken:
+            raise SourceError(hardware.broken)
         if hardware.gone:
             raise SourceError(hardware.gone)
         if failure := hardware.failures.get(device.index):
@@ -377,6 +391,111 @@ def test_a_container_that_lost_its_devices_asks_for_a_restart(hardware: Hardware
     hardware.failures[0] = Failure("lost", "GPU is lost")
     assert cycle(715) is None, "a lost GPU is another trouble"
     sampler.close()
+
+
+@pytest.fixture
+def virtual(hardware: Hardware) -> Iterator[Callable[[float], Sampler]]:
+    """A sampler that makes a cycle at the moment that it is given."""
+    clock = Clock()
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(),
+        build=Build("1", "3"),
+        monotonic=clock,
+    )
+
+    def cycle(at: float) -> Sampler:
+        clock.now = at
+        sampler._cycle()
+        return sampler
+
+    yield cycle
+    sampler.close()
+
+
+@pytest.mark.parametrize(("helps", "expected"), [(True, "restart"), (False, "")])
+def test_a_driver_that_cannot_be_opened_any_more(
+    virtual: Callable[[float], Sampler], hardware: Hardware, helps: bool, expected: str
+) -> None:
+    hardware.refused = SourceError("unknown (NVML error 999)", restart_may_help=helps)
+    for at in range(0, 400, 5):
+        assert virtual(at).live() is None, "it never worked: a restart would not help"
+    hardware.refused = None
+    assert virtual(460).latest().ok
+    hardware.gone = "the driver is gone"
+    virtual(465)
+    hardware.gone, hardware.refused = None, SourceError("unknown (NVML error 999)", restart_may_help=helps)
+    for at in range(470, 765, 5):
+        assert virtual(at).live() is None
+    assert expected in (virtual(775).live() or "")
+    assert (virtual(780).live() is not None) == helps
+    hardware.refused = None
+    assert virtual(900).live() is None
+
+
+def test_the_backoff_goes_on_where_opening_works_and_reading_does_not(
+    virtual: Callable[[float], Sampler], hardware: Hardware
+) -> None:
+    hardware.broken = "NVML was shut down"
+    for at in range(300):
+        virtual(at)
+    assert hardware.opened <= 10, "1, 2, 4, 8, 16, 32, 60 s apart"
+    hardware.broken = None
+    virtual(400)
+    hardware.broken = "NVML was shut down"
+    before = hardware.opened
+    for at in range(401, 404):
+        virtual(at)
+    assert hardware.opened > before, "it had worked: tried again soon"
+
+
+def test_gpus_that_come_are_read_in_the_same_cycle(virtual: Callable[[float], Sampler], hardware: Hardware) -> None:
+    new = hardware.gpus.pop()
+    assert len(virtual(0).latest().readings) == 3
+    hardware.gpus.append(new)
+    hardware.changed = True
+    snapshot = virtual(5).latest()
+    assert (up(snapshot), snapshot.ok) == ([1, 1, 1, 1], True)
+    assert (hardware.opened, hardware.closed) == (2, [False])
+
+
+def test_no_gpu_is_no_success(virtual: Callable[[float], Sampler], hardware: Hardware) -> None:
+    gpus, hardware.gpus = hardware.gpus, []
+    snapshot = virtual(0).latest()
+    assert (snapshot.ok, snapshot.readings) == (False, ())
+    assert snapshot.driver is not None
+    assert virtual(1).ready() == "the driver lists no GPU"
+    hardware.gpus = gpus
+    hardware.reads = [0] * 4
+    assert virtual(70).latest().ok
+    assert virtual(71).ready() is None
+
+
+def test_a_bug_in_one_gpus_reading_is_its_failure(
+    virtual: Callable[[float], Sampler], hardware: Hardware, caplog: pytest.LogCaptureFixture
+) -> None:
+    hardware.bugs = {2: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")}
+    for at in range(0, 50, 5):
+        assert up(virtual(at).latest()) == [1, 1, 0, 1]
+    assert virtual(50).latest().readings[2].values[READ_ERRORS["unknown"]] == 11
+    assert caplog.text.count("this is a bug in gpu-exporter") == 1, "logged once"
+
+
+def test_a_storm_of_xids_is_summed_up(
+    virtual: Callable[[float], Sampler], hardware: Hardware, caplog: pytest.LogCaptureFixture
+) -> None:
+    virtual(0)
+    hardware.events = [Xid(hardware.gpus[0], 79, 1.0, count=1000)]
+    hardware.events += [Xid(hardware.gpus[1], 7_000_000 + number, 1.0) for number in range(5000)]
+    hardware.events += [Xid(hardware.gpus[1], 79, 1.0)]
+    caplog.clear()
+    labelled = [reading.labelled for reading in virtual(5).latest().readings]
+    assert labelled[0][XID_ERRORS, ("79",)] == 1000
+    assert len(labelled[1]) < 100
+    assert labelled[1][XID_ERRORS, ("79",)] == 1, "a real number has its place, however many others there are"
+    assert labelled[1][XID_ERRORS, ("other",)] == 5000 - 32
+    assert len(caplog.messages) < 30
 
 
 def test_missed_ticks_are_counted(make: Callable[..., Sampler], hardware: Hardware) -> None:

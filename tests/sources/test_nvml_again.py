@@ -79,7 +79,7 @@ def after(source: NvmlSource, clock: Clock, seconds: float, index: int = 0) -> R
     ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetFieldValues", "nvmlDeviceGetSamples"],
 )
 def test_a_call_that_is_not_supported_for_a_moment_comes_back(
-    opened: Open, stub: MakeStub, clock: Clock, function: str, code: int, caplog: pytest.LogCaptureFixture
+    opened: Open, stub: MakeStub, clock: Clock, *, function: str, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = stub("h100")
     source = opened(machine)
@@ -253,7 +253,7 @@ def test_a_gpu_that_is_sick_at_the_start_is_complete_when_it_is_well(
 @pytest.mark.parametrize("function", ["nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlDeviceGetSerial"])
 @pytest.mark.parametrize("code", [2, 3, 12, 13, 14, 999])
 def test_a_name_that_fails_once_is_asked_for_again(
-    opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str], function: str, code: int
+    opened: Open, stub: MakeStub, clock: Clock, asked: Counter[str], *, function: str, code: int
 ) -> None:
     machine = stub("h100")
     machine.set(0, "serial", "1321021036987")
@@ -329,7 +329,7 @@ def test_a_number_of_mig_devices_that_cannot_be_is_refused(
 @pytest.mark.parametrize("function", ["nvmlDeviceRegisterEvents", "nvmlEventSetCreate"])
 @pytest.mark.parametrize("code", [2, 3, 999])
 def test_what_events_need_is_tried_again(
-    opened: Open, stub: MakeStub, clock: Clock, function: str, code: int, caplog: pytest.LogCaptureFixture
+    opened: Open, stub: MakeStub, clock: Clock, *, function: str, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     machine = stub("h100")

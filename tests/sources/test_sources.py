@@ -47,7 +47,7 @@ def test_a_fleet_outlives_the_sources_that_are_opened_on_it() -> None:
     opened = open_source(of("fake", fake__gpus="2"))
     first, second = opened(), opened()
     assert first.simulated
-    assert first.devices is second.devices
+    assert first.devices == second.devices, "the same GPUs, with the names that their seed gives"
     assert len(first.devices) == 2
 
 

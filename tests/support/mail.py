@@ -32,9 +32,24 @@ def replaced(tree: Any, path: Sequence[str | int], value: object) -> None:
     place[path[-1]] = value
 
 
-def configuration(folder: Path, *, smtp_port: int, wait: str = "1s", never: str = "") -> dict[str, Any]:
-    """The deployed alertmanager.yml with short waits, a local mail server; time intervals are always or ``never``."""
-    tree: dict[str, Any] = copy.deepcopy(yaml.safe_load(CONFIGURATION.read_text()))
+def with_holders() -> str:
+    """The deployed alertmanager.yml with the mails to those who hold GPUs switched on, as its comment says."""
+    text = CONFIGURATION.read_text()
+    assert "#holders: " in text
+    return text.replace("#holders: ", "")
+
+
+def configuration(
+    folder: Path, *, smtp_port: int, wait: str = "1s", never: str = "", holders: bool = False
+) -> dict[str, Any]:
+    """The deployed alertmanager.yml with short waits, a local mail server; time intervals are always or ``never``.
+
+    With ``never="office-hours"`` their switch is taken into use, with ``holders`` the mails to those who hold GPUs.
+    """
+    text = with_holders() if holders else CONFIGURATION.read_text()
+    if never == "office-hours":
+        text = text.replace("#: active_time_intervals: [office-hours]", "active_time_intervals: [office-hours]")
+    tree: dict[str, Any] = copy.deepcopy(yaml.safe_load(text))
     (folder / "smtp-password").write_text(PASSWORD)
     replaced(tree, ("global", "smtp_smarthost"), f"127.0.0.1:{smtp_port}")
     replaced(tree, ("global", "smtp_auth_password_file"), str(folder / "smtp-password"))
@@ -67,7 +82,12 @@ def told(labels: Mapping[str, str], annotations: Mapping[str, str] | None = None
 
 
 def render(
-    folder: Path, template: str, *alerts: Mapping[str, Any], kind: str = "text", release: Release = "debian"
+    folder: Path,
+    template: str,
+    *alerts: Mapping[str, Any],
+    kind: str = "text",
+    release: Release = "debian",
+    templates: Path = TEMPLATES,
 ) -> str:
     """What amtool makes of a named template for a group of alerts."""
     shared = [found["labels"] for found in alerts]
@@ -75,14 +95,14 @@ def render(
         "receiver": "oncall",
         "status": "firing" if any(found["status"] == "firing" for found in alerts) else "resolved",
         "alerts": alerts,
-        "groupLabels": {},
+        "groupLabels": {name: shared[0][name] for name in ("cluster", "instance") if name in shared[0]},
         "commonLabels": dict(set.intersection(*(set(labels.items()) for labels in shared))),
         "commonAnnotations": {},
         "externalURL": "http://alertmanager.test:9093",
     }  # fmt: skip
     (folder / "data.json").write_text(json.dumps(data))
     done = amtool(
-        "template", "render", f"--template.glob={TEMPLATES}", f"--template.data={folder / 'data.json'}",
+        "template", "render", f"--template.glob={templates}", f"--template.data={folder / 'data.json'}",
         f"--template.type={kind}", f'--template.text={{{{ template "{template}" . }}}}', release=release,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -21,8 +21,10 @@ CASES = sorted((DEPLOY / "tests").glob("*.yml"))
 RUNBOOKS = ROOT / "docs/runbooks"
 
 # Alerts about the whole of what a Prometheus watches: no machine, no GPU, and (but for the skew) no cluster.
-FLEET = {"GPUDriverVersionSkew", "GPUExporterAbsent", "Watchdog"}
-WITHOUT_CLUSTER = {"GPUExporterAbsent", "Watchdog"}
+WITHOUT_CLUSTER = {"GPUExporterAbsent", "GPUExporterNeverSeen", "Watchdog"}
+FLEET = {"GPUDriverVersionSkew", "GPUFleetUnwatched", "GPUWarningOver", *WITHOUT_CLUSTER}
+# Those that tell of machines that are gone.
+GONE = {"GPUFleetUnwatched", "GPUHostVanished", *WITHOUT_CLUSTER}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ RECORDS = [rule for rule in ALL if not rule.alert]
 # What rules may read: the exporter's metrics, what rules record, what Prometheus and Alertmanager tell of themselves.
 KNOWN = {metric.name for metric in CATALOG} | {record.name for record in RECORDS}
 KNOWN |= {"up", "alertmanager_notifications_total", "alertmanager_notifications_failed_total"}
+KNOWN |= {"ALERTS", "process_start_time_seconds", "scrape_duration_seconds"}
 
 
 def checks(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,7 +108,7 @@ _LANGUAGE = set(
         r"\w+",
         """
         and or unless by on ignoring without group_left group_right bool offset sum count avg min max quantile rate
-        increase time vector absent clamp_max ceil floor label_replace
+        increase time timestamp vector absent abs changes group day_of_week clamp_max ceil floor label_replace
         count_values deriv avg_over_time count_over_time last_over_time max_over_time sum_over_time
         """,
     )

@@ -1,4 +1,4 @@
-"""Three machines with simulated GPUs, Prometheus, Alertmanager and a mailbox; one GPU overheats, and the mail comes.
+"""Three machines with simulated GPUs, the hub, Prometheus, Alertmanager, a mailbox; a GPU overheats, the mail comes.
 
 usage: python -m tools.demo [--incident FILE] [--until-mail] [--any-ports]
 """
@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tools.demo.deployed import Machine, write_alertmanager, write_prometheus
+from tools.demo.deployed import Machine, write_alertmanager, write_hub, write_prometheus
 from tools.demo.mails import is_about, shown
 from tools.demo.programs import DemoError, StoppedError, port, running
 from tools.lab import LOOPBACK, ROOT
@@ -74,9 +74,10 @@ class Demo:
         """Run until Ctrl-C, or the first mail. Raises DemoError and StoppedError."""
         machines = [
             Machine("gpu-a", "h200", 8, 1, self._port(9435, "gpu-a")),
-            Machine(SICK, "h100", 8, 2, self._port(9436, SICK)),
-            Machine("gpu-c", "l40s", 4, 3, self._port(9437, "gpu-c")),
+            Machine(SICK, "h100", 8, 2, self._port(9437, SICK)),
+            Machine("gpu-c", "l40s", 4, 3, self._port(9438, "gpu-c")),
         ]
+        self._start_hub(machines)
         # The sick one last: its story counts from its start, and by then everybody watches.
         box = self._start_alerting(machines)
         for machine in sorted(machines, key=lambda machine: machine.alias == SICK):
@@ -102,6 +103,18 @@ class Demo:
             *([f"--fake.scenario={incident}"] if incident else []),
         ]
         self._run(machine.alias, command, machine.port, "/readyz")
+
+    def _start_hub(self, machines: list[Machine]) -> None:
+        """All machines on one page: what to look at first."""
+        web = self._port(9436, "the hub")
+        nodes, config = write_hub(self._folder, machines)
+        command = [
+            *(str(Path(sys.executable).with_name("gpu-exporter")), "hub", f"--nodes.file={nodes}"),
+            *(f"--hub.config.file={config}", f"--history.path={self._folder / 'history.db'}"),
+            *(f"--web.listen-address={LOOPBACK}:{web}", "--log.level=error"),
+        ]
+        self._run("hub", command, web, "/livez")
+        print(f"all machines  http://{LOOPBACK}:{web}/", flush=True)
 
     def _run(self, name: str, command: list[str], port: int, page: str) -> None:
         self._programs.append(

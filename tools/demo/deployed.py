@@ -55,17 +55,29 @@ def write_rules(folder: Path) -> list[Path]:
     return copies
 
 
-def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int) -> Path:
-    """A prometheus.yml beside its nodes.yml and rules."""
-    tree = _read(DEPLOY / "prometheus/prometheus.yml")
-    tree["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
-    tree["rule_files"] = [str(path) for path in write_rules(folder)]
+def write_hub(folder: Path, machines: Sequence[Machine]) -> tuple[Path, Path]:
+    """The machines as Prometheus and the hub read them, and a hub.yml that hurries."""
+    config = folder / "hub.yml"
+    config.write_text("interval: 2s\nschedule: 1m\n")
+    return _write_nodes(folder, machines), config
+
+
+def _write_nodes(folder: Path, machines: Sequence[Machine]) -> Path:
     nodes = folder / "nodes.json"
     nodes.write_text(
         json.dumps(
             [{"targets": [f"{LOOPBACK}:{machine.port}"], "labels": {"alias": machine.alias}} for machine in machines]
         )
     )
+    return nodes
+
+
+def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int) -> Path:
+    """A prometheus.yml beside its nodes.yml and rules."""
+    tree = _read(DEPLOY / "prometheus/prometheus.yml")
+    tree["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+    tree["rule_files"] = [str(path) for path in write_rules(folder)]
+    nodes = _write_nodes(folder, machines)
     addresses = {"alertmanager:9093": f"{LOOPBACK}:{alertmanager}", "localhost:9090": f"{LOOPBACK}:{port}"}
     for job in tree["scrape_configs"]:
         job.pop("scrape_timeout", None)

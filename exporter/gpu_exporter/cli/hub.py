@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,9 +63,30 @@ def _file(flag: str, name: str, variable: str, text: str, default: Path | None =
     "GPU_EXPORTER_WEB_CONFIG_FILE",
     "Prometheus's web configuration file: TLS, client certificates, passwords; read again when it changes.",
 )
+@_file(
+    "--history.path",
+    "history_path",
+    "GPU_EXPORTER_HISTORY_PATH",
+    "SQLite file that keeps the past, for charts and results; docs/HISTORY.md. Without it nothing is kept.",
+)
+@click.option(
+    "--prometheus.url",
+    "prometheus_url",
+    envvar="GPU_EXPORTER_PROMETHEUS_URL",
+    metavar="URL",
+    help="Prometheus, Thanos, Mimir or VictoriaMetrics that scrapes the machines: charts and results come from there.",
+)
 @click.option("--log.level", "level", envvar="GPU_EXPORTER_LOG_LEVEL", metavar="LEVEL", help=_LOG["log.level"].help)
 @click.option("--log.format", "form", envvar="GPU_EXPORTER_LOG_FORMAT", metavar="FORMAT", help=_LOG["log.format"].help)
-def hub(*, listen: tuple[str, ...], allow: str | None, level: str | None, form: str | None, **files: Any) -> None:
+def hub(
+    *,
+    listen: tuple[str, ...],
+    allow: str | None,
+    level: str | None,
+    form: str | None,
+    prometheus_url: str | None,
+    **files: Any,
+) -> None:
     """Show all machines on one page: which GPU is free, who holds what, which machine is down.
 
     SIGHUP reads the files again, SIGTERM and SIGINT stop. docs/HUB.md tells more.
@@ -85,11 +107,28 @@ def hub(*, listen: tuple[str, ...], allow: str | None, level: str | None, form: 
     options = service.Options(
         listen=_parsed("--web.listen-address", ",".join(listen), listen_addresses, ()),
         allow=_parsed("--web.allow", allow, networks, ()),
+        prometheus=None if prometheus_url is None else _prometheus(prometheus_url),
         **files,
     )
     try:
         service.run(options)
     except service.StartError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _prometheus(url: str) -> Any:
+    """How the Prometheus is asked, with the login of the environment, as ``report`` does. Raises ClickException."""
+    from gpu_exporter import report  # noqa: PLC0415 - nobody else needs it
+
+    environment = os.environ.get
+    try:
+        return report.access(
+            url,
+            username=environment("GPU_EXPORTER_PROMETHEUS_USERNAME"),
+            password=(environment("GPU_EXPORTER_PROMETHEUS_PASSWORD"), None),
+            token=(environment("GPU_EXPORTER_PROMETHEUS_BEARER_TOKEN"), None),
+        )
+    except report.ReportError as error:
         raise click.ClickException(str(error)) from None
 
 

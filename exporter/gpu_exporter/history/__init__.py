@@ -11,7 +11,7 @@ from gpu_exporter.history.file import HistoryError
 from gpu_exporter.history.reader import HOST_METRICS, METRICS, Reader, Series, StoredGpu, StoredNode
 from gpu_exporter.history.recorder import Recorder
 from gpu_exporter.history.retention import Retention
-from gpu_exporter.history.usage import GpuTotal, HoldTotal, Usage, usage
+from gpu_exporter.history.usage import GpuTotal, HoldTotal, Total, Usage, usage
 
 __all__ = [
     "HOST_METRICS",
@@ -26,6 +26,7 @@ __all__ = [
     "Series",
     "StoredGpu",
     "StoredNode",
+    "Total",
     "Usage",
     "csv_lines",
     "usage",

@@ -40,16 +40,11 @@ class Writer:
         except BaseException:
             os.close(self._lock)
             raise
-        status = path.stat()
-        self._identity: Final = (status.st_dev, status.st_ino)
+        self._identity: Final = identity(path)
 
     def replaced(self) -> bool:
         """Whether the path leads to another file by now, or to none."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return True
-        return (status.st_dev, status.st_ino) != self._identity
+        return identity(self.path) != self._identity
 
     def leave(self) -> None:
         """Close a file that was moved away. What is left of its log must not meet the file that has its place now."""
@@ -106,6 +101,15 @@ class Writer:
                 raise HistoryError(f"{self.path}: is damaged ({' '.join(str(found).split())}); {_RECOVERY}")
         if version < VERSION:
             _migrate(connection, version)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file at that path from another one that takes its place; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gpu_exporter.history.document import STATES
-from gpu_exporter.history.file import HistoryError, explained, open_reader
+from gpu_exporter.history.file import HistoryError, explained, identity, open_reader
 from gpu_exporter.history.schema import HOUR, MINUTES, OBSERVED, QUARTERS, Span
 
 _MOST_POINTS: Final = 50_000
@@ -95,14 +95,19 @@ HOST_METRICS: Final[Mapping[str, _Column]] = {
 
 
 class Reader:
-    """Reads one file; any thread may ask. Raises HistoryError where it cannot be read."""
+    """Reads one file, or the one that has its place by then; any thread may ask. Raises HistoryError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._db = open_reader(path)
-        self._db.execute("PRAGMA temp_store = MEMORY")
-        self._db.execute("PRAGMA cache_size = -16384")
+        self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = open_reader(self._path)
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA cache_size = -16384")
+        self._identity = identity(self._path)
+        return connection
 
     def close(self) -> None:
         """Let go of the file."""
@@ -150,6 +155,9 @@ class Reader:
     def asking(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time; the file as it was at one moment. Raises HistoryError."""
         with self._lock:
+            if identity(self._path) != self._identity:  # another file has its place by now
+                self._db.close()
+                self._db = self._open()
             try:
                 self._db.execute("BEGIN")
                 try:

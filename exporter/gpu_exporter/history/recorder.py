@@ -138,9 +138,15 @@ class Recorder:
             self._kept_at = self._monotonic()
 
     def _put(self, _now: float) -> None:
-        if self._waiting:
+        if not self._waiting:
+            return
+        try:
             self._store.write(self._waiting)
-            self._waiting = Batch()
+        except sqlite3.Error:
+            raise
+        except Exception:  # what cannot be written must not keep what follows from being written
+            log.exception("minutes are left out of the history: this is a bug in gpu-exporter")
+        self._waiting = Batch()
 
     def _fail(self, why: str) -> None:
         if why != self._trouble:

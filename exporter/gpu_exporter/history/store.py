@@ -25,6 +25,7 @@ _OBSERVED: Final = "({0}active_s + {0}idle_held_s + {0}idle_free_s + {0}unknown_
 # Two parts of one minute (the recorder was started anew) make one; more than a minute in a minute was a clock that went
 # back: then what was there first stays.
 _MOST: Final = 61
+_MOST_COUNT: Final = 2**62
 _DISK_EVERY: Final = 900.0  # seconds between rows of a disk's size
 
 
@@ -127,7 +128,9 @@ class Store:
         carry = self._carries.setdefault(name, Carry())
         gpu = self._names.gpu(minute.sample, seen)
         for (metric, labels), count in minute.rare.items():
-            self._db.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", (seen, gpu, metric, labels, round(count)))
+            self._db.execute(
+                "INSERT INTO event VALUES (?, ?, ?, ?, ?)", (seen, gpu, metric, labels, min(round(count), _MOST_COUNT))
+            )
         row = gpu_row(minute, carry)
         if row is None:
             return

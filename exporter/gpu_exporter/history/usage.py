@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,36 +11,51 @@ from gpu_exporter.history.reader import Reader, StoredGpu
 from gpu_exporter.history.schema import MINUTES, OBSERVED, QUARTERS, Span
 from gpu_exporter.model import Owner
 
+PARTS: Final = ("utilization", "memory_io", "memory_used", "power")
+
 
 @dataclass(slots=True)
-class GpuTotal:
-    """What became of one GPU's time: seconds by state, joules, the score summed over the seconds that have one.
+class Total:
+    """What became of some time: seconds by state, joules, the score summed over the seconds that have one.
 
-    ``seconds`` are those for which there are rows, looked at or down.
+    ``parts`` are what the score is made of (PARTS, each a share from 0 to 1), summed in the same way; of a part that is
+    not known there is none.
     """
 
     gpu: StoredGpu
-    states: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STATES, 0.0))
+    states: dict[str, float]
     joules: float | None = None
     score: float = 0.0
     scored: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
         """In all states together."""
         return sum(self.states.values())
 
+    def weighted(self, weights: Mapping[str, float]) -> float | None:
+        """The score with other weights of its parts, averaged; by utilization alone where another part is not known.
+
+        None where there is no activity signal.
+        """
+        if self.scored <= 0 or "utilization" not in self.parts:
+            return None
+        if self.parts.keys() != set(PARTS):
+            return min(1.0, self.parts["utilization"] / self.scored)
+        return sum(weights.get(name, 0.0) * min(1.0, total / self.scored) for name, total in self.parts.items())
+
 
 @dataclass(slots=True)
-class HoldTotal:
-    """One owner's share of one GPU; otherwise as GpuTotal."""
+class GpuTotal(Total):
+    """What became of one GPU's time, looked at or down."""
 
-    gpu: StoredGpu
-    owner: Owner
-    states: dict[str, float] = field(default_factory=lambda: dict.fromkeys(HELD, 0.0))
-    joules: float | None = None
-    score: float = 0.0
-    scored: float = 0.0
+
+@dataclass(slots=True)
+class HoldTotal(Total):
+    """What became of one owner's share of one GPU's time."""
+
+    owner: Owner = Owner("", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,12 @@ class Usage:
     holds: tuple[HoldTotal, ...]
 
 
+_PARTS: Final = (  # by second; memory in bytes, power in watts
+    "utilization_pct / 100.0",
+    "memory_io_pct / 100.0",
+    "memory_mib * 1048576.0",
+    "power_dw / 10.0",
+)
 _JOULES: Final = f"power_dw / 10.0 * {OBSERVED}"
 _SCORE: Final = f"score_pct / 100.0 * {OBSERVED}"
 # Within :low and :high, which are keys; the hours (days) at the edges are cut to the window by time.
@@ -81,7 +103,7 @@ def usage(reader: Reader, *, start: float, end: float) -> Usage:
             window = _window(span, start, end)
             for gpu, watts, *sums in connection.execute(_gpu_query(span), window):
                 if gpu in gpus:
-                    _add(totals.setdefault(gpu, GpuTotal(gpus[gpu])), STATES, sums)
+                    _add(totals.setdefault(gpu, GpuTotal(gpus[gpu], dict.fromkeys(STATES, 0.0))), STATES, sums)
                     connection.execute(
                         "INSERT INTO least VALUES (:gpu, :watts, :limit) "
                         "ON CONFLICT DO UPDATE SET watts = min(watts, :watts)",
@@ -93,7 +115,11 @@ def usage(reader: Reader, *, start: float, end: float) -> Usage:
                 for gpu, kind, name, namespace, *sums in connection.execute(query, _window(span, start, end)):
                     owner = Owner(kind, name, namespace)
                     if gpu in gpus:
-                        _add(holds.setdefault((gpu, owner), HoldTotal(gpus[gpu], owner)), HELD, sums)
+                        _add(
+                            holds.setdefault((gpu, owner), HoldTotal(gpus[gpu], dict.fromkeys(HELD, 0.0), owner=owner)),
+                            HELD,
+                            sums,
+                        )
     return Usage(start, end, covered, tuple(totals.values()), tuple(holds.values()))
 
 
@@ -102,21 +128,26 @@ def _window(span: Span, start: float, end: float) -> dict[str, Any]:
     return {"low": low, "high": high, "start": start, "end": end}
 
 
-def _add(total: GpuTotal | HoldTotal, states: tuple[str, ...], sums: list[Any]) -> None:
-    *seconds, joules, score, scored = sums
+def _add(total: Total, states: tuple[str, ...], sums: list[Any]) -> None:
+    seconds, (joules, score, scored, *parts) = sums[: len(states)], sums[len(states) :]
     for state, value in zip(states, seconds, strict=True):
         total.states[state] += value or 0.0
     if joules is not None:
         total.joules = (total.joules or 0.0) + joules
     total.score += score or 0.0
     total.scored += scored or 0.0
+    whole = (1.0, 1.0, total.gpu.memory_total_bytes, total.gpu.power_limit_watts)
+    for name, part, most in zip(PARTS, parts, whole, strict=True):
+        if part is not None and most:
+            total.parts[name] = total.parts.get(name, 0.0) + part / most
 
 
 def _gpu_query(span: Span) -> str:
     return f"""
 SELECT {span.subject} AS gpu, min(CASE WHEN {OBSERVED} > 0 THEN power_dw / 10.0 END),
     sum(active_s), sum(idle_held_s), sum(idle_free_s), sum(unknown_s), sum(down_s),
-    sum({_JOULES}), sum({_SCORE}), sum(CASE WHEN score_pct IS NOT NULL THEN {OBSERVED} END)
+    sum({_JOULES}), sum({_SCORE}), sum(CASE WHEN score_pct IS NOT NULL THEN {OBSERVED} END),
+    {", ".join(f"sum({part} * {OBSERVED})" for part in _PARTS)}
 FROM gpu_{span.suffix} AS row WHERE {_ROWS.format(time=span.time)} GROUP BY gpu
 """  # noqa: S608 - names of columns, here and below
 
@@ -152,7 +183,10 @@ WHERE {_ROWS.format(time=span.time)}
     return _held_query(span, rows)
 
 
-_NEEDED: Final = ("id", "active_s", "idle_held_s", "idle_free_s", "unknown_s", "power_dw", "score_pct")
+_NEEDED: Final = (
+    "id", "active_s", "idle_held_s", "idle_free_s", "unknown_s", "power_dw", "score_pct", "utilization_pct",
+    "memory_io_pct", "memory_mib",
+)  # fmt: skip
 
 
 def _held_query(span: Span, rows: str) -> str:
@@ -160,7 +194,9 @@ def _held_query(span: Span, rows: str) -> str:
     return f"""
 SELECT {span.subject} AS subject, kind, name, namespace, sum(active), sum(idle), sum(row.unknown),
     sum({_DRAWN} * (active + idle + row.unknown) / held), sum({_WORKED} * (active + idle)),
-    sum(CASE WHEN score_pct IS NOT NULL THEN active + idle END)
+    sum(CASE WHEN score_pct IS NOT NULL THEN active + idle END),
+    {", ".join(f"sum({part} * {OBSERVED} * (active + idle) / held)" for part in _PARTS[:-1])},
+    sum({_DRAWN} * (active + idle) / held)
 FROM ({rows}) AS row JOIN owner ON owner.id = row.owner JOIN least ON least.gpu = {span.subject}
 WHERE held > 0 GROUP BY subject, row.owner
 """  # noqa: S608

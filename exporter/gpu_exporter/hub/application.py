@@ -24,11 +24,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_exporter import __version__
 from gpu_exporter.http.access import Gate
 from gpu_exporter.hub import documents
+from gpu_exporter.hub.archive import ArchiveError
 from gpu_exporter.hub.events import Events, FullError
 from gpu_exporter.hub.fleet import Fleet, NodeState
 from gpu_exporter.hub.measures import exposition
-from gpu_exporter.hub.packing import packed
+from gpu_exporter.hub.packing import as_json
 from gpu_exporter.hub.pages import Pages
+from gpu_exporter.hub.past import Past
+from gpu_exporter.hub.past_api import NOTHING_KEPT, past_routes
 from gpu_exporter.hub.selection import SelectionError, parse
 
 log = logging.getLogger(__name__)
@@ -53,21 +56,28 @@ Handle: TypeAlias = Callable[[Request], Any]
 
 
 class Application:
-    """What the hub answers. It reads the fleet and changes nothing."""
+    """What the hub answers. It reads the fleet and changes nothing. ``past`` is None where nothing is kept."""
 
-    def __init__(self, fleet: Fleet, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, fleet: Fleet, *, past: Past | None = None, clock: Callable[[], float] = time.time) -> None:
         self._fleet = fleet
+        self._past = past
         self._clock = clock
         self.events = Events(lambda: documents.summary(fleet, clock()))
-        self._pages = Pages(fleet, clock=clock)
+        self._pages = Pages(fleet, past=past, clock=clock)
 
     def build(self, gate: Gate | None) -> ASGIApp:
         """The whole of it, behind the web configuration where there is one."""
         app = Starlette(
             routes=[
                 *(Route(path, page, methods=["GET"]) for path, page in self._routes().items()),
+                *(past_routes(self._past, self._fleet) if self._past is not None else _NO_PAST),
             ],
-            exception_handlers={HTTPException: _failed, SelectionError: _misunderstood, Exception: _broken},
+            exception_handlers={
+                HTTPException: _failed,
+                SelectionError: _misunderstood,
+                ArchiveError: _no_archive,
+                Exception: _broken,
+            },
         )
         return _Guard(app, gate)
 
@@ -78,6 +88,7 @@ class Application:
             "/machines/{name:path}": self._pages.machine,
             "/people": self._pages.people,
             "/free": self._pages.free,
+            "/waste": self._pages.waste,
             "/docs": self._pages.docs,
             "/static/{name}": _static,
             "/api/v1/nodes": self._nodes,
@@ -94,26 +105,26 @@ class Application:
         }
 
     async def _nodes(self, request: Request) -> Response:
-        return _json(
+        return as_json(
             request, documents.nodes_document(self._fleet, parse(request.query_params.multi_items()), self._clock())
         )
 
     async def _node(self, request: Request) -> Response:
-        return _json(request, documents.node_document(self._state(request)))
+        return as_json(request, documents.node_document(self._state(request)))
 
     async def _gpus(self, request: Request) -> Response:
-        return _json(
+        return as_json(
             request, documents.gpus_document(self._fleet, parse(request.query_params.multi_items()), self._clock())
         )
 
     async def _processes(self, request: Request) -> Response:
-        return _json(
+        return as_json(
             request, documents.processes_document(self._fleet, parse(request.query_params.multi_items()), self._clock())
         )
 
     async def _people(self, request: Request) -> Response:
         people = [documents.person_document(person) for person in self._fleet.people()]
-        return _json(request, {"timestamp_seconds": round(self._clock(), 3), "people": people})
+        return as_json(request, {"timestamp_seconds": round(self._clock(), 3), "people": people})
 
     async def _events(self, _request: Request) -> Response:
         try:
@@ -139,7 +150,8 @@ class Application:
         waiting = sum(1 for state in self._fleet if state.status == "starting")
         if waiting:
             return PlainTextResponse(f"{waiting} machines have not been asked yet\n", 503)
-        return PlainTextResponse("ok\n" + "".join(f"{note}\n" for note in (self._fleet.complaint,) if note))
+        trouble = self._past.trouble() if self._past is not None else None
+        return PlainTextResponse("ok\n" + "".join(f"{note}\n" for note in (self._fleet.complaint, trouble) if note))
 
     def _state(self, request: Request) -> NodeState:
         state = self._fleet.get(request.path_params["name"])
@@ -153,7 +165,7 @@ async def _livez(_request: Request) -> Response:
 
 
 async def _openapi(request: Request) -> Response:
-    return _json(request, openapi_document())
+    return as_json(request, openapi_document())
 
 
 @cache
@@ -187,10 +199,6 @@ async def _static(request: Request) -> Response:
     return Response(content, media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
 
 
-def _json(request: Request, value: Any, status: int = 200) -> Response:
-    return packed(request, msgspec.json.encode(value), "application/json", status)
-
-
 async def _failed(request: Request, error: Exception) -> Response:
     """A refusal: JSON below /api/, one line elsewhere."""
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
@@ -206,9 +214,23 @@ async def _misunderstood(request: Request, error: Exception) -> Response:
     return await _failed(request, HTTPException(400, str(error)))
 
 
+async def _no_archive(request: Request, error: Exception) -> Response:
+    return await _failed(request, HTTPException(503, str(error)))
+
+
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
     return await _failed(request, HTTPException(500, "this is a bug in gpu-exporter: see the hub's log"))
+
+
+async def _nothing_kept(_request: Request) -> Response:
+    raise HTTPException(404, NOTHING_KEPT)
+
+
+_NO_PAST: Final = tuple(
+    Route(path, _nothing_kept, methods=["GET", "POST"])
+    for path in ("/api/v1/history", "/api/v1/results{rest:path}", "/api/v1/analyze")
+)
 
 
 class _Guard:

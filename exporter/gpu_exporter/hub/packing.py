@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,3 +26,8 @@ def packed(request: Request, body: bytes, media_type: str, status: int = 200) ->
         body = gzip.compress(body, _LEVEL)
         headers["content-encoding"] = "gzip"
     return Response(body, status, headers, media_type=media_type)
+
+
+def as_json(request: Request, value: Any, status: int = 200) -> Response:
+    """The answer of the API to a request."""
+    return packed(request, msgspec.json.encode(value), "application/json", status)

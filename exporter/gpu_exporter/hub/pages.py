@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,14 @@ from starlette.responses import Response
 
 from gpu_exporter import __version__
 from gpu_exporter.hub import documents, selection, words
+from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
+from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
 from gpu_exporter.hub.fleet import STATES, Fleet, Gpu, Holder, NodeState, Person, disk_share
 from gpu_exporter.hub.packing import packed
+from gpu_exporter.hub.past import Past
+from gpu_exporter.hub.past_api import NOTHING_KEPT, window_of
+from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
 
 STATE_WORDS: Final[Mapping[str, str]] = {
@@ -28,7 +34,7 @@ STATE_WORDS: Final[Mapping[str, str]] = {
     "down": "down",
     "unknown": "unknown",
 }
-_NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"))
+_NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))
 _CSP_HTML: Final = "text/html; charset=utf-8"
 _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
     "name": lambda state: state.node.name.casefold(),
@@ -39,6 +45,8 @@ _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
     "status": lambda state: (state.status != "offline", not state.trouble, state.status != "starting"),
 }
 _OFFLINE_SHOWN: Final = 6
+_WEEK: Final = 7 * 86400.0
+_WINDOWS: Final = (("24h", "day"), ("7d", "week"), ("30d", "month"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,9 @@ class Option:
 class Pages:
     """One method a page."""
 
-    def __init__(self, fleet: Fleet, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, fleet: Fleet, *, past: Past | None = None, clock: Callable[[], float] = time.time) -> None:
         self._fleet = fleet
+        self._past = past
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("gpu_exporter.hub"),
@@ -188,7 +197,54 @@ class Pages:
             gpu=found,
             processes=processes,
             metrics=_all_metrics(state, wanted),
+            **await self._charts(request, found),
         )
+
+    async def waste(self, request: Request) -> Response:
+        """Who let GPUs idle within a window, worst first."""
+        analysis, trouble = None, "" if self._past is not None else NOTHING_KEPT
+        asked = request.query_params.get("window", "7d")
+        if self._past is not None:
+            try:
+                analysis = await self._past.results.of(window_of(request) or _WEEK)
+            except ArchiveError as error:
+                trouble = str(error)
+        past = self._past
+        return self._page(
+            request,
+            "waste.html",
+            title="Waste",
+            analysis=analysis,
+            trouble=trouble,
+            wasters=[] if analysis is None or past is None else analysis.wasters(past.results.thresholds),
+            stats=None
+            if analysis is None or past is None
+            else stats_document(analysis, price=past.config.price, currency=past.config.currency),
+            config=None if past is None else past.config,
+            asked=asked,
+            windows=_WINDOWS,
+            holder_of=lambda owner: Holder(owner.kind, owner.name, owner.namespace, None),
+            log=[] if past is None else list(past.results.log)[:-11:-1],
+            deliveries=[] if past is None else list(past.controller.log)[:-11:-1],
+            known={state.node.name for state in self._fleet},
+        )
+
+    async def _charts(self, request: Request, gpu: Gpu) -> dict[str, Any]:
+        """Curves of a GPU over the range that was asked for, and why there are none."""
+        asked = request.query_params.get("range", "hour")
+        if asked not in RANGES:
+            raise HTTPException(400, f"range: '{shown(asked)}' is not known; write one of {', '.join(RANGES)}")
+        told: dict[str, Any] = {"ranges": RANGES, "range": asked, "charts": [], "no_charts": ""}
+        if self._past is None:
+            return {**told, "no_charts": NOTHING_KEPT}
+        now, (length, step) = self._clock(), RANGES[asked]
+        key = GpuKey(gpu.node, gpu.index, gpu.uuid)
+        ask = partial(self._past.archive.curve, key, start=now - length, end=now, step=step)
+        try:
+            curves = [(metric, title, await asyncio.to_thread(ask, metric)) for metric, title in CHARTS.items()]
+        except ArchiveError as error:
+            return {**told, "no_charts": str(error)}
+        return {**told, "charts": [Chart.of(metric, title, curve) for metric, title, curve in curves]}
 
     async def docs(self, request: Request) -> Response:
         """The API for people who write programs."""
@@ -207,6 +263,7 @@ class Pages:
             clock=partial(words.clock, now=now),
             since=lambda timestamp: words.span(now - timestamp),
             fleet=fleet,
+            history_trouble="" if self._past is None else self._past.trouble() or "",
             simulated=fleet.simulated(),
             reload_url=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
             **values,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,16 +15,24 @@ from typing import Final
 
 from gpu_exporter.config import Address, ConfigError, Watch
 from gpu_exporter.config.parsers import Network
+from gpu_exporter.history import HistoryError, Recorder, Retention
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.hub import nodes, settings
 from gpu_exporter.hub.application import Application
-from gpu_exporter.hub.fetching import Access, Fetcher, access
+from gpu_exporter.hub.archive import Archive, ArchiveError, FileArchive, PrometheusArchive
+from gpu_exporter.hub.control import Controller
+from gpu_exporter.hub.document import shown
+from gpu_exporter.hub.fetching import Access, Fetched, Fetcher, access
 from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.names import Names
+from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.poller import Poller
+from gpu_exporter.hub.results import Results
 from gpu_exporter.hub.server import Server
 from gpu_exporter.hub.settings import HubConfig
+from gpu_exporter.report.client import Access as PrometheusAccess
+from gpu_exporter.report.client import ReportError
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +53,8 @@ class Options:
     listen: Sequence[Address] = (Address("127.0.0.1", 9436),)
     allow: Sequence[Network] = ()
     web_config_file: Path | None = None
+    history_path: Path | None = None
+    prometheus: PrometheusAccess | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class _Files:
     config: HubConfig
     nodes: nodes.Nodes
     access: Access
+    control: Access
 
 
 def run(options: Options) -> None:
@@ -60,22 +72,55 @@ def run(options: Options) -> None:
     files = _read(options)
     gate = None if options.web_config_file is None else Gate(options.web_config_file)
     _allow_many_descriptors()
-    asyncio.run(Hub(options, files, gate).serve())
+    fleet = Fleet(interval=files.config.interval)
+    past = _past(options, files, fleet)
+    asyncio.run(Hub(options, files, gate, fleet, past).serve())
+
+
+def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
+    """What is kept of the past; None where nothing is. Raises StartError."""
+
+    def host_of(node: str) -> str:
+        state = fleet.get(node)
+        return shown(state.host.name) if state is not None and state.host.name else node
+
+    recorder: Recorder | None = None
+    archive: Archive
+    try:
+        if options.history_path is not None:
+            recorder = Recorder(options.history_path, retention=Retention(minutes=files.config.retention))
+            recorder.start()
+        if options.prometheus is not None:
+            archive = PrometheusArchive(options.prometheus)
+        elif options.history_path is not None:
+            archive = FileArchive(options.history_path)
+        else:
+            return None
+    except (HistoryError, ArchiveError, ReportError) as error:
+        if recorder is not None:
+            recorder.close()
+        raise StartError(str(error)) from None
+    config = files.config
+    results = Results(archive, config.thresholds, config.window)
+    return Past(archive, results, Controller(config.control, files.control, host_of=host_of), config, recorder)
 
 
 class Hub:
     """All that runs, on one event loop."""
 
-    def __init__(self, options: Options, files: _Files, gate: Gate | None) -> None:
+    def __init__(self, options: Options, files: _Files, gate: Gate | None, fleet: Fleet, past: Past | None) -> None:
         self._options = options
         self._files = files
         self._gate = gate
-        self._fleet = Fleet(interval=files.config.interval)
-        self._application = Application(self._fleet)
+        self._fleet = fleet
+        self._past = past
+        self._application = Application(fleet, past=past)
         self._notifier = Notifier.of_this_process()
         try:
             self._server = Server(self._application.build(gate), options.listen, allow=options.allow, gate=gate)
         except OSError as error:
+            if past is not None and past.recorder is not None:
+                past.recorder.close()
             raise StartError(f"web.listen_address: {error}") from None
 
     async def serve(self) -> None:
@@ -87,7 +132,7 @@ class Hub:
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         names = Names(self._files.config.dns.server)
         fetcher = Fetcher(self._files.access, names)
-        poller = Poller(self._fleet, fetcher)
+        poller = Poller(self._fleet, fetcher, heard=self._heard)
         poller.replace(self._files.nodes)
         self._server.start()
         self._tell_listening()
@@ -95,6 +140,8 @@ class Hub:
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._follow(poller, fetcher, names, reload)),
         ]
+        if self._past is not None:
+            tasks.append(asyncio.create_task(self._past.keep_analysing()))
         try:
             await _first(stop.wait(), *tasks)
         finally:
@@ -108,6 +155,12 @@ class Hub:
             await poller.close()
             await fetcher.close()
             await names.close()
+            if self._past is not None:
+                await self._past.close()
+
+    def _heard(self, name: str, fetched: Fetched) -> None:
+        if self._past is not None:
+            self._past.heard(name, fetched, time.time())
 
     def _tell_listening(self) -> None:
         scheme = self._server.scheme
@@ -152,13 +205,17 @@ class Hub:
             fetcher.access = files.access
             names.use(files.config.dns.server)
             poller.replace(files.nodes)
+            if self._past is not None:
+                self._past.use(files.config, files.control)
             watch.follow(*self._paths())
             log.info("files reloaded", extra={"machines": len(self._fleet)})
 
     def _paths(self) -> tuple[Path, ...]:
         config_file = self._options.config_file
         own = (self._options.nodes_file, *(() if config_file is None else (config_file,)))
-        return own + settings.secrets_of(self._files.config.http_config, config_file)
+        config = self._files.config
+        secrets = (settings.secrets_of(http, config_file) for http in (config.http_config, config.control.http_config))
+        return (*own, *(path for paths in secrets for path in paths))
 
 
 def _public(complaint: str, options: Options) -> str:
@@ -172,7 +229,14 @@ def _read(options: Options) -> _Files:
     """Everything that people write. Raises ConfigError."""
     config = settings.load(options.config_file)
     how = access(config.http_config, scheme=config.scheme, timeout=config.deadline, beside=options.config_file)
-    return _Files(config, nodes.load(options.nodes_file), how)
+    control = access(
+        config.control.http_config,
+        scheme="http",
+        timeout=config.control.timeout,
+        beside=options.config_file,
+        place="control.http_config",
+    )
+    return _Files(config, nodes.load(options.nodes_file), how, control)
 
 
 async def _first(*waits: object) -> None:

@@ -82,3 +82,4 @@ class ThisMachine:
         )
         document["exporter"]["sample_age_seconds"] = self._sampler.age(snapshot) or 0.0
         self._recorder.add(self.name, document, self._clock())
+        log.debug("a sample was recorded", extra={"node": self.name})

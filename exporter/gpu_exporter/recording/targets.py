@@ -117,6 +117,7 @@ class Watcher:
                 log.exception("asking a machine failed: this is a bug in gpu-exporter")
             due = max(due + self._interval, time.monotonic())
             self._closing.wait(due - time.monotonic())
+        self._forget()
 
     def ask(self) -> None:
         """Ask once, and add the answer."""
@@ -127,6 +128,7 @@ class Watcher:
             self._tell(str(error))
         else:
             is_snapshot = self._recorder.add(self._target.name, document, self._clock())
+            log.debug("an answer was recorded", extra={"target": self._target.name})
             self._tell(
                 None if is_snapshot else "answers JSON that is no snapshot of schema 1: it is of another version"
             )

@@ -105,7 +105,7 @@ class Sampler:
             return snapshot
         # One object for each snapshot, so that its page is rendered once.
         if self._withheld is None or self._withheld[0] is not snapshot:
-            self._withheld = (snapshot, replace(snapshot, readings=(), ok=False))
+            self._withheld = (snapshot, replace(snapshot, readings=(), ok=False, driver=None))
         return self._withheld[1]
 
     @property

@@ -6,7 +6,7 @@ Alertmanager's configuration: deploy/alertmanager with `mail` in the places that
 {{- define "gpu-exporter.mailTo" -}}
 {{- $to := .root.Values.mail.to }}
 {{- $team := $to.team | default $to.oncall }}
-{{- get (dict "oncall" $to.oncall "team" $team "digest" ($to.digest | default $team) "heartbeat" ($to.heartbeat | default $team)) .receiver }}
+{{- get (dict "oncall" $to.oncall "team" $team "morning" $team "digest" ($to.digest | default $team) "heartbeat" ($to.heartbeat | default $team)) .receiver }}
 {{- end }}
 
 {{/* templates/owners.tmpl: whom the holder of an idle GPU is. */}}
@@ -30,7 +30,13 @@ Alertmanager's configuration: deploy/alertmanager with `mail` in the places that
 {{/* alertmanager.yml. Without a mail server its receivers are empty: alerts are shown and nobody is mailed. */}}
 {{- define "gpu-exporter.alertmanagerFile" -}}
 {{- $mail := .Values.mail }}
-{{- $file := .Files.Get "files/alertmanager/alertmanager.yml" | fromYaml }}
+{{- $text := .Files.Get "files/alertmanager/alertmanager.yml" }}
+{{- /* Mails to holders wait in comments for a domain. */}}
+{{- if or $mail.owners.domain $mail.owners.template }}{{ $text = $text | replace "#holders: " "" }}{{ end }}
+{{- /* Office hours are the switch of warnings: who writes them wants them. */}}
+{{- if hasKey $mail.timeIntervals "office-hours" }}{{ $text = $text | replace "#: active_time_intervals: [office-hours]" "active_time_intervals: [office-hours]" }}{{ end }}
+{{- $file := $text | fromYaml }}
+{{- $_ := set $file "templates" (list "/etc/alertmanager/templates/*.tmpl") }}
 {{- $global := $file.global }}
 {{- range $key := list "smtp_smarthost" "smtp_from" "smtp_auth_username" "smtp_auth_password_file" "smtp_require_tls" }}
 {{- $_ := unset $global $key }}
@@ -47,16 +53,9 @@ Alertmanager's configuration: deploy/alertmanager with `mail` in the places that
 {{- with include "gpu-exporter.mailTo" (dict "root" $ "receiver" $receiver.name) }}{{ $_ := set $email "to" . }}{{ end }}
 {{- end }}
 {{- if not $mail.smarthost }}{{ $_ := unset $receiver "email_configs" }}{{ end }}
-{{- if or (ne $receiver.name "owner") $mail.owners.domain $mail.owners.template }}
 {{- $receivers = append $receivers $receiver }}
 {{- end }}
-{{- end }}
 {{- $_ := set $file "receivers" $receivers }}
-{{- if not (or $mail.owners.domain $mail.owners.template) }}
-{{- $routes := list }}
-{{- range $file.route.routes }}{{ if ne .receiver "owner" }}{{ $routes = append $routes . }}{{ end }}{{ end }}
-{{- $_ := set $file.route "routes" $routes }}
-{{- end }}
 {{- range $interval := $file.time_intervals }}
 {{- with get $mail.timeIntervals $interval.name }}{{ $_ := set $interval "time_intervals" . }}{{ end }}
 {{- end }}
@@ -96,15 +95,24 @@ routes:
 {{- end }}
 
 {{/*
-A field of a mail with the templates it calls before it. Nothing between the definitions may be printed: their leading
-dashes eat the line ends.
+A field of a mail with the templates it calls before it, and what these call; all of them in every field would be more than
+an object of Kubernetes may have. Nothing between the definitions may be printed: their leading dashes eat the line ends.
 */}}
 {{- define "gpu-exporter.inlined" -}}
 {{- if and .root.Values.alertmanagerConfig.inlineTemplates (contains "{{ template" .text) }}
 {{- $all := printf "%s\n%s" (.root.Files.Get "files/alertmanager/templates/email.tmpl") (include "gpu-exporter.ownersTemplate" .root) }}
 {{- $all = regexReplaceAllLiteral "(?s)\\{\\{/\\*.*?\\*/\\}\\}" $all "" }}
-{{- $all = regexReplaceAllLiteral "(?m)^\\{\\{ ?define" $all "{{- define" }}
-{{- printf "%s{{- \"\" -}}%s" (trim $all) .text }}
+{{- $parts := splitList "\n{{ define \"" (printf "\n%s" $all) }}
+{{- $needed := "" }}
+{{- $text := .text }}
+{{- range until 8 }}
+{{- $wanted := printf "%s%s" $text $needed }}
+{{- $needed = "" }}
+{{- range $part := rest $parts }}
+{{- if contains (printf "template \"%s\"" (regexFind "^[^\"]*" $part)) $wanted }}{{ $needed = printf "%s{{- define \"%s" $needed (trim $part) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- printf "%s{{- \"\" -}}%s" $needed .text }}
 {{- else }}
 {{- .text }}
 {{- end }}

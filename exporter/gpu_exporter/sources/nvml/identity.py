@@ -133,9 +133,8 @@ def _decoded(answer: Any) -> str:
     return str(answer or "").strip()
 
 
-def _bus_id(handle: Any) -> str:
-    info = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
-    return "" if info is None else _decoded(info.busId)
+def _bus_id(handle: Any) -> Any:
+    return pynvml.nvmlDeviceGetPciInfo(handle).busId
 
 
 _ASKED: Final[dict[str, Callable[[Any], str]]] = {
@@ -143,7 +142,7 @@ _ASKED: Final[dict[str, Callable[[Any], str]]] = {
     "model": partial(_text, pynvml.nvmlDeviceGetName),
     "architecture": lambda handle: _ARCHITECTURES.get(_ask(pynvml.nvmlDeviceGetArchitecture, handle), ""),
     "brand": lambda handle: _BRANDS.get(_ask(pynvml.nvmlDeviceGetBrand, handle), ""),
-    "pci_bus_id": _bus_id,
+    "pci_bus_id": partial(_text, _bus_id),
     "serial": partial(_text, pynvml.nvmlDeviceGetSerial),
     "vbios_version": partial(_text, pynvml.nvmlDeviceGetVbiosVersion),
 }

@@ -17,7 +17,7 @@ import pynvml
 log = logging.getLogger(__name__)
 
 # proc(5): what follows the path of a mapping whose file is gone.
-_DELETED: Final = re.compile(r"(\S*/libnvidia-ml\.so\S*) \(deleted\)$", re.MULTILINE)
+_DELETED: Final = re.compile(r"/(libnvidia-ml\.so\S*) \(deleted\)$", re.MULTILINE)
 
 
 def shut_down() -> None:
@@ -49,7 +49,7 @@ def unload() -> None:
 
 
 def outdated(root: Path = Path("/")) -> str | None:
-    """The file of the library that this process has in memory, where that file is not there any more.
+    """The name of the library that this process has in memory, where its file is not there any more.
 
     To be asked after an opening that failed: what a fresh opening finds deleted cannot be loaded anew, because the
     library refuses to be unloaded (-z nodelete), or because a container still has the old file mounted.

@@ -95,8 +95,8 @@ class Plan:
         Raises DeviceFailedError. What is not supported any more is left to the next reading.
         """
         answers = Answers()
-        first = ((row.metric, row.column) for row in self._rows.values())
-        work = Work(samples=[(metric, column) for metric, column in first if isinstance(column, Samples)])
+        columns = ((row.metric, row.column) for row in self._rows.values())
+        work = Work(samples=[(metric, column) for metric, column in columns if isinstance(column, Samples)])
         self._asker.perform(work, answers)
         return answers
 
@@ -106,10 +106,11 @@ class Plan:
         """Count links and fans, where that is due."""
         if not self._counts.due(now):
             return
-        before = dict(self._asker.links), self._asker.fans
-        self._counts.most = SELDOM if self._asker.count() else SOON
+        asker = self._asker
+        before = dict(asker.links), asker.fans, asker.has_gpm
+        self._counts.most = SELDOM if asker.count() else SOON
         self._counts.later(now)
-        if before != (self._asker.links, self._asker.fans):
+        if before != (asker.links, asker.fans, asker.has_gpm):
             self._every_tick = None
 
     def _fall_back(self, answers: Answers, now: float) -> bool:

@@ -1,0 +1,218 @@
+"""The past: charts, results and their log, from a history file that the real recorder wrote."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools.lab.exporter import Exporter, run
+from tools.lab.hub import Hub, write_nodes
+from tools.lab.web import ask
+
+from gpu_exporter.hub.results import grade
+from gpu_exporter.hub.settings import Thresholds
+from gpu_exporter.model import Device, Hold, Owner, Reading
+from machines import Told, exporter
+from past import Gpu, write
+from snapshots import FULL
+
+LAB = {
+    "gpu-a": [
+        Gpu(0, "active", "alice", busy=0.9),
+        Gpu(1, "idle_held", "bob", busy=0.02),
+        Gpu(2, "idle_free"),
+        Gpu(3, "active", "carol", busy=0.15),
+    ],
+    "gpu-b": [Gpu(0, "idle_held", "bob", busy=0.0, kind="user")],
+}
+HOURS = 2.0
+
+
+def now_reading(gpu: Gpu) -> Reading:
+    holds = (Hold(Owner(gpu.kind, gpu.owner, ""), 2.0**30),) if gpu.owner else ()
+    state: Any = gpu.state if gpu.owner else "idle_free"
+    return replace(FULL, device=Device(gpu.index, f"GPU-{gpu.index}", "NVIDIA H100"), state=state, holds=holds)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folder = tmp_path_factory.mktemp("past")
+    history = folder / "history.db"
+    write(history, LAB, start=time.time() // 60 * 60 - HOURS * 3600 - 60, hours=HOURS)
+    with ExitStack() as stack:
+        machines = {
+            alias: stack.enter_context(exporter(Told(*map(now_reading, gpus)))).port for alias, gpus in LAB.items()
+        }
+        (folder / "hub.yml").write_text("interval: 1s\nwindow: 24h\nprice: 2\ncurrency: EUR\n")
+        made = stack.enter_context(
+            Hub(folder, write_nodes(folder / "nodes.json", machines), f"--history.path={history}")
+        )
+        made.wait_states(**dict.fromkeys(LAB, "online"))
+        yield made
+
+
+def test_a_curve(hub: Hub) -> None:
+    told = hub.json("/api/v1/history?node=gpu-a&gpu=0&metric=gpu_utilization_ratio&step=10m")
+    assert (told["unit"], told["step_seconds"], told["uuid"]) == ("ratio", 600.0, "GPU-0")
+    known = [value for value in told["means"] if value is not None]
+    assert known
+    assert all(value == pytest.approx(0.9, abs=0.02) for value in known)
+    assert hub.json("/api/v1/history?gpu=GPU-3&metric=gpu_temperature_celsius")["means"].count(43.0) > 10
+    long = hub.json("/api/v1/history?gpu=GPU-0&node=gpu-b&metric=gpu_power_watts&from=2020-01-01&to=2020-01-02")
+    assert set(long["means"]) == {None}
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "error"),
+    [
+        ("", 400, "gpu: is missing; write a UUID, or an index with node="),
+        ("gpu=GPU-9", 404, "there is no such GPU"),
+        ("gpu=0", 404, "there is no such GPU"),
+        ("gpu=GPU-0&metric=gpu_colour", 503, "metric: 'gpu_colour' is not kept; write one of gpu_utilization_ratio"),
+        ("gpu=GPU-0&from=yesterday", 400, "from: 'yesterday' is not a time"),
+        ("gpu=GPU-0&from=2026-01-02&to=2026-01-01", 400, "the window ends before it begins"),
+        ("gpu=GPU-0&step=1s", 400, "step: '1s' is out of range"),
+        ("gpu=GPU-0&from=2000-01-01&step=1m", 503, "points are too many"),
+    ],
+)
+def test_curves_that_cannot_be_had(hub: Hub, query: str, status: int, error: str) -> None:
+    answered = hub.get(f"/api/v1/history?{query}")
+    assert (answered.status, error in json.loads(answered.text)["error"]) == (status, True), answered
+
+
+def test_results(hub: Hub) -> None:
+    told = hub.json("/api/v1/results")
+    rows = {(row["node"], row["gpu"], row.get("owner")): row for row in told["results"]}
+    assert {key[2] for key in rows} == {"alice", "bob", "carol", None}
+    alice, bob = rows["gpu-a", 0, "alice"], rows["gpu-a", 1, "bob"]
+    assert (alice["status"], bob["status"], rows["gpu-a", 3, "carol"]["status"]) == ("high", "idle", "low")
+    assert alice["active_hours"] == pytest.approx(HOURS, rel=0.05)
+    assert bob["idle_hours"] == pytest.approx(HOURS, rel=0.05)
+    assert bob["energy_kilowatt_hours"] == pytest.approx(0.1 * HOURS, rel=0.05)
+    assert rows["gpu-a", 2, None]["free_hours"] == pytest.approx(HOURS, rel=0.05)
+    assert told["covered_seconds"] == pytest.approx(HOURS * 3600, rel=0.05)
+
+
+def test_low_results(hub: Hub) -> None:
+    low = hub.json("/api/v1/results/low")["results"]
+    assert {(row["node"], row["gpu"], row["owner"]) for row in low} == {
+        ("gpu-a", 1, "bob"), ("gpu-b", 0, "bob"), ("gpu-a", 3, "carol"),
+    }  # fmt: skip
+    hours = [row["idle_hours"] for row in low]
+    assert hours == sorted(hours, reverse=True)
+
+
+def test_statistics(hub: Hub) -> None:
+    stats = hub.json("/api/v1/results/stats")
+    assert (stats["gpus"], stats["statuses"]) == (5, {"idle": 2, "low": 1, "normal": 0, "high": 1, "unknown": 0})
+    assert stats["idle_hours"] == pytest.approx(2 * HOURS, rel=0.05)
+    assert stats["idle_cost"] == pytest.approx(4 * HOURS, rel=0.05)
+    assert stats["currency"] == "EUR"
+
+
+def test_the_same_as_the_report_on_the_same_file(hub: Hub) -> None:
+    stats = hub.json("/api/v1/results/stats?window=2h")
+    assert stats["score"]["max"] == pytest.approx(0.9, abs=0.02)
+    assert hub.get("/api/v1/results/stats?window=1s").status == 400
+
+
+def test_worked_out_when_asked(hub: Hub) -> None:
+    before = len(hub.json("/api/v1/results/log")["log"])
+    answered = ask(hub.port, "/api/v1/analyze", method="POST", body='{"window": "7d"}')
+    assert (answered.status, json.loads(answered.text)["gpus"]) == (200, 5)
+    log = hub.json("/api/v1/results/log")["log"]
+    assert len(log) == before + 1
+    assert log[0] == {**log[0], "window_seconds": 604800.0, "gpus": 5, "low": 3}
+    assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "error"),
+    [
+        ('{"window": "7"}', {}, 400, "window: '7' is not a duration"),
+        ('{"windows": "7d"}', {}, 400, "windows: unknown key; write window"),
+        ("[]", {}, 400, "the body is no object"),
+        ("{", {}, 400, "the body is not JSON"),
+        ("x" * 5000, {}, 413, "the body is too large"),
+        ("{}", {"Sec-Fetch-Site": "cross-site"}, 403, "another site may not ask for that"),
+    ],
+)
+def test_what_cannot_be_worked_out(hub: Hub, body: str, headers: dict[str, str], status: int, error: str) -> None:
+    answered = ask(hub.port, "/api/v1/analyze", method="POST", body=body, headers=headers)
+    assert (answered.status, error in json.loads(answered.text)["error"]) == (status, True), answered
+
+
+def test_control_is_off_without_a_url(hub: Hub) -> None:
+    assert hub.json("/api/v1/control") == {"enabled": False, "dry_run": True, "deliveries": []}
+
+
+def test_the_page_of_waste(hub: Hub) -> None:
+    text = hub.get("/waste").text
+    assert text.index(">bob<") < text.index(">carol<") < text.index(">alice<")
+    assert "EUR" in text
+    assert "There is data for" in text
+    assert hub.get("/waste?window=24h").status == 200
+    assert hub.get("/waste?window=x").status == 400
+
+
+def test_the_page_of_a_gpu_has_its_curves(hub: Hub) -> None:
+    text = hub.get("/machines/gpu-a/gpus/0?range=day").text
+    assert text.count('<path d="M') == 4
+    assert "90 %, highest 90 %" in text
+    assert hub.get("/machines/gpu-a/gpus/0?range=century").status == 400
+
+
+def test_a_second_hub_on_one_file_is_refused(hub: Hub) -> None:
+    history = hub.config.parent / "history.db"
+    nodes = hub.config.parent / "nodes.json"
+    done = run("hub", f"--nodes.file={nodes}", f"--history.path={history}", "--web.listen-address=127.0.0.1:0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert str(history) in done.stderr
+
+
+def test_what_machines_say_is_kept(tmp_path: Path) -> None:
+    history = tmp_path / "history.db"
+    with Exporter(tmp_path, "--source=fake", "--fake.gpus=2", "--collection.interval=1s") as machine:
+        nodes = write_nodes(tmp_path / "nodes.json", {"gpu-a": machine.port})
+        with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+            hub.wait_states(**{"gpu-a": "online"})
+            first = hub.nodes()["gpu-a"]["last_seen_timestamp_seconds"]
+            hub.wait(lambda: hub.nodes()["gpu-a"]["last_seen_timestamp_seconds"] > first + 3)
+            hub.stop()  # the minute that has begun is written as well
+    with closing(sqlite3.connect(history)) as file:
+        assert file.execute("SELECT alias FROM node").fetchall() == [("gpu-a",)]
+        assert file.execute("SELECT count(DISTINCT gpu) FROM gpu_minutes").fetchone() == (2,)
+
+
+def test_where_nothing_is_kept_that_is_said(tmp_path: Path) -> None:
+    with exporter(Told()) as server, Hub(tmp_path, write_nodes(tmp_path / "nodes.json", {"x": server.port})) as hub:
+        hub.wait_states(x="online")
+        answered = hub.get("/api/v1/results")
+        assert answered.status == 404
+        assert "--history.path FILE" in json.loads(answered.text)["error"]
+        assert "--history.path FILE" in hub.get("/waste").text
+        assert "--history.path FILE" in hub.get("/machines/x/gpus/3").text
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        (None, "unknown"),
+        (0.0, "idle"),
+        (0.0999, "idle"),
+        (0.1, "low"),
+        (0.2, "normal"),
+        (0.6999, "normal"),
+        (0.7, "high"),
+        (1.0, "high"),
+    ],
+)
+def test_grades(score: float | None, expected: str) -> None:
+    assert grade(score, Thresholds()) == expected
