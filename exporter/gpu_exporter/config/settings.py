@@ -19,6 +19,7 @@ SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "the driver's library",
         "smi": "nvidia-smi",
+        "replay": "a recording, replay:FILE or, over and over, replay:FILE?loop",
         "fake": "simulated",
     }
 )
@@ -261,7 +262,7 @@ class Config:
 
     source: str = _setting(
         "auto",
-        parsers.one_of("auto", *SOURCES),
+        parsers.source("auto", *SOURCES),
         f"Where readings come from: {', '.join(f'{name} is {what}' for name, what in SOURCES.items())}; "
         "auto is nvml, then smi, never fake.",
         shown="auto",

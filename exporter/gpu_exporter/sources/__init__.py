@@ -12,6 +12,7 @@ from typing import Final, Protocol, runtime_checkable
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
+from gpu_exporter.sources.tape import Playback, Tape
 
 # name (of ``config.SOURCES``) -> the module with its ``KIND``. It is imported only when the source is used, so that a
 # simulated fleet needs no driver binding and the other way round.
@@ -19,6 +20,7 @@ REGISTRY: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "gpu_exporter.sources.nvml",
         "smi": "gpu_exporter.sources.smi",
+        "replay": "gpu_exporter.sources.replay",
         "fake": "gpu_exporter.sources.fake",
     }
 )
@@ -93,6 +95,8 @@ class SourceKind:
     check: Callable[[Config], None] = lambda _: None
     findings: Callable[[Config, Path], Iterable[Finding]] = lambda _, __: ()
     tells: Callable[[Metric], bool] = lambda metric: bool(metric.nvml)
+    recorder: Callable[[Config, Tape], Callable[[], Source]] | None = None
+    player: Callable[[Config, Playback], Callable[[], Source]] | None = None
 
     @property
     def name(self) -> str:

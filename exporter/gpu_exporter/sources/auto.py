@@ -11,10 +11,19 @@ from gpu_exporter.config import Config
 from gpu_exporter.model import Finding
 from gpu_exporter.sources import Source, SourceError, SourceKind, nvml, smi
 from gpu_exporter.sources.nvml import NvmlSource
+from gpu_exporter.sources.tape import Tape
 
 
 def _opener(config: Config) -> Callable[[], Source]:
-    open_nvml, open_smi, program = nvml.KIND.opener(config), smi.KIND.opener(config), smi.program(config)
+    return _first(config, nvml.KIND.opener(config), smi.KIND.opener(config))
+
+
+def _recorder(config: Config, tape: Tape) -> Callable[[], Source]:
+    return _first(config, nvml.recorder(config, tape), smi.recorder(config, tape))
+
+
+def _first(config: Config, open_nvml: Callable[[], Source], open_smi: Callable[[], Source]) -> Callable[[], Source]:
+    program = smi.program(config)
 
     def opened() -> Source:
         try:
@@ -45,4 +54,4 @@ def _findings(config: Config, root: Path) -> Iterator[Finding]:
         yield from smi.KIND.findings(config, root)
 
 
-KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=_findings)
+KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=_findings, recorder=_recorder)

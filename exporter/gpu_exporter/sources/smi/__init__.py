@@ -26,6 +26,8 @@ from gpu_exporter.sources.smi.finding import find_gpus
 from gpu_exporter.sources.smi.processes import ProcessList
 from gpu_exporter.sources.smi.query import Query
 from gpu_exporter.sources.smi.versions import versions
+from gpu_exporter.sources.tape import Playback, Tape
+from gpu_exporter.sources.taped_program import RecordedRun, RecordingRun
 
 # Where it is where PATH does not have it: Windows's subsystem for Linux, containers of Google's and of NVIDIA's.
 PLACES: Final = (
@@ -130,8 +132,21 @@ def program(config: Config) -> Program:
 
 
 def _opener(config: Config) -> Callable[[], SmiSource]:
-    """What opens it."""
-    return partial(SmiSource, program(config), timeout=config.collection.timeout, processes=config.processes.enabled)
+    return _over(program(config), config)
+
+
+def recorder(config: Config, tape: Tape) -> Callable[[], SmiSource]:
+    """What opens it such that every answer is noted."""
+    return _over(RecordingRun(program(config), tape), config)
+
+
+def _player(config: Config, playback: Playback) -> Callable[[], SmiSource]:
+    return _over(RecordedRun(playback), config, monotonic=playback.monotonic)
+
+
+def _over(run: Run, config: Config, *, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], SmiSource]:
+    processes, timeout = config.processes.enabled, config.collection.timeout
+    return partial(SmiSource, run, timeout=timeout, processes=processes, monotonic=monotonic)
 
 
 def _findings(config: Config, _root: Path) -> Iterator[Finding]:
@@ -158,6 +173,13 @@ def _findings(config: Config, _root: Path) -> Iterator[Finding]:
         yield Finding("ok", "nvidia-smi", smi.path)
 
 
-KIND: Final = SourceKind(source=SmiSource, opener=_opener, findings=_findings, tells=lambda metric: metric in COLUMNS)
+KIND: Final = SourceKind(
+    source=SmiSource,
+    opener=_opener,
+    findings=_findings,
+    tells=lambda metric: metric in COLUMNS,
+    recorder=recorder,
+    player=_player,
+)
 
-__all__ = ["KIND", "PLACES", "SmiSource", "program"]
+__all__ = ["KIND", "PLACES", "SmiSource", "program", "recorder"]
