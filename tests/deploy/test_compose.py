@@ -232,13 +232,28 @@ def test_links_in_mails_lead_to_published_ports() -> None:
     assert SERVICES["demo-grafana"]["ports"] == SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
 
 
+def test_one_setting_is_where_links_in_mails_lead() -> None:
+    (config,) = SERVICES["alertmanager"]["configs"]
+    assert config["target"].startswith("/etc/alertmanager/site/")
+    written = yaml.safe_load((FOLDER / "compose.yaml").read_text())["configs"][config["source"]]["content"]
+    assert written == '{{ define "gpu.grafana" }}${GRAFANA_URL:-http://localhost:3000}{{ end }}'
+    assert "/etc/alertmanager/site/*.tmpl" in yaml.safe_load(
+        (FOLDER / "alertmanager/alertmanager.yml").read_text()
+    )["templates"]  # fmt: skip
+
+
+def test_alerts_outlive_a_restart_of_prometheus() -> None:
+    for name in ("prometheus", "demo-prometheus"):
+        assert {"--rules.alert.for-grace-period=1m", "--rules.alert.resend-delay=2m"} <= set(SERVICES[name]["command"])
+
+
 def test_the_demo_mails_within_two_minutes() -> None:
     """By the deployed files as they are, at the worst: the story, a scrape, an evaluation, Alertmanager's wait."""
     story = yaml.safe_load((FOLDER / "compose/incident.yml").read_text())["events"]
     (fallen,) = [duration(event["at"]) for event in story if event.get("xid") == 79]
     scraping = yaml.safe_load((FOLDER / "prometheus/prometheus.yml").read_text())["global"]
     rules = yaml.safe_load((FOLDER / "prometheus/rules/alerts-health.yml").read_text())["groups"]
-    (group,) = [group for group in rules if any(rule["alert"] == "GPUXidCritical" for rule in group["rules"])]
+    (group,) = [group for group in rules if any(rule.get("alert") == "GPUXidCritical" for rule in group["rules"])]
     (rule,) = [rule for rule in group["rules"] if rule["alert"] == "GPUXidCritical"]
     assert rule["labels"]["severity"] == "critical"
     routes = yaml.safe_load((FOLDER / "alertmanager/alertmanager.yml").read_text())["route"]["routes"]

@@ -15,7 +15,7 @@ from tools.lab.mailbox import Mailbox, part
 from tools.lab.programs import Release
 
 from helm.rendering import CHART, Rendered, named, render, values_of
-from mail import CONFIGURATION, PASSWORD, with_holders
+from mail import PASSWORD, with_holders
 
 MAIL: dict[str, Any] = values_of(CHART / "ci/alertmanager-config-values.yaml")["mail"]
 SNAKE = re.compile(r"(?<=[a-z])([A-Z])")

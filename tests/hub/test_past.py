@@ -123,6 +123,22 @@ def test_the_same_as_the_report_on_the_same_file(hub: Hub) -> None:
     assert hub.get("/api/v1/results/stats?window=1s").status == 400
 
 
+def test_weights_of_one_s_own(hub: Hub) -> None:
+    file = hub.config.read_text()
+    usual = {row["uuid"]: row for row in hub.json("/api/v1/results")["results"] if row.get("owner") == "carol"}
+    assert usual["GPU-3"]["status"] == "low"
+    hub.config.write_text(f"{file}weights: {{utilization: 0, memory_io: 0, memory_used: 0, power: 1}}\n")
+
+    def carol() -> float | None:
+        rows = hub.json("/api/v1/results")["results"]
+        found = next(row["score"] for row in rows if row.get("owner") == "carol")
+        return found if found == pytest.approx(100 / 700, abs=0.01) else None
+
+    assert hub.wait(carol)
+    hub.config.write_text(file)
+    hub.wait(lambda: hub.json("/api/v1/results/low")["results"][-1]["score"] == pytest.approx(0.15, abs=0.01))
+
+
 def test_worked_out_when_asked(hub: Hub) -> None:
     before = len(hub.json("/api/v1/results/log")["log"])
     answered = ask(hub.port, "/api/v1/analyze", method="POST", body='{"window": "7d"}')

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 from tools.lab import ROOT
-from tools.lab.alertmanager import Alertmanager
+from tools.lab.alertmanager import Alertmanager, amtool
 from tools.lab.exporter import Exporter
 from tools.lab.mailbox import Mailbox, part
 from tools.lab.ports import free_port
@@ -36,7 +37,7 @@ events:
   - {at: 0s, gpu: 3, fault: xid, xid: 79}
   - {at: 0s, gpu: 4, fault: ecc, severity: uncorrected, location: sram, count: 4}
 """
-OVERHEATING = "events: [{at: 0s, gpu: 1, fault: overheat, target: 94}]"
+OVERHEATING = "events: [{at: 0s, gpu: 1, fault: overheat, target: 78}]"
 LOST = "events: [{at: 0s, gpu: 2, fault: lost}]"
 REPAIRED = "events: [{at: 0s, gpu: 2, fault: recover}]"
 # Alice's notebook keeps a GPU and does nothing.
@@ -73,7 +74,7 @@ def telling(folder: Path, release: Release) -> Iterator[Story]:
     with ExitStack() as stack:
         mailbox = stack.enter_context(Mailbox(password=PASSWORD))
         alertmanager = stack.enter_context(
-            Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s"), release)
+            Alertmanager(folder, configuration(folder, smtp_port=mailbox.port, wait="4s", holders=True), release)
         )
         targets = []
         for name, scenario in STORIES.items():
@@ -224,6 +225,70 @@ def test_warnings_wait_for_office_hours(tmp_path: Path, release: Release) -> Non
             assert len(mailbox.mails) == 3
 
 
+def test_an_exporter_that_is_restarted_heals_nothing(tmp_path: Path, release: Release) -> None:
+    """Two machines, each with a lost GPU. One exporter is restarted; the other GPU is repaired, which is told."""
+    nodes, ports = tmp_path / "nodes.json", {}
+
+    def start(name: str) -> Exporter:
+        place = tmp_path / name
+        place.mkdir(exist_ok=True)
+        (place / "scenario.yaml").write_text(LOST)
+        return Exporter(
+            place, "--source=fake", "--fake.gpus=4", f"--fake.scenario={place / 'scenario.yaml'}",
+            "--collection.interval=500ms", "--collection.timeout=500ms", "--no-processes.enabled",
+        )  # fmt: skip
+
+    def scrape(name: str, exporter: Exporter) -> None:
+        ports[name] = exporter.port
+        listed = [
+            {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": each, "alias": each}}
+            for each, port in ports.items()
+        ]
+        (tmp_path / "nodes.new").write_text(json.dumps(listed))
+        (tmp_path / "nodes.new").replace(nodes)
+
+    with ExitStack() as stack:
+        mailbox = stack.enter_context(Mailbox(password=PASSWORD))
+        alertmanager = stack.enter_context(
+            Alertmanager(tmp_path, configuration(tmp_path, smtp_port=mailbox.port), release)
+        )
+        steady, repaired = start("steady"), stack.enter_context(start("repaired"))
+        with steady:
+            scrape("steady", steady)
+            scrape("repaired", repaired)
+            (tmp_path / "rules").mkdir()
+            deploy_rules(tmp_path / "rules")
+            text = PROMETHEUS.format(rules=tmp_path / "rules", alertmanager=alertmanager.port, targets="[]")
+            text += f"    file_sd_configs: [{{files: ['{nodes}']}}]\n"
+            prometheus = stack.enter_context(Prometheus(tmp_path, text, release))
+            for name in ports:
+                mailbox.wait(ONCALL, f"{name}: GPU 2 lost")
+        wait_for(lambda: not prometheus.query('up{instance="steady"} == 1'), "the scrape fails")
+        again = stack.enter_context(start("steady"))
+        scrape("steady", again)
+        wait_for(lambda: prometheus.number('gpu_up{instance="steady",gpu="2"}') == 0, "it is read again")
+        (tmp_path / "repaired/scenario.yaml").write_text(REPAIRED)
+        mailbox.wait(ONCALL, "[RESOLVED] repaired: GPU 2 lost")
+        mails = [mail for mail in mailbox.mails if mail["To"] == ONCALL]
+        told = [str(mail["Subject"]) for mail in mails]
+        assert [subject for subject in told if "RESOLVED" in subject] == ["[RESOLVED] repaired: GPU 2 lost"]
+        threads = {name: {mail["References"] for mail in mails if f"{name}:" in mail["Subject"]} for name in ports}
+        assert [len(found) for found in threads.values()] == [1, 1], "one thread a machine"
+        assert threads["steady"] != threads["repaired"]
+
+
+@pytest.mark.parametrize("kind", ["slack", "telegram", "webhook"])
+def test_the_examples_of_other_ways_are_taken(kind: str, tmp_path: Path, release: Release) -> None:
+    found = [text for text in blocks("yaml") if f"{kind}_configs" in text]
+    assert found
+    for text in found:
+        tree = configuration(tmp_path, smtp_port=1)
+        tree["receivers"][0] |= yaml.safe_load(text)
+        (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(tree))
+        done = amtool("check-config", str(tmp_path / "alertmanager.yml"), release=release)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def blocks(language: str) -> list[str]:
     """The examples of docs/MAIL.md in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -231,7 +296,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_example_that_takes_back_idle_gpus(tmp_path: Path, release: Release) -> None:
     (receiver,) = blocks("python")
-    (webhook,) = (text for text in blocks("yaml") if "webhook_configs" in text)
+    (webhook,) = (text for text in blocks("yaml") if "url: http://127.0.0.1:8080/\n" in text)
     assert len(receiver.splitlines()) <= 25
     (tmp_path / "reclaim.py").write_text(receiver)
     port = free_port()
@@ -257,7 +322,7 @@ def test_the_example_that_takes_back_idle_gpus(tmp_path: Path, release: Release)
     with ExitStack() as stack:
         mailbox = stack.enter_context(Mailbox(password=PASSWORD))
         reclaim = stack.enter_context(Program([sys.executable, "reclaim.py", str(port)], printed, cwd=tmp_path))
-        tree = configuration(tmp_path, smtp_port=mailbox.port)
+        tree = configuration(tmp_path, smtp_port=mailbox.port, holders=True)
         (owner,) = (receiver for receiver in tree["receivers"] if receiver["name"] == "owner")
         owner.update(added)
         alertmanager = stack.enter_context(Alertmanager(tmp_path, tree, release))

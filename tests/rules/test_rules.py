@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from tools.lab.programs import Release
 
 from gpu_exporter.catalog import CATALOG
@@ -55,6 +56,48 @@ def test_what_is_commented_out_can_be_taken_into_use(tmp_path: Path, release: Re
     assert {job["job_name"] for job in config["scrape_configs"]} >= {"gpu-exporter", "federate"}
     assert "rules/alerts-optional.yml" in config["rule_files"]
     assert_promtool("check", "config", "--syntax-only", file, release=release)
+
+
+def test_federation_brings_what_the_dashboards_read() -> None:
+    text = (DEPLOY / "prometheus.yml").read_text("utf-8")
+    config = yaml.safe_load(re.sub(r"^( *)#: ?", r"\1", text, flags=re.MULTILINE))
+    (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "federate")
+    by_name = [found[1] for match in job["params"]["match[]"] if (found := re.search(r'__name__=~"([^"]+)"', match))]
+    by_job = [match for match in job["params"]["match[]"] if match == '{job="gpu-exporter"}']
+    assert by_job, "all that the exporters tell: metrics, up, what a scrape is told of"
+    recorded = {record.name for record in RECORDS} | {"ALERTS"}
+    missed = {name for name in recorded if not any(re.fullmatch(pattern, name) for pattern in by_name)}
+    assert missed == set(), "recorded series keep no job"
+    assert job["honor_labels"] is True
+
+
+def test_alerts_of_a_pair_of_prometheus_are_one() -> None:
+    config = load(DEPLOY / "prometheus.yml")
+    (relabeling,) = config["alerting"]["alert_relabel_configs"]
+    assert relabeling["action"] == "labeldrop"
+    for label in ("replica", "prometheus_replica", "__replica__"):
+        assert re.fullmatch(relabeling["regex"], label)
+    kept = ("cluster", "instance", "alias", "rack", "gpu", "uuid", "model", "xid", "owner", "namespace", "severity")
+    assert not [label for label in kept if re.fullmatch(relabeling["regex"], label)]
+
+
+def test_what_is_recorded_seldom_is_read_over_a_range() -> None:
+    """An instant selector looks back for five minutes, and in vmalert not to what the same evaluation recorded."""
+    seldom = {
+        rule["record"]
+        for path in RULES
+        for group in load(path)["groups"]
+        for rule in group["rules"]
+        if "record" in rule and group.get("interval", "30s") in {"5m", "15m", "1h"}
+    }
+    assert seldom
+    bare = [
+        f"{where(rule)}: {name}"
+        for rule in ALL
+        for name in seldom
+        if re.search(rf"(?<![\w:]){re.escape(name)}(?![\w:])(?:\{{[^}}]*\}})?(?!\[|\{{)", rule.expr)
+    ]
+    assert bare == [], "write last_over_time(…[…]), longer than the group's interval"
 
 
 def test_the_example_of_nodes_has_targets_and_aliases() -> None:

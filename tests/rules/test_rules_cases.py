@@ -14,7 +14,20 @@ from tools.lab import ROOT
 from tools.lab.programs import Release
 
 import rules
-from rules import ALERTS, CASES, DEPLOY, GONE, RECORDS, RULES, WITHOUT_CLUSTER, Rule, assert_promtool, checks, load, where
+from rules import (
+    ALERTS,
+    CASES,
+    DEPLOY,
+    GONE,
+    RECORDS,
+    RULES,
+    WITHOUT_CLUSTER,
+    Rule,
+    assert_promtool,
+    checks,
+    load,
+    where,
+)
 
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
 each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
@@ -79,7 +92,7 @@ def _older(values: str) -> str:
     last, older = 0.0, []
     for text in str(values).split():
         found = _SEGMENT.fullmatch(text)
-        if text.startswith("_"):
+        if text.startswith("_") or text == "stale":
             older.append(text)
             continue
         assert found, text
@@ -193,7 +206,7 @@ def _without_wait(rule: dict[str, Any]) -> None:
 def _with_longer_wait(rule: dict[str, Any]) -> None:
     if "for" in rule:
         wait, unit = int(rule["for"][:-1]), rule["for"][-1]
-        rule["for"] = f"{wait * {'m': 60, 'h': 3600}[unit] * 3 // 2}s"
+        rule["for"] = f"{wait * {'m': 60, 'h': 3600, 'd': 86400}[unit] * 3 // 2}s"
 
 
 def _not_kept(rule: dict[str, Any]) -> None:

@@ -101,3 +101,37 @@ def test_a_board_at_its_power_limit_is_not_idle(power: float, state: str) -> Non
 
 def test_the_memory_of_an_idle_gpu_may_show_a_screen() -> None:
     assert states(look(0.0, 0.0), look(0.0, 0.0, gpu_memory_io_utilization_ratio=0.3)) == ["idle_free"]
+
+
+@pytest.mark.parametrize(
+    ("share", "rate", "multiprocessors", "resident", "state"),
+    [
+        (1.0, 1.0, 0.958, 0.99, "active"),
+        (0.25, 0.25, 0.199, 0.24, "active"),
+        (1.0, 1.0, 0.0075, 0.997, "idle_free"),  # one block that spins
+        (None, 1.0, 0.0075, 0.997, "idle_free"),
+        (1.0, 1.0, 0.0, 0.0, "unknown"),  # copies, or counters that stand still
+        (1.0, 1.0, 0.0, None, "unknown"),
+        (0.0, 0.0, 0.0, 0.0, "idle_free"),
+        (0.0, 0.0, 0.5, 0.5, "unknown"),  # counters that are stuck
+        (0.3, 0.0, 0.2, 0.3, "active"),
+        (0.01, 1.0, 0.01, 0.01, "unknown"),  # a job that has just begun
+        (None, None, 0.9, 0.9, "unknown"),  # a driver that is not whole
+        (1.0, 1.0, 8.08, 0.99, "active"),  # an impossible share says nothing
+        (1.0, 1.0, float("nan"), 0.99, "active"),
+    ],
+)
+def test_busy_multiprocessors_are_the_evidence_where_they_are_told(
+    share: float | None, rate: float | None, multiprocessors: float, resident: float | None, state: str
+) -> None:
+    told = {"gpu_sm_active_ratio": multiprocessors}
+    if resident is not None:
+        told["gpu_graphics_active_ratio"] = resident
+    first = look(None if share is None else 0.0, rate)
+    assert states(first, look(share, rate, **told)) == [state]
+
+
+@pytest.mark.parametrize("engine", ["encoder", "decoder", "jpeg", "ofa"])
+def test_a_spinning_block_beside_a_video_engine_is_not_idleness(engine: str) -> None:
+    told = {"gpu_sm_active_ratio": 0.0075, "gpu_graphics_active_ratio": 1.0, f"gpu_{engine}_utilization_ratio": 0.4}
+    assert states(look(0.0, 0.0), look(1.0, 1.0, **told)) == ["unknown"]

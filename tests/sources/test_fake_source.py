@@ -139,7 +139,7 @@ def test_fans_exist_only_on_boards_that_have_them(model: str) -> None:
 
 def test_default_fleet_has_every_kind_of_work_and_a_shared_job() -> None:
     workloads = assign(8, 1)
-    assert {workload.kind for workload in workloads} == set(KINDS)
+    assert {workload.kind for workload in workloads} == set(KINDS) - {"spinning"}, "that only a story tells"
     training = [workload for workload in workloads if workload.kind == "training"]
     assert any(a.job == b.job for a, b in itertools.pairwise(training))
 

@@ -83,7 +83,7 @@ def test_a_call_that_is_not_supported_for_a_moment_comes_back(
 ) -> None:
     machine = stub("h100")
     source = opened(machine)
-    before = rows(source.read(source.devices[0]))
+    before = rows(after(source, clock, 5))
     machine.fail(function, code, device=0)
     clock.now += 1
     assert rows(source.read(source.devices[0])) < before
@@ -100,7 +100,7 @@ def test_a_field_that_is_not_supported_for_a_moment_comes_back(
 ) -> None:
     machine, healthy = stub("h100"), stub("h100")
     source = opened(machine)
-    before = rows(source.read(source.devices[0]))
+    before = rows(after(source, clock, 5))
     machine.field(0, field, error=3)
     after(source, clock, 300)
     machine._gpus[0].fields = dict(healthy._gpus[0].fields)
@@ -197,7 +197,7 @@ def test_a_limit_computed_from_a_margin_gives_way_to_the_threshold(opened: Open,
 def test_mig_on_and_off(opened: Open, stub: MakeStub, clock: Clock) -> None:
     machine = stub("a100")
     source = opened(machine)
-    before = rows(source.read(source.devices[0]))
+    before = rows(after(source, clock, 5))
     machine.mig(0, [Mig("MIG-1", "1g.5gb", 1, 0, 2**32, 2**20)])
     on = after(source, clock, 900)
     assert UTILIZATION not in on.values
@@ -224,7 +224,7 @@ def test_a_gpu_that_is_sick_at_the_start_is_complete_when_it_is_well(
 ) -> None:
     machine = stub("rtx4090", "h100")
     healthy = opened(machine)
-    wanted = [(rows(reading), reading.device) for reading in map(healthy.read, healthy.devices)]
+    wanted = [(rows(told), told.device) for told in (after(healthy, clock, 5, index) for index in range(2))]
     healthy.close()
     for index in range(2):
         machine.error(index, code, lookup=looked_up)
@@ -276,7 +276,7 @@ def test_a_name_that_fails_once_is_asked_for_again(
 def test_links_and_fans_that_were_not_counted_are_counted_again(opened: Open, stub: MakeStub, clock: Clock) -> None:
     machine, healthy = stub("h100", "rtx4090"), stub("h100")
     source = opened(machine)
-    before = [rows(source.read(device)) for device in source.devices]
+    before = [rows(after(source, clock, 5, index)) for index in range(2)]
     machine.field(0, NVLINK_COUNT, error=999)
     machine.fail("nvmlDeviceGetNumFans", 999)
     source = opened(machine)

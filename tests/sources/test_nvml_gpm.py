@@ -97,11 +97,13 @@ def test_what_is_received_is_not_what_is_sent(machine: Callable[..., Machine]) -
     assert values[RECEIVED] == pytest.approx(7_000)
 
 
-def test_a_counter_of_64_bits_is_believed_as_it_is(machine: Callable[..., Machine], called: list[str]) -> None:
+def test_a_counter_of_64_bits_is_believed_as_it_is(machine: Callable[..., Machine]) -> None:
     gpu = machine(pcie_counter_bits=64, pcie_tx_bytes=2**40)
     assert gpu.sent() == 2.0**40
-    assert "nvmlDeviceGetFieldValues" in called
-    assert "nvmlGpmSampleGet" not in called
+    gpu.stub.gpm(0, {2: 50.0, TX_RATE: 1_000.0})
+    for _ in range(2):
+        gpu.wait(5)
+        assert gpu.sent() == 2.0**40, "whatever GPM says"
 
 
 @pytest.mark.parametrize("model", ["v100", "a100", "l40s", "rtx4090"])
@@ -189,11 +191,12 @@ def test_a_partitioned_gpu_is_not_asked_again_and_again(machine: Callable[..., M
     gpu.stub.mig(0, [Mig("MIG-1", "1g.10gb", 7, 0, 10 * 1024 * MIB, MIB)])
     gpu.stub.fail("nvmlGpmSampleGet", _NOT_SUPPORTED)
     assert SENT not in gpu.read().values
-    assert called.count("nvmlGpmSampleGet") == 1
+    assert 1 <= called.count("nvmlGpmSampleGet") <= 2, "by the rows of profiling, and by those of PCIe"
+    called.clear()
     for _ in range(3):
         gpu.wait(1)
         assert SENT not in gpu.read().values
-    assert called.count("nvmlGpmSampleGet") == 1
+    assert "nvmlGpmSampleGet" not in called
 
 
 def test_samples_are_freed_before_the_driver_is_let_go(machine: Callable[..., Machine], called: list[str]) -> None:

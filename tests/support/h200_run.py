@@ -1,4 +1,4 @@
-"""What one H200 told beside a known load, as a recording: tests/sources/recorded has the answers and the truth."""
+"""What one H200 told beside known loads, as a recording."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-RECORDED = Path(__file__).parents[1] / "sources/recorded"
+from recorded import RECORDED
+
+IDLE = Path(__file__).parents[1] / "sources/recorded/h200-580.159.04.nvml-idle.json"
 PID = 463
 # Functions of the capture with arguments that are numbers: the capture's name, NVML's.
 _NUMBERED = {
@@ -24,13 +26,13 @@ _UINT, _ULL = 1, 3  # NVML_VALUE_TYPE_...
 
 def truth() -> list[dict[str, Any]]:
     """What the load really did, segment by segment."""
-    text = (RECORDED / "h200-580.159.04.truth.jsonl").read_text("utf-8")
+    text = (RECORDED / "h200-580.159.04.known-loads.truth.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def rows() -> list[dict[str, Any]]:
     """What was told once a second."""
-    text = (RECORDED / "h200-580.159.04.run.jsonl").read_text("utf-8")
+    text = (RECORDED / "h200-580.159.04.known-loads.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -49,7 +51,7 @@ def write(path: Path) -> None:
 
 
 def _idle() -> Iterator[tuple[str, Any]]:
-    told = json.loads((RECORDED / "h200-580.159.04.nvml-idle.json").read_text("utf-8"))
+    told = json.loads(IDLE.read_text("utf-8"))
     yield "- nvmlDeviceGetCount_v2", [0, 1]
     yield "- nvmlDeviceGetHandleByIndex_v2 0", [0, None]
     yield "- nvmlEventSetCreate", [0, None]

@@ -109,6 +109,41 @@ def render(
     return done.stdout
 
 
+# --- examples of alerts ----------------------------------------------------------------------------------------------
+
+HOST = {"instance": "10.0.0.7:9435", "alias": "gpu-node-7"}
+GPU = {**HOST, "gpu": "3", "uuid": "GPU-7b8bace7-f031-48d1-9451-c1fcd4f8ad29", "model": "NVIDIA H100 80GB HBM3"}
+HELD = {**GPU, "owner_kind": "user", "owner": "alice"}
+
+
+def hot(gpu: int, **labels: str) -> Told:
+    return told({"alertname": "GPUTemperatureNearSlowdown", "severity": "warning", **GPU, "gpu": str(gpu), **labels})
+
+
+def xid(gpu: int, number: int) -> Told:
+    return told({"alertname": "GPUXidCritical", "severity": "critical", **GPU, "gpu": str(gpu), "xid": str(number)})
+
+
+def other(name: str, **labels: str) -> Told:
+    return told({"alertname": name, **labels})
+
+
+def ill(gpu: int, name: str = "GPUTemperatureNearSlowdown", host: int = 7, **labels: str) -> Told:
+    """As long as such an alert is: a description of 400 characters, an owner."""
+    where = {"instance": f"10.0.0.{host}:9435", "alias": f"gpu-node-{host}"}
+    words = f"GPU {gpu} of gpu-node-{host} is ill. " + "It has 91 °C, and somebody should look at its fans. " * 8
+    notes = {
+        "summary": f"What {name} says in a sentence of its own.",
+        "description": words,
+        "runbook_url": f"https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/runbooks/{name}.md",
+        "dashboard_url": "http://localhost:3000/d/gpu-device?var-cluster=&var-instance=10.0.0.7%3A9435&var-gpu=3",
+    }
+    uuid = f"GPU-7b8bace7-f031-48d1-9451-{host:06d}{gpu:06d}"
+    return told(
+        {"alertname": name, "severity": "warning", **GPU, **where, "gpu": str(gpu), "uuid": uuid, **labels}, notes
+    )
+
+
 # --- the rules ------------------------------------------------------------------------------------------------------
 
 
@@ -129,11 +164,11 @@ def deploy_rules(folder: Path) -> None:
             for rule in group["rules"]:
                 for patience in {"for", "keep_firing_for"} & set(rule):
                     number, unit = int(rule[patience][:-1]), rule[patience][-1]
-                    rule[patience] = f"{number * {'s': 0, 'm': 1, 'h': 10}[unit]}s"
+                    rule[patience] = f"{number * {'s': 0, 'm': 1, 'h': 10, 'd': 240}[unit]}s"
                 if rule.get("alert") == "Watchdog":
                     rule["for"] = "12s"
                 if rule.get("alert") == "GPUTemperatureNearSlowdown":
-                    shorter = rule["expr"].replace("gpu_temperature_celsius <= 5", "gpu_temperature_celsius <= 22")
+                    shorter = rule["expr"].replace("<= 5", "<= 22")
                     assert shorter != rule["expr"], "the rule has changed"
                     rule["expr"] = shorter
         (folder / source.name).write_text(yaml.safe_dump(tree))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,12 @@ def by_nvml(row: Metric, told: Mapping[str, Any]) -> float | None:
             value = scaled(sum(answer[part] for part in column.part) if column.part else answer, column.scale)
             return None if value in column.absent else value
     return None
+
+
+def known_loads() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What an H200 answered once a second beside known loads, and what each of the loads really did."""
+    told, truth = (
+        [json.loads(line) for line in (RECORDED / f"h200-580.159.04.known-loads{kind}").read_text("utf-8").splitlines()]
+        for kind in (".jsonl", ".truth.jsonl")
+    )
+    return told, truth

@@ -17,7 +17,6 @@ from tools.lab import LOOPBACK, ROOT
 DEPLOY = ROOT / "deploy"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FASTER = 60
-_ALWAYS = [{"times": [{"start_time": "00:00", "end_time": "24:00"}]}]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, al
 
 
 def write_alertmanager(folder: Path, *, smtp: int) -> Path:
-    """An alertmanager.yml that mails to the local mailbox, at any hour."""
+    """An alertmanager.yml that mails to the local mailbox."""
     tree = _read(DEPLOY / "alertmanager/alertmanager.yml")
     mail = tree["global"]
     for login in ("smtp_auth_username", "smtp_auth_password_file"):
@@ -101,9 +100,6 @@ def write_alertmanager(folder: Path, *, smtp: int) -> Path:
     tree["templates"] = [str(DEPLOY / "alertmanager/templates/*.tmpl")]
     for route in (tree["route"], *tree["route"]["routes"]):
         _hurry(route, ("group_wait", "group_interval"))
-    for interval in tree["time_intervals"]:
-        if interval["name"] == "office-hours":
-            interval["time_intervals"] = _ALWAYS
     file = folder / "alertmanager.yml"
     file.write_text(yaml.safe_dump(tree))
     return file

@@ -116,7 +116,7 @@ def _link(uid: str, title: str) -> Json:
 
 def jump(uid: str, **variables: str) -> tuple[str, str]:
     """A data link to a dashboard that keeps time, datasource and the variables that it does not set itself."""
-    kept = {name: f"${{{name}:queryparam}}" for name in ("datasource", "cluster", "job", "instance")}
+    kept = {name: f"${{{name}:queryparam}}" for name in ("datasource", "cluster", "job", "instance", "rack")}
     kept |= {name: f"var-{name}={value}" for name, value in variables.items()}
     return f"Open {UIDS[uid]}", f"/d/{uid}?" + "&".join([*kept.values(), "${__url_time_range}"])
 
@@ -167,6 +167,19 @@ def price() -> Json:
     }
 
 
+def carbon() -> Json:
+    """What a kilowatt hour emits; it may be written over on the dashboard."""
+    return {
+        **price(),
+        "name": "carbon",
+        "label": "CO₂ of a kWh",
+        "description": "Grams of CO₂ that a kilowatt hour emits where your machines are; a number",
+        "query": "400",
+        "current": {"selected": True, "text": "400", "value": "400"},
+        "options": [{"selected": True, "text": "400", "value": "400"}],
+    }
+
+
 def _variables() -> list[Json]:
     return [
         {
@@ -214,6 +227,13 @@ def _variables() -> list[Json]:
             regex=r'/gpu="(?<value>[^"]+)", ?name="(?<text>[^"]+)"/',
             sort=3,
             description="Index and model of the GPU, as nvidia-smi numbers them",
+        ),
+        query_variable(
+            "rack",
+            "Rack",
+            f"label_values({_TARGETS}, rack)",
+            everything=".*",
+            description="The label rack of nodes.yml; empty where machines have none",
         ),
     ]
 

@@ -158,8 +158,8 @@ _USE = [
         "Busy over time",
         "Share of time in which a kernel ran, and in which memory was read or written: counters, so that nothing is "
         "lost between scrapes. Absent in MIG mode.",
-        (_rate("gpu_busy_seconds_total"), "kernels"),
-        (_rate("gpu_memory_io_busy_seconds_total"), "memory I/O"),
+        (f"clamp_max({_rate('gpu_busy_seconds_total')}, 1)", "kernels"),
+        (f"clamp_max({_rate('gpu_memory_io_busy_seconds_total')}, 1)", "memory I/O"),
         unit="percentunit",
         highest=1,
     ),
@@ -210,7 +210,7 @@ _CLOCKS = [
         "Time held back, by reason",
         "Share of time for which each reason held the clocks down, from the driver's counters. sw_power_cap is the "
         "power limit and normal under load.",
-        (_rate("gpu_clock_event_seconds_total"), "{{reason}}"),
+        (f"clamp_max({_rate('gpu_clock_event_seconds_total')}, 1)", "{{reason}}"),
         unit="percentunit",
     ),
 ]

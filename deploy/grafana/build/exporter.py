@@ -8,7 +8,7 @@ from build.dashboard import Dashboard, Row
 from build.looks import BAD_ABOVE_ZERO, GREEN, ORANGE, RED, UP, WARN_ABOVE_ZERO, YELLOW
 from build.panels import Panel, series, stat, timeline
 from build.parts import ADDRESS, ROW_TO_NODE, SERIES_TO_NODE, per_host
-from build.promql import HOST_LEGEND, NODE, host
+from build.promql import HOST_LEGEND, NODE, host, most
 from build.tables import Column, table
 
 _AGE: Final = ((None, GREEN), (60, YELLOW), (300, RED))  # 300 s: GPUCollectionStale
@@ -72,7 +72,8 @@ _STATE = [
     stat(
         "Simulated",
         "Exporters whose readings are not of their machine (--source fake or replay).",
-        f'count(gpu_exporter_source_info{{{NODE}, source=~"fake|replay"}}) or 0 * count(gpu_exporter_source_info{{{NODE}}})',
+        f'count(gpu_exporter_source_info{{{NODE}, source=~"fake|replay"}}) '
+        f"or 0 * count(gpu_exporter_source_info{{{NODE}}})",
         steps=WARN_ABOVE_ZERO,
         width=3,
     ),
@@ -134,8 +135,8 @@ _VERSIONS = [
     ),
     timeline(
         "Scraped",
-        "Whether Prometheus could scrape each exporter.",
-        (f"up{{{NODE}}}", HOST_LEGEND),
+        "Whether Prometheus could scrape each exporter; of a large fleet the thirty that it could least often.",
+        (f"up{{{NODE}}} and on (cluster, instance) bottomk(30, avg_over_time(up{{{NODE}}}[$__range]))", HOST_LEGEND),
         values=UP,
         width=12,
         show="never",
@@ -145,8 +146,8 @@ _VERSIONS = [
 
 
 def _lines(title: str, description: str, expr: str, unit: str) -> Panel:
-    """One line an exporter."""
-    return series(title, description, (expr, HOST_LEGEND), unit=unit, width=8, links=[SERIES_TO_NODE])
+    """One line an exporter, of the twenty with the largest values."""
+    return series(title, description, (most(expr), HOST_LEGEND), unit=unit, width=8, links=[SERIES_TO_NODE])
 
 
 _COURSE = [
@@ -191,6 +192,21 @@ _COURSE = [
     _lines("Open files", "File descriptors of the exporter.", f"process_open_fds{{{NODE}}}", "none"),
 ]
 
+_CLOCKS = series(
+    "Clocks that are off",
+    "How far the clock of each machine is from Prometheus's, of the twenty furthest; a reading is some seconds old.",
+    (
+        most(
+            f"abs(timestamp(gpu_exporter_last_sample_timestamp_seconds{{{NODE}}})"
+            f" - gpu_exporter_last_sample_timestamp_seconds{{{NODE}}})"
+        ),
+        HOST_LEGEND,
+    ),
+    unit="s",
+    width=24,
+    links=[SERIES_TO_NODE],
+)
+
 _MAIL = [
     series(
         "Mails",
@@ -221,7 +237,7 @@ DASHBOARD: Final = Dashboard(
     description="Whether the watching itself works: exporters, their readings and scrapes, and the way of the mails.",
     rows=[
         Row("Is everything watched?", [(4, _STATE), (7, [_EXPORTERS]), (6, _VERSIONS)]),
-        Row("Readings and scrapes", [(8, _COURSE[:3]), (8, _COURSE[3:6])]),
+        Row("Readings and scrapes", [(8, _COURSE[:3]), (8, _COURSE[3:6]), (7, [_CLOCKS])]),
         Row("What it costs", [(8, _COURSE[6:])]),
         Row("Mail", [(8, _MAIL)]),
     ],

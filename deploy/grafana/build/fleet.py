@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from build.dashboard import Dashboard, Row, jump, price
+from build.dashboard import Dashboard, Row, carbon, jump, price
 from build.looks import (
     BAD_ABOVE_ZERO,
     CLASSES,
@@ -15,6 +15,7 @@ from build.looks import (
     ORANGE,
     PLAIN,
     RED,
+    SEVERITY,
     UP,
     USE,
     WARN_ABOVE_ZERO,
@@ -22,7 +23,7 @@ from build.looks import (
 )
 from build.panels import NOT_THERE, colored, gauges, series, stat, strip
 from build.parts import ADDRESS, ROW_TO_NODE, SERIES_TO_DEVICE, SERIES_TO_NODE, alert_count, alerts, idle_held, per_host
-from build.promql import GPU_LEGEND, HOST_LEGEND, NODE, firing
+from build.promql import GPU_LEGEND, HOST_LEGEND, NODE, most, severities
 from build.tables import Column, table
 
 _MOST_TILES: Final = 256
@@ -79,18 +80,28 @@ _SPENT = [
         f"sum(gpu_power_watts{{{NODE}}})",
         unit="watt",
         spark=True,
-        width=6,
+        width=5,
     ),
     stat(
         "Energy today",
         "Energy that all GPUs drew since midnight.",
         f"sum(increase(gpu_energy_joules_total{{{NODE}}}[$__range])) / 3.6e6",
         unit="kwatth",
-        width=6,
+        width=5,
         decimals=2,
         time_from="now/d",
     ),
-    idle_held(width=6),
+    stat(
+        "CO₂ today",
+        "What that energy emitted, at the grams of a kilowatt hour above.",
+        f"sum(increase(gpu_energy_joules_total{{{NODE}}}[$__range])) / 3.6e6 * $carbon / 1000",
+        unit="masskg",
+        steps=PLAIN,
+        width=4,
+        decimals=1,
+        time_from="now/d",
+    ),
+    idle_held(width=4),
     stat(
         "Idle cost today",
         "GPU hours since midnight in which a GPU was held and idle, at the price above.",
@@ -126,7 +137,7 @@ _HOSTS = table(
     "One row a machine; its name leads to its dashboard. Busy and memory are of all its GPUs, the temperature is that "
     "of the hottest.",
     {
-        "alerts": per_host(f"count {_BY_HOST} ({firing()}) or 0 * up{{{NODE}}}"),
+        "alerts": per_host(f"max {_BY_HOST} (\n{severities()}\n) or 0 * up{{{NODE}}}"),
         "scraped": per_host(f"up{{{NODE}}}"),
         "gpus": per_host(f"sum {_BY_HOST} (gpu_up{{{NODE}}})"),
         "down": per_host(f"sum {_BY_HOST} (1 - gpu_up{{{NODE}}})"),
@@ -144,7 +155,7 @@ _HOSTS = table(
     {
         "host": Column(name="Host", link=ROW_TO_NODE, width=160),
         "scraped": Column(name="Exporter", values=UP, show="color", width=90),
-        "alerts": Column(name="Alerts", steps=WARN_ABOVE_ZERO, show="tile", width=80),
+        "alerts": Column(name="Worst alert", values={"0": ("none", GREY), **SEVERITY}, show="tile", width=105),
         "gpus": Column(name="GPUs up", width=90),
         "down": Column(name="GPUs down", steps=BAD_ABOVE_ZERO, show="tile", width=100),
         "busy": Column(name="Busy", unit="percentunit", steps=USE, show="gauge", highest=1, decimals=0),
@@ -176,14 +187,16 @@ _TILES = stat(
 
 _BUSY = strip(
     "Busy by host",
-    "Mean over the GPUs of each host, in the colours above. A gap: nothing was scraped.",
-    f"avg {_BY_HOST} (rate(gpu_busy_seconds_total{{{NODE}}}[$__rate_interval]))",
+    "Mean over the GPUs of each host, in the colours above; of a large fleet the thirty that are least busy. A gap: "
+    "nothing was scraped.",
+    f"bottomk(30, clamp_max(avg {_BY_HOST} (rate(gpu_busy_seconds_total{{{NODE}}}[$__rate_interval])), 1))",
     legend=HOST_LEGEND,
     unit="percentunit",
     steps=USE,
     links=[SERIES_TO_NODE],
 )
 
+_MOST_POWER: Final = most(f"sum {_BY_HOST} (gpu_power_watts{{{NODE}}})")
 _COURSE = [
     series(
         "GPUs by class of use",
@@ -198,8 +211,9 @@ _COURSE = [
     ),
     series(
         "Power by host",
-        "What the GPUs of each host draw.",
-        (f"sum {_BY_HOST} (gpu_power_watts{{{NODE}}})", HOST_LEGEND),
+        "What the GPUs of each host draw: the twenty that draw most, and all others together.",
+        (_MOST_POWER, HOST_LEGEND),
+        (f"(sum(gpu_power_watts{{{NODE}}}) - sum({_MOST_POWER})) > 0\nor 0 * sum(gpu_power_watts{{{NODE}}})", "others"),
         unit="watt",
         stacked=True,
         width=8,
@@ -207,8 +221,8 @@ _COURSE = [
     ),
     series(
         "Hottest GPU by host",
-        "Core temperature of the hottest GPU of each host; the lines are typical limits.",
-        (f"max {_BY_HOST} (gpu_temperature_celsius{{{NODE}}})", HOST_LEGEND),
+        "Core temperature of the hottest GPU of each host, of the twenty hottest; the lines are typical limits.",
+        (most(f"max {_BY_HOST} (gpu_temperature_celsius{{{NODE}}})"), HOST_LEGEND),
         unit="celsius",
         steps=HEAT,
         lines=True,
@@ -218,13 +232,34 @@ _COURSE = [
     ),
 ]
 
+_RACKS = [
+    strip(
+        "Hottest GPU by rack",
+        "The label rack of nodes.yml, a strip each: a row that turns warm together is the room, not a board.",
+        most(f"max by (cluster, rack) (gpu_temperature_celsius{{{NODE}}})", 40),
+        legend="{{cluster}} rack {{rack}}",
+        unit="celsius",
+        steps=HEAT,
+        width=12,
+    ),
+    series(
+        "Power by rack",
+        "What the GPUs of each rack draw; their hosts draw more. The twenty racks that draw most.",
+        (most(f"sum by (cluster, rack) (gpu_power_watts{{{NODE}}})"), "{{cluster}} rack {{rack}}"),
+        unit="watt",
+        stacked=True,
+        width=12,
+    ),
+]
+
 DASHBOARD: Final = Dashboard(
     uid="gpu-fleet",
     description="All hosts and GPUs: what is down, what is wasted, where to look next.",
-    variables=[price()],
+    variables=[price(), carbon()],
     rows=[
         Row("Is everything well?", [(4, _STATE), (3, _SPENT), (8, _WORST)]),
         Row("Hosts and GPUs", [(7, [_HOSTS]), (8, [_TILES]), (5, [_BUSY])]),
         Row("Over time", [(9, _COURSE)]),
+        Row("Racks", [(7, _RACKS)]),
     ],
 )

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from build.dashboard import Dashboard, Row, xids
-from build.looks import BAD_ABOVE_ZERO, GREEN, ORANGE, RECOVERY, RED, UP, WARN_ABOVE_ZERO, YELLOW, YES_NO
+from build.looks import (
+    BAD_ABOVE_ZERO,
+    GREEN,
+    ORANGE,
+    RECOVERY,
+    RED,
+    SEVERITY,
+    UP,
+    WARN_ABOVE_ZERO,
+    YELLOW,
+    YES_NO,
+)
 from build.panels import Panel, series, stat, timeline
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_DEVICE, alert_count, alerts, per_gpu
-from build.promql import FIRING_GPU, GPU, GPU_LEGEND, host
+from build.promql import FIRING_GPU, GPU, GPU_LEGEND, firing, host, most, severities
 from build.tables import Column, table
 from build.xid_table import actions, meanings
 
@@ -67,25 +78,34 @@ _STATE = [
     ),
 ]
 
+# GPUs of which an alert tells, and those that are down: of a large fleet the others would be a thousand rows.
+_ILL: Final = f"and on (cluster, instance, gpu) ({FIRING_GPU} or gpu_up{{{GPU}}} == 0)"
+
+
+def _of_the_ill(expression: str) -> str:
+    return per_gpu(f"({expression}) {_ILL}")
+
+
 _GPUS = table(
-    "GPUs, worst first",
-    "Uncorrected and corrected are ECC errors since the driver was loaded; remapped are rows of memory, and pending "
-    "tells that one waits for a reset. n/a is what a board does not have, or what a GPU that is down cannot tell.",
+    "GPUs with something wrong, worst first",
+    "GPUs of which an alert tells, by its severity, and those that are down. Uncorrected and corrected are ECC errors "
+    "since the driver was loaded; remapped are rows of memory, and pending tells that one waits for a reset. n/a is "
+    "what a board does not have, or what a GPU that is down cannot tell.",
     {
-        "alerts": per_gpu(f"count by (cluster, instance, alias, gpu, model) ({FIRING_GPU}) or 0 * gpu_up{{{GPU}}}"),
-        "up": per_gpu(f"gpu_up{{{GPU}}}"),
-        "action": per_gpu(f"gpu_recovery_action{{{GPU}}}"),
-        "uncorrected": per_gpu(f"sum without (location) ({_VOLATILE % 'uncorrected'})"),
-        "corrected": per_gpu(f"sum without (location) ({_VOLATILE % 'corrected'})"),
-        "remapped": per_gpu(f"sum without (severity) (gpu_remapped_rows{{{GPU}}})"),
-        "pending": per_gpu(f"gpu_row_remap_pending{{{GPU}}}"),
-        "links": per_gpu(f'gpu_nvlink_links{{{GPU}, state="inactive"}}'),
-        "width": per_gpu(f"gpu_pcie_link_width{{{GPU}}} / gpu_pcie_link_width_max{{{GPU}}}"),
-        "margin": per_gpu(_MARGIN),
+        "alerts": per_gpu(severities('gpu=~"$gpu"') + f"\nor 3 * (gpu_up{{{GPU}}} == bool 0) > 0"),
+        "up": _of_the_ill(f"gpu_up{{{GPU}}}"),
+        "action": _of_the_ill(f"gpu_recovery_action{{{GPU}}}"),
+        "uncorrected": _of_the_ill(f"sum without (location) ({_VOLATILE % 'uncorrected'})"),
+        "corrected": _of_the_ill(f"sum without (location) ({_VOLATILE % 'corrected'})"),
+        "remapped": _of_the_ill(f"sum without (severity) (gpu_remapped_rows{{{GPU}}})"),
+        "pending": _of_the_ill(f"gpu_row_remap_pending{{{GPU}}}"),
+        "links": _of_the_ill(f'gpu_nvlink_links{{{GPU}, state="inactive"}}'),
+        "width": _of_the_ill(f"gpu_pcie_link_width{{{GPU}}} / gpu_pcie_link_width_max{{{GPU}}}"),
+        "margin": _of_the_ill(_MARGIN),
     },
     {
         **GPU_COLUMNS,
-        "alerts": Column(name="Alerts", steps=WARN_ABOVE_ZERO, show="tile", width=75),
+        "alerts": Column(name="Worst", values=SEVERITY, show="tile", width=85),
         "up": Column(name="State", values=UP, show="color", width=75),
         "action": Column(name="Asked for", values=RECOVERY, show="color", width=120),
         "uncorrected": Column(name="Uncorrected", steps=BAD_ABOVE_ZERO, show="color", width=110),
@@ -100,6 +120,7 @@ _GPUS = table(
         "instance": ADDRESS,
     },
     sort="alerts",
+    empty="nothing is wrong",
 )
 
 _XID_LABELS: Final = "cluster, instance, alias, gpu, model, xid"
@@ -126,12 +147,24 @@ _XIDS = table(
 )
 
 
+_XIDS_OVER_TIME = series(
+    "XIDs over time",
+    "GPUs by the number of an XID that came within the last five minutes.",
+    (most(f"count by (xid) (time() - gpu_xid_last_timestamp_seconds{{{GPU}}} < 300)"), "XID {{xid}}"),
+    unit="none",
+    bars=True,
+    stacked=True,
+    width=8,
+    empty="no XID error",
+)
+
+
 def _lines(title: str, description: str, expr: str, legend: str, unit: str, *, bars: bool = False) -> Panel:
     """Errors over time of the GPUs that have some: a line at zero tells nothing."""
     return series(
         title,
         description,
-        (expr, f"{GPU_LEGEND} {legend}".rstrip()),
+        (most(expr), f"{GPU_LEGEND} {legend}".rstrip()),
         unit=unit,
         bars=bars,
         width=8,
@@ -209,8 +242,8 @@ _HEAT = [
     _lines(
         "Held back by heat or power supply",
         "Share of time, of the GPUs that were.",
-        "max by (cluster, instance, alias, gpu, model) (rate(gpu_clock_event_seconds_total"
-        f'{{{GPU}, reason=~"hw_thermal_slowdown|hw_power_brake_slowdown|sw_thermal_slowdown"}}[$__rate_interval])) > 0',
+        "clamp_max(max by (cluster, instance, alias, gpu, model) (rate(gpu_clock_event_seconds_total"
+        f'{{{GPU}, reason=~"hw_.+|sw_thermal_slowdown"}}[$__rate_interval])), 1) > 0',
         "",
         "percentunit",
     ),
@@ -226,13 +259,36 @@ _HEAT = [
 
 _UP = timeline(
     "GPUs that did not answer",
-    "GPUs that were down within the chosen time: lost, hung, or waiting for a reset.",
-    (f"gpu_up{{{GPU}}} and on (cluster, instance, gpu) min_over_time(gpu_up{{{GPU}}}[$__range]) == 0", GPU_LEGEND),
+    "GPUs that were down within the chosen time: lost, hung, or waiting for a reset. The thirty that were longest.",
+    (
+        f"gpu_up{{{GPU}}} and on (cluster, instance, gpu) bottomk(30, avg_over_time(gpu_up{{{GPU}}}[$__range]) < 1)",
+        GPU_LEGEND,
+    ),
     values=UP,
     show="never",
     links=[SERIES_TO_DEVICE],
     empty="every GPU answered",
 )
+
+_MORE = [
+    series(
+        "GPUs that are not joined to their fabric",
+        "GPUs of NVSwitch boards whose registration with the fabric manager is not complete: CUDA fails there.",
+        (f"count(gpu_fabric_state{{{GPU}}} > 0 < 3) or 0 * count(gpu_up{{{GPU}}})", "GPUs"),
+        unit="none",
+        steps=BAD_ABOVE_ZERO,
+        width=8,
+    ),
+    series(
+        "Alerts over time",
+        "Our alerts that fired, by name; the twenty with the most machines and GPUs.",
+        (most(f"count by (alertname) ({firing()})"), "{{alertname}}"),
+        unit="none",
+        stacked=True,
+        width=8,
+        empty="nothing fired",
+    ),
+]
 
 DASHBOARD: Final = Dashboard(
     uid="gpu-health",
@@ -240,7 +296,7 @@ DASHBOARD: Final = Dashboard(
     annotations=[xids()],
     rows=[
         Row("What is wrong", [(4, _STATE), (7, [alerts('gpu=~"$gpu|"', width=24)]), (9, [_GPUS])]),
-        Row("XID errors", [(7, [_XIDS])]),
+        Row("XID errors", [(7, [_XIDS]), (8, [_XIDS_OVER_TIME, *_MORE])]),
         Row("Memory", [(8, _MEMORY)]),
         Row("Links", [(8, _LINKS)]),
         Row("Heat and silence", [(8, _HEAT), (5, [_UP])]),

@@ -107,7 +107,7 @@ _GPUS = table(
 _STRIP = strip(
     "Busy by GPU",
     "Share of time in which a kernel ran: grey-blue is idle, light blue low, green works. A gap: no reading.",
-    f"rate(gpu_busy_seconds_total{{{GPU}}}[$__rate_interval])",
+    f"clamp_max(rate(gpu_busy_seconds_total{{{GPU}}}[$__rate_interval]), 1)",
     legend=GPU_LEGEND,
     unit="percentunit",
     steps=USE,
@@ -145,7 +145,7 @@ _USE = [
     _lines(
         "Busy over time",
         "Share of time in which a kernel ran, from the driver's own sample buffer; nothing is lost between scrapes.",
-        f"rate(gpu_busy_seconds_total{{{GPU}}}[$__rate_interval])",
+        f"clamp_max(rate(gpu_busy_seconds_total{{{GPU}}}[$__rate_interval]), 1)",
         "percentunit",
         highest=1,
     ),
@@ -173,8 +173,8 @@ _HEAT = [
         "Held back by heat or power supply",
         "Share of time in which hardware or software lowered the clocks because of heat, or because the power supply "
         "asked for it. Reaching the power limit is normal and not counted.",
-        "max by (cluster, instance, alias, gpu, model) (rate(gpu_clock_event_seconds_total"
-        f'{{{GPU}, reason=~"hw_thermal_slowdown|hw_power_brake_slowdown|sw_thermal_slowdown"}}[$__rate_interval]))',
+        "clamp_max(max by (cluster, instance, alias, gpu, model) (rate(gpu_clock_event_seconds_total"
+        f'{{{GPU}, reason=~"hw_.+|sw_thermal_slowdown"}}[$__rate_interval])), 1)',
         "percentunit",
     ),
 ]

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from build.dashboard import Dashboard, Row, jump, price, query_variable
+from build.dashboard import Dashboard, Row, carbon, jump, price, query_variable
 from build.device import STATES
 from build.looks import COLD, COOL, GREEN, ORANGE, PLAIN, RED, USE, YELLOW
 from build.panels import colored, gauges, series, stat
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_DEVICE, idle_held, processes
-from build.promql import GPU, GPU_LEGEND, NODE, OWNER, host
+from build.promql import GPU, GPU_LEGEND, NODE, OWNER, host, most
 from build.tables import Column, table
 
 _OWNED: Final = f"{GPU}, {OWNER}"
+_DEVICE: Final = "cluster, instance, gpu, uuid"
+# What a GPU drew while somebody held it: its energy, by the share of the time that was watched.
+_ENERGY: Final = (
+    f"sum by (owner_kind, owner, namespace) (\n"
+    f"  sum by ({_DEVICE}, owner_kind, owner, namespace) (increase(gpu_owner_seconds_total{{{_OWNED}}}[$__range]))\n"
+    f"  * on ({_DEVICE}) group_left ()\n"
+    f"  (max by ({_DEVICE}) (increase(gpu_energy_joules_total{{{GPU}}}[$__range]))\n"
+    f"   / (sum by ({_DEVICE}) (increase(gpu_state_seconds_total{{{GPU}}}[$__range])) > 0))\n"
+    f") / 3.6e6"
+)
 _SCORED: Final = f'cluster=~"$cluster", {OWNER}'  # recorded over all machines
 _BY_OWNER: Final = "by (owner_kind, owner, namespace)"
 _SCORE: Final = f"sum {_BY_OWNER} (owner:gpu_score:sum{{{_SCORED}}})"
@@ -101,6 +111,8 @@ _LEADERS = table(
         f"/ (sum {_BY_OWNER} (increase(gpu_owner_seconds_total{{{_OWNED}}}[$__range])) > 0)",
         "cost": f"{_hours('')} * $price",
         "wasted": f"{_hours('idle_held')} * $price",
+        "energy": _ENERGY,
+        "carbon": f"{_ENERGY} * $carbon / 1000",
         "memory": f"sum {_BY_OWNER} (gpu_owner_memory_used_bytes{{{_OWNED}}})",
         "score": f"sum {_BY_OWNER} (sum_over_time(owner:gpu_score:sum{{{_SCORED}}}[$__range]))\n"
         f"/ (sum {_BY_OWNER} (sum_over_time(owner:gpu_scored:sum{{{_SCORED}}}[$__range])) > 0)",
@@ -115,6 +127,8 @@ _LEADERS = table(
         "share": Column(name="Idle share", unit="percentunit", steps=_IDLE_SHARE, show="gauge", highest=1, decimals=0),
         "cost": Column(name="Cost", unit="currencyUSD", decimals=2, width=100),
         "wasted": Column(name="Of that idle", unit="currencyUSD", decimals=2, width=110),
+        "energy": Column(name="Energy", unit="kwatth", decimals=1, width=100),
+        "carbon": Column(name="CO₂", unit="masskg", decimals=1, width=90),
         "memory": Column(name="Memory now", unit="bytes", decimals=1, width=110),
         "score": Column(name="Score", unit="percentunit", steps=USE, show="color", decimals=0, width=80),
     },
@@ -149,6 +163,19 @@ _IDLE = table(
     empty="nobody holds an idle GPU",
 )
 
+_WASTERS = gauges(
+    "GPU hours held idle, by owner",
+    "The ten owners with the most GPU hours, over the time chosen above, in which they held a GPU and nothing ran.",
+    f"sort_desc(topk(10, {_hours('idle_held')}))",
+    legend=_LEGEND,
+    unit="h",
+    steps=((None, ORANGE),),
+    decimals=1,
+    width=24,
+    links=[_TO_OWNER],
+    empty="nobody held a GPU idle",
+)
+
 _LOWEST = gauges(
     "Least used GPUs",
     "The lowest mean score over the time chosen above; idle is below 10 %, low below 20 %.",
@@ -165,17 +192,19 @@ _LOWEST = gauges(
 _COURSE = [
     series(
         "Who holds GPUs",
-        "GPUs held by each owner; 0.5 is half of a shared GPU.",
-        (f"sum {_BY_OWNER} (rate(gpu_owner_seconds_total{{{_OWNED}}}[$__rate_interval]))", _LEGEND),
+        "GPUs held by each owner, of the twenty that hold most; 0.5 is half of a shared GPU.",
+        (most(f"sum {_BY_OWNER} (rate(gpu_owner_seconds_total{{{_OWNED}}}[$__rate_interval]))"), _LEGEND),
         unit="none",
         stacked=True,
         links=[_TO_OWNER],
     ),
     series(
         "Who holds GPUs idle",
-        "GPUs that each owner holds while nothing runs on them.",
+        "GPUs that each owner holds while nothing runs on them, of the twenty that hold most so.",
         (
-            f'sum {_BY_OWNER} (rate(gpu_owner_seconds_total{{{_OWNED}, state="idle_held"}}[$__rate_interval])) > 0',
+            most(
+                f'sum {_BY_OWNER} (rate(gpu_owner_seconds_total{{{_OWNED}, state="idle_held"}}[$__rate_interval])) > 0'
+            ),
             _LEGEND,
         ),
         unit="none",
@@ -196,9 +225,9 @@ _COURSE = [
     ),
     series(
         "Score by owner",
-        "Score of the GPUs of each owner, weighed by how long the owner held each.",
+        "Score of the GPUs of each owner, weighed by how long the owner held each; the twenty lowest.",
         (
-            f"{_SCORE} / (sum {_BY_OWNER} (owner:gpu_scored:sum{{{_SCORED}}}) > 0)",
+            f"bottomk(20, {_SCORE} / (sum {_BY_OWNER} (owner:gpu_scored:sum{{{_SCORED}}}) > 0))",
             _LEGEND,
         ),
         unit="percentunit",
@@ -241,11 +270,13 @@ DASHBOARD: Final = Dashboard(
             description="Whoever held a GPU",
         ),
         price(),
+        carbon(),
     ],
     rows=[
         Row("Now, and over the chosen time", [(5, _STATE), (9, [_LEADERS])]),
         Row("What can be had back", [(8, [_IDLE, _LOWEST])]),
         Row("Over time", [(9, _COURSE[:2]), (9, _COURSE[2:]), (7, [_UNACCOUNTED])]),
+        Row("Who wastes most", [(9, [_WASTERS])]),
         Row("Processes", [(9, [processes()])]),
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-# Every series of one machine, and of one GPU. ``cluster`` may be absent: its "All" is .*, which matches that as well.
-NODE: Final = 'cluster=~"$cluster", job=~"$job", instance=~"$instance"'
+# Every series of one machine, and of one GPU. ``cluster`` and ``rack`` may be absent: their "All" is .*, which matches
+# that as well.
+NODE: Final = 'cluster=~"$cluster", job=~"$job", rack=~"$rack", instance=~"$instance"'
 GPU: Final = f'{NODE}, gpu=~"$gpu"'
 # Recording rules that sum up keep no job.
 OWNER: Final = 'owner_kind=~"$owner_kind", owner=~"$owner"'
@@ -26,10 +27,20 @@ def host(expression: str) -> str:
     )
 
 
+# How many lines a panel of lines shows at once, of however many hosts, GPUs or owners.
+MOST: Final = 20
+
+
+def most(expression: str, count: int = MOST) -> str:
+    """The largest of the series at each moment; a panel of hundreds of lines tells nothing."""
+    return f"topk({count}, {expression})"
+
+
 def firing(selector: str = "") -> str:
     """Our alerts that fire for what is chosen; those without an instance (about the fleet) as well."""
     more = f", {selector}" if selector else ""
-    return f'ALERTS{{alertstate="firing", alertname=~"GPU.+", cluster=~"$cluster|", instance=~"$instance|"{more}}}'
+    place = 'cluster=~"$cluster|", rack=~"$rack|", instance=~"$instance|"'
+    return f'ALERTS{{alertstate="firing", alertname=~"GPU.+", {place}{more}}}'
 
 
 # Alerts of the chosen GPUs; those of whole machines (no label gpu) are not among them.

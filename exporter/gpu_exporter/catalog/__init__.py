@@ -22,6 +22,7 @@ from gpu_exporter.catalog import (
     modes,
     power,
     processes,
+    profiling,
     thermals,
     utilization,
 )
@@ -65,6 +66,7 @@ CATALOG: Final[tuple[Metric, ...]] = tuple(
         identity,
         health,
         utilization,
+        profiling,
         memory,
         thermals,
         power,

@@ -6,6 +6,7 @@ their units into Prometheus base units at the edge.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,12 +83,13 @@ class Field:
 class Gpm:
     """One GPM metric (Hopper and newer): its mean since the reading before; of a counter, that times the time.
 
-    ``most`` is the highest mean that can be, in NVML's unit.
+    ``most`` is the highest mean that can be, in NVML's unit; what is above ``full`` is a rounding error, and full.
     """
 
     name: str
     most: float
     scale: float = 1.0
+    full: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,13 @@ def _file(flag: str, name: str, variable: str, text: str, default: Path | None =
     metavar="URL",
     help="Prometheus, Thanos, Mimir or VictoriaMetrics that scrapes the machines: charts and results come from there.",
 )
+@click.option(
+    "--alertmanager.url",
+    "alertmanager_url",
+    envvar="GPU_EXPORTER_ALERTMANAGER_URL",
+    metavar="URL",
+    help="Alertmanager whose firing alerts are shown beside the machines; the hub itself alerts nobody.",
+)
 @click.option("--log.level", "level", envvar="GPU_EXPORTER_LOG_LEVEL", metavar="LEVEL", help=_LOG["log.level"].help)
 @click.option("--log.format", "form", envvar="GPU_EXPORTER_LOG_FORMAT", metavar="FORMAT", help=_LOG["log.format"].help)
 def hub(
@@ -85,6 +92,7 @@ def hub(
     level: str | None,
     form: str | None,
     prometheus_url: str | None,
+    alertmanager_url: str | None,
     **files: Any,
 ) -> None:
     """Show all machines on one page: which GPU is free, who holds what, which machine is down.
@@ -96,6 +104,7 @@ def hub(
         raise click.ClickException(f"the hub needs {', '.join(missing)}; run: pip install 'gpu-exporter[hub]'")
     from gpu_exporter import logs  # noqa: PLC0415 - other commands start faster without
     from gpu_exporter.hub import service  # noqa: PLC0415
+    from gpu_exporter.hub.settings import url as settings_url  # noqa: PLC0415
 
     defaults = LogConfig()
     logs.configure(
@@ -108,6 +117,7 @@ def hub(
         listen=_parsed("--web.listen-address", ",".join(listen), listen_addresses, ()),
         allow=_parsed("--web.allow", allow, networks, ()),
         prometheus=None if prometheus_url is None else _prometheus(prometheus_url),
+        alertmanager_url=_parsed("--alertmanager.url", alertmanager_url, settings_url, None),
         **files,
     )
     try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
+from traceback import extract_tb
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_exporter import __version__
 from gpu_exporter.http.access import Gate
 from gpu_exporter.hub import documents
+from gpu_exporter.hub.alerts import Alerts, alert_document
 from gpu_exporter.hub.archive import ArchiveError
 from gpu_exporter.hub.events import Events, FullError
 from gpu_exporter.hub.fleet import Fleet, NodeState
@@ -52,18 +54,28 @@ _SECURITY: Final = (
 _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _LONGEST_QUERY: Final = 4096
 
+_TOLD: Final[set[str]] = set()  # bugs that stand in the log
+
 Handle: TypeAlias = Callable[[Request], Any]
 
 
 class Application:
     """What the hub answers. It reads the fleet and changes nothing. ``past`` is None where nothing is kept."""
 
-    def __init__(self, fleet: Fleet, *, past: Past | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        past: Past | None = None,
+        alerts: Alerts | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._fleet = fleet
+        self._alerts = alerts
         self._past = past
         self._clock = clock
         self.events = Events(lambda: documents.summary(fleet, clock()))
-        self._pages = Pages(fleet, past=past, clock=clock)
+        self._pages = Pages(fleet, past=past, alerts=alerts, clock=clock)
 
     def build(self, gate: Gate | None) -> ASGIApp:
         """The whole of it, behind the web configuration where there is one."""
@@ -110,7 +122,11 @@ class Application:
         )
 
     async def _node(self, request: Request) -> Response:
-        return as_json(request, documents.node_document(self._state(request)))
+        state = self._state(request)
+        told = documents.node_document(state)
+        if self._alerts is not None:
+            told["alerts"] = [alert_document(alert) for alert in self._alerts.of(state)]
+        return as_json(request, told)
 
     async def _gpus(self, request: Request) -> Response:
         return as_json(
@@ -128,7 +144,7 @@ class Application:
 
     async def _events(self, _request: Request) -> Response:
         try:
-            stream = self.events.join()
+            stream = await self.events.join()
         except FullError:
             raise HTTPException(
                 503, "as many viewers as there may be are connected; ask /api/v1/nodes instead"
@@ -219,7 +235,12 @@ async def _no_archive(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    log.error("the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
+    frame = extract_tb(error.__traceback__)[-1]
+    key = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+    # A page that is open asks every few seconds: its traceback stands in the log once.
+    level = logging.DEBUG if key in _TOLD else logging.ERROR
+    _TOLD.add(key)
+    log.log(level, "the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
     return await _failed(request, HTTPException(500, "this is a bug in gpu-exporter: see the hub's log"))
 
 

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, Protocol
 from gpu_exporter.history import HistoryError
 from gpu_exporter.history.reader import METRICS, Reader
 from gpu_exporter.history.usage import usage
+from gpu_exporter.hub.settings import Weights
+from gpu_exporter.hub.weighted import scores
 from gpu_exporter.model import Owner
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
@@ -21,6 +23,9 @@ CHARTS: Final[Mapping[str, str]] = {
     "gpu_power_watts": "Power",
 }
 _MOST_POINTS: Final = 11_000  # what Prometheus answers at most
+
+
+USUAL: Final = Weights()
 
 
 class ArchiveError(Exception):
@@ -88,8 +93,9 @@ class Archive(Protocol):
 class FileArchive:
     """The history file that this hub writes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, weights: Weights = USUAL) -> None:
         self.name = path.name
+        self.weights = weights
         try:
             self._reader = Reader(path)
         except HistoryError as error:
@@ -115,19 +121,21 @@ class FileArchive:
         """See Archive."""
         try:
             found = usage(self._reader, start=start, end=end)
+            own = {} if self.weights == USUAL else scores(self._reader, self.weights, start=start, end=end)
         except HistoryError as error:
             raise ArchiveError(str(error)) from None
+        usual = self.weights == USUAL
         whole = [
             Total(
                 one.gpu.node, one.gpu.number, one.gpu.uuid, one.gpu.model, None, one.states, one.joules,
-                _mean(one.score, one.scored),
+                _mean(one.score, one.scored) if usual else own.get((one.gpu.id, None)),
             )
             for one in found.gpus
         ]  # fmt: skip
         held = [
             Total(
                 one.gpu.node, one.gpu.number, one.gpu.uuid, one.gpu.model, one.owner, one.states, one.joules,
-                _mean(one.score, one.scored),
+                _mean(one.score, one.scored) if usual else own.get((one.gpu.id, one.owner)),
             )
             for one in found.holds
         ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
 
 import msgspec
@@ -39,13 +39,15 @@ class Events:
             self._closed = True
             self._changed.notify_all()
 
-    def join(self) -> AsyncIterator[bytes]:
+    async def join(self) -> AsyncIterator[bytes]:
         """What one viewer is sent, from now on. Raises FullError."""
         if self.viewers >= _MOST:
             raise FullError
-        return self._stream()
+        stream = self._stream()
+        # Begun here, so that whoever comes at the same moment is counted already.
+        return _with_first(await stream.__anext__(), stream)
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
         self.viewers += 1
         try:
             # A browser that lost us comes back after a while, not all of them at once.
@@ -64,3 +66,12 @@ class Events:
     def _event(self) -> bytes:
         data = msgspec.json.encode(self._told())
         return b"event: state\nid: %d\ndata: %b\n\n" % (self._number, data)
+
+
+async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for text in rest:
+            yield text
+    finally:
+        await rest.aclose()

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from gpu_exporter import __version__
 from gpu_exporter.hub import documents, selection, words
+from gpu_exporter.hub.alerts import Alert, Alerts
 from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
 from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
@@ -61,8 +62,16 @@ class Option:
 class Pages:
     """One method a page."""
 
-    def __init__(self, fleet: Fleet, *, past: Past | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        past: Past | None = None,
+        alerts: Alerts | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._fleet = fleet
+        self._alerts = alerts
         self._past = past
         self._clock = clock
         self._templates = jinja2.Environment(
@@ -263,6 +272,8 @@ class Pages:
             clock=partial(words.clock, now=now),
             since=lambda timestamp: words.span(now - timestamp),
             fleet=fleet,
+            alerts_of=self._alerts.of if self._alerts is not None else _no_alerts,
+            alerts_trouble="" if self._alerts is None else self._alerts.trouble,
             history_trouble="" if self._past is None else self._past.trouble() or "",
             simulated=fleet.simulated(),
             reload_url=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
@@ -299,6 +310,10 @@ class Pages:
             for name, text, choices, chosen in filters
             if choices and name not in without
         ]
+
+
+def _no_alerts(_state: NodeState) -> list[Alert]:
+    return []
 
 
 # --- for the templates ------------------------------------------------------------------------------------------------

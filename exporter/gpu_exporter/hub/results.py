@@ -166,7 +166,11 @@ class Results:
         """Grade by these from now on."""
         if (thresholds, window) != (self.thresholds, self.window):
             self.thresholds, self.window = thresholds, window
-            self._kept.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Work everything out anew when it is asked for."""
+        self._kept.clear()
 
     async def of(self, window: float | None = None, *, anew: bool = False) -> Analysis:
         """The results of a window that ends now, or a minute ago unless ``anew``. Raises ArchiveError."""

@@ -19,6 +19,7 @@ from gpu_exporter.history import HistoryError, Recorder, Retention
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.hub import nodes, settings
+from gpu_exporter.hub.alerts import Alerts
 from gpu_exporter.hub.application import Application
 from gpu_exporter.hub.archive import Archive, ArchiveError, FileArchive, PrometheusArchive
 from gpu_exporter.hub.control import Controller
@@ -55,6 +56,7 @@ class Options:
     web_config_file: Path | None = None
     history_path: Path | None = None
     prometheus: PrometheusAccess | None = None
+    alertmanager_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
         if options.prometheus is not None:
             archive = PrometheusArchive(options.prometheus)
         elif options.history_path is not None:
-            archive = FileArchive(options.history_path)
+            archive = FileArchive(options.history_path, weights=files.config.weights)
         else:
             return None
     except (HistoryError, ArchiveError, ReportError) as error:
@@ -114,7 +116,8 @@ class Hub:
         self._gate = gate
         self._fleet = fleet
         self._past = past
-        self._application = Application(fleet, past=past)
+        self._alerts = None if options.alertmanager_url is None else Alerts(options.alertmanager_url)
+        self._application = Application(fleet, past=past, alerts=self._alerts)
         self._notifier = Notifier.of_this_process()
         try:
             self._server = Server(self._application.build(gate), options.listen, allow=options.allow, gate=gate)
@@ -140,6 +143,8 @@ class Hub:
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._follow(poller, fetcher, names, reload)),
         ]
+        if self._alerts is not None:
+            tasks.append(asyncio.create_task(self._alerts.keep_asking()))
         if self._past is not None:
             tasks.append(asyncio.create_task(self._past.keep_analysing()))
         try:
@@ -236,6 +241,8 @@ def _read(options: Options) -> _Files:
         beside=options.config_file,
         place="control.http_config",
     )
+    if options.prometheus is not None and config.weights != settings.Weights():
+        raise ConfigError(f"{options.config_file}: weights: a Prometheus keeps the usual score alone; leave them out")
     return _Files(config, nodes.load(options.nodes_file), how, control)
 
 

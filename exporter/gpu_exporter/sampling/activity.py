@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 from gpu_exporter.catalog import by_name
+from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Reading
 from gpu_exporter.sampling.integral import PATIENCE, Grown
 
 BUSY: Final = by_name("gpu_busy_seconds_total")
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_SM_ACTIVE: Final = by_name("gpu_sm_active_ratio")
+_GRAPHICS_ACTIVE: Final = by_name("gpu_graphics_active_ratio")
 _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
 # Work that is no kernel. Not memory_io: the picture on a screen is read from the memory of an idle GPU.
 _ENGINES: Final = tuple(by_name(f"gpu_{engine}_utilization_ratio") for engine in ("encoder", "decoder", "jpeg", "ofa"))
@@ -37,7 +40,17 @@ class Activity:
 
     def judge(self, reading: Reading, busy: Grown, elapsed: float, *, active_ratio: float) -> Activeness:
         """What a good reading says of the ``elapsed`` seconds before it; ``busy`` is what they added to the counter."""
-        share, rate = self._share(reading, busy, elapsed, active_ratio), _rate(reading)
+        told = self._by_utilization(reading, busy, elapsed, active_ratio)
+        work = _share_of(reading, _SM_ACTIVE) if elapsed else None
+        if told is not None and work is not None:
+            told = _by_profiling(reading, work, told, active_ratio)
+        if told == "idle" and _works_otherwise(reading, active_ratio):
+            return "unknown"
+        return told or "unknown"
+
+    def _by_utilization(self, reading: Reading, busy: Grown, elapsed: float, active_ratio: float) -> Activeness | None:
+        """What utilization says; None where it is not told."""
+        share, rate = self._share(reading, busy, elapsed, active_ratio), _share_of(reading, _UTILIZATION)
         steady = share is not None and share >= 1.0 - active_ratio
         if not (steady and rate is not None and rate < active_ratio):
             self._against = 0.0
@@ -50,10 +63,10 @@ class Activity:
         if share is not None and share >= active_ratio:
             return "active"
         if share is None and rate is None:
-            return "unknown"
+            return None
         if rate is not None and rate >= active_ratio:
             return "active" if share is None else "unknown"
-        return "unknown" if _works_otherwise(reading, active_ratio) else "idle"
+        return "idle"
 
     def _share(self, reading: Reading, busy: Grown, elapsed: float, active_ratio: float) -> float | None:
         """Share of the time that it was busy; None where too little of the time was told of to say."""
@@ -68,10 +81,26 @@ class Activity:
         return least if least >= active_ratio else None
 
 
-def _rate(reading: Reading) -> float | None:
-    """How busy it was in the driver's latest sample; None where that is not told, or impossible."""
-    rate = reading.values.get(_UTILIZATION)
-    return rate if rate is not None and 0.0 <= rate <= 1.0 else None
+def _share_of(reading: Reading, row: Metric) -> float | None:
+    """A share; None where it is not told, or impossible."""
+    share = reading.values.get(row)
+    return share if share is not None and 0.0 <= share <= 1.0 else None
+
+
+def _by_profiling(reading: Reading, work: float, utilization: Activeness, active_ratio: float) -> Activeness:
+    """What the share of busy multiprocessors says, beside what utilization says.
+
+    Utilization calls a kernel of one block busy that keeps one multiprocessor of a hundred, and copies that keep none.
+    The former is idleness, of a GPU that is as good as unused; of the latter profiling sees nothing, so that it is not
+    known. Where multiprocessors are busy that utilization knows nothing of, one of the two is wrong. A driver that
+    tells no utilization at all outside of MIG mode is not whole: what is left of it is not believed alone.
+    """
+    if work >= active_ratio:
+        return "unknown" if utilization == "idle" else "active"
+    if utilization == "idle":
+        return "idle"
+    resident = _share_of(reading, _GRAPHICS_ACTIVE)
+    return "idle" if resident is not None and resident >= active_ratio else "unknown"
 
 
 def _works_otherwise(reading: Reading, active_ratio: float) -> bool:

@@ -108,7 +108,8 @@ class Ledger:
             values = dict(reading.values)
             self.add_increments(reading)
             activeness = self._integrate(account, reading, elapsed)
-            values |= account.totals
+            # A counter that has not moved may be one that the device turns out not to have.
+            values |= {row: total for row, total in account.totals.items() if total or row in reading.increments}
             values |= {counter: integral.total for counter, integral in account.integrals.items()}
             owned = self._charge(account, reading, activeness, elapsed, now)
             if account.holders.unaccounted is not None:

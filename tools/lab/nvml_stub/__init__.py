@@ -263,7 +263,7 @@ class Stub:
         )
         for name, value in MODELS[model].items():
             gpu.set(name, value.format(index=index) if isinstance(value, str) else value, at=self.now)
-        gpu.gpm.update(GPM.get(model, {}))
+        gpu.gpm_of_busy.update(GPM.get(model, {}))
         for number, answer in FIELDS.get(model, {}).items():
             gpu.answer(number, answer)
         self._gpus.append(gpu)
@@ -337,7 +337,7 @@ class Stub:
 
     def gpm(self, device: int, metrics: Mapping[int, float]) -> None:
         """Replace the profiling metrics; with none, the device does not support them."""
-        self._gpus[device].gpm = dict(metrics)
+        self._gpus[device].gpm, self._gpus[device].gpm_of_busy = dict(metrics), {}
         self._write()
 
     # --- calls --------------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class Gpu:
     samples: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     mig: tuple[Mig, ...] = ()
     gpm: dict[int, float] = field(default_factory=dict)
+    gpm_of_busy: dict[int, float] = field(default_factory=dict)
 
     def set(self, name: str, value: Setting | None, *, at: float) -> None:
         kind = _SAMPLED.get(name)
@@ -111,6 +112,7 @@ class Gpu:
             numbers = f"{mig.gpu_instance} {mig.compute_instance} {mig.memory_total} {mig.memory_used}"
             yield f"mig.{number} {mig.uuid} {numbers} {mig.name}"
         yield from (f"gpm.{number} {value}" for number, value in self.gpm.items())
+        yield from (f"gpm_of_busy.{number} {value}" for number, value in self.gpm_of_busy.items())
 
 
 def microseconds(seconds: float) -> int:

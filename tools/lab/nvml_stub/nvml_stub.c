@@ -39,6 +39,7 @@
  *   gpu.N.mig.I UUID GI CI TOTAL USED NAME               a MIG device
  *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM. 20 and 21, the PCIe rates, are what
  *                                    pcie_tx_bytes and pcie_rx_bytes grew by between the samples, unless told here
+ *   gpu.N.gpm_of_busy.ID NUMBER      the same of the time in which the GPU is busy, by the history of its utilization
  *
  * This file holds the life cycle, the handles and the prologue of every call.
  */

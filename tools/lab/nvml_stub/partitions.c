@@ -31,6 +31,25 @@ static double mib_per_second(uint64_t before, uint64_t after, const nvmlGpmMetri
     return us == 0 ? 0.0 : (double)(after - before) / (1 << 20) / ((double)us / 1e6);
 }
 
+/* How much of the time between two samples the GPU was busy, by the history of its utilization. */
+static double busy_share(const struct gpu *gpu, const nvmlGpmMetricsGet_t *request)
+{
+    const struct timeline *line = &gpu->history[GPU_SAMPLES];
+    uint64_t from = request->first->time, to = request->second->time;
+    double sum = 0.0;
+    if (!line->present || line->count == 0)
+        return 1.0;
+    if (to <= from)
+        return (double)line->entries[line->count - 1].value / 100;
+    for (unsigned i = 0; i < line->count; i++) {
+        uint64_t begin = i == 0 || line->entries[i].time < from ? from : line->entries[i].time;
+        uint64_t end = i + 1 == line->count || line->entries[i + 1].time > to ? to : line->entries[i + 1].time;
+        if (end > begin)
+            sum += (double)line->entries[i].value / 100 * (double)(end - begin);
+    }
+    return sum / (double)(to - from);
+}
+
 API nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned index, nvmlDevice_t *answer)
 {
     CALL(nvmlDeviceGetMigDeviceHandleByIndex, device, PHYSICAL);
@@ -135,7 +154,8 @@ API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
         }
         for (unsigned j = 0; j < call.gpu->gpm_count; j++)
             if (call.gpu->gpm[j].metric == metric->metric) {
-                metric->value = call.gpu->gpm[j].value;
+                metric->value =
+                    call.gpu->gpm[j].value * (call.gpu->gpm[j].of_busy ? busy_share(call.gpu, request) : 1.0);
                 metric->status = NVML_SUCCESS;
             }
     }

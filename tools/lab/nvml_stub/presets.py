@@ -312,6 +312,6 @@ FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {
     "gh200": {170: 10, 171: 1},  # C2C links, and the state of each
 }
 
-# Profiling metrics (GPM) by NVML's number, in percent; Hopper and newer.
+# Profiling metrics (GPM) by NVML's number, in percent of the time in which the GPU is busy; Hopper and newer.
 _HOPPER_GPM: Final = {1: 99.5, 2: 92.25, 3: 41.5, 5: 63.0, 10: 35.5, 11: 0.0, 12: 4.5, 13: 1.25}
 GPM: Final[Mapping[str, Mapping[int, float]]] = {"h100": _HOPPER_GPM, "gh200": _HOPPER_GPM}

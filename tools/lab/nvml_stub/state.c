@@ -126,6 +126,13 @@ static void parse_field(struct gpu *gpu, char *key, char *value)
         (nvmlReturn_t)part[2]};
 }
 
+static void parse_gpm(struct gpu *gpu, const char *key, const char *value, bool of_busy)
+{
+    if (gpu->gpm_count == MAX_OVERRIDES)
+        refuse("too many GPM metrics:", key);
+    gpu->gpm[gpu->gpm_count++] = (struct gpm_value){(unsigned)integer(key), strtod(value, NULL), of_busy};
+}
+
 static enum function function_called(const char *name)
 {
     int function = function_by_name(name);
@@ -187,9 +194,9 @@ static void parse_gpu(struct gpu *gpu, char *key, char *value, unsigned hints[3]
     } else if ((rest = after(key, "mig."))) {
         parse_mig(gpu, rest, value);
     } else if ((rest = after(key, "gpm."))) {
-        if (gpu->gpm_count == MAX_OVERRIDES)
-            refuse("too many GPM metrics:", rest);
-        gpu->gpm[gpu->gpm_count++] = (struct gpm_value){(unsigned)integer(rest), strtod(value, NULL)};
+        parse_gpm(gpu, rest, value, false);
+    } else if ((rest = after(key, "gpm_of_busy."))) {
+        parse_gpm(gpu, rest, value, true);
     } else {
         refuse("unknown GPU key", key);
     }

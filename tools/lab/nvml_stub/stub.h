@@ -68,6 +68,7 @@ struct field_override {
 struct gpm_value {
     unsigned metric;
     double value;
+    bool of_busy; /* of the time in which the GPU is busy, instead of all */
 };
 
 struct gpu {

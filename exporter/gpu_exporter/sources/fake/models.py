@@ -32,7 +32,7 @@ class GpuModel:
 
     ``thermal_resistance`` is K/W from the core to the inlet air at full air flow; ``time_constant`` is in seconds.
     ``idle_state`` and ``busy_state`` are performance states; GeForce runs CUDA in P2, data-centre boards idle in P0.
-    ``pcie_counters`` tells PCIe bytes that can be counted (GPM, from Hopper on).
+    ``gpm`` tells profiling counters, with PCIe bytes among them (from Hopper on).
     Empty tuples, zeros and None are what the board does not have. A board that is not ``offered`` is there for tests.
     """
 
@@ -68,7 +68,7 @@ class GpuModel:
     busy_state: int = 0
     pcie: int
     pcie_idle: int
-    pcie_counters: bool = True
+    gpm: bool = True
     nvlinks: int = 0
     nvlink_bandwidth: float = 0.0
     nvlink_errors: tuple[str, ...] = ()
@@ -181,7 +181,7 @@ _ALL: Final = (
         thermal_resistance=0.082,
         pcie=4,
         pcie_idle=4,
-        pcie_counters=False,
+        gpm=False,
         nvlinks=12,
         nvlink_bandwidth=300e9,
         nvlink_errors=("crc_flit", "crc_data", "replay", "recovery"),
@@ -217,7 +217,7 @@ _ALL: Final = (
         idle_state=8,
         pcie=4,
         pcie_idle=1,
-        pcie_counters=False,
+        gpm=False,
         ecc=("dram", "sram"),
         spares="rows",
     ),
@@ -252,7 +252,7 @@ _ALL: Final = (
         busy_state=2,
         pcie=4,
         pcie_idle=1,
-        pcie_counters=False,
+        gpm=False,
     ),
     GpuModel(
         name="v100",
@@ -282,7 +282,7 @@ _ALL: Final = (
         thermal_resistance=0.105,
         pcie=3,
         pcie_idle=3,
-        pcie_counters=False,
+        gpm=False,
         nvlinks=6,
         nvlink_bandwidth=150e9,
         nvlink_errors=("crc_flit", "crc_data", "replay", "recovery"),

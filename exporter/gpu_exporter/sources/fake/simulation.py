@@ -18,7 +18,7 @@ from typing import Final
 from gpu_exporter.catalog.row import MHZ, MIB
 from gpu_exporter.sources.fake.memory_errors import MemoryErrors
 from gpu_exporter.sources.fake.models import GpuModel
-from gpu_exporter.sources.fake.workloads import Demand, Kind, SimulatedProcess, Workload, allocated, noise
+from gpu_exporter.sources.fake.workloads import DRAM_ACTIVE, Demand, Kind, SimulatedProcess, Workload, allocated, noise
 
 _STEP: Final = 6.0
 _LEAST_SPAN: Final = 1e-9  # a shorter one is left to the next: in it nothing changes by what a float can tell
@@ -40,6 +40,17 @@ _HIDDEN_BY_MIG: Final = (
     "ofa",
     "busy_seconds",
     "memory_io_busy_seconds",
+    "graphics_active",
+    "sm_active",
+    "sm_occupancy",
+    "tensor_active",
+    "dram_active",
+    "fp64_active",
+    "fp32_active",
+    "fp16_active",
+    "sm_active_seconds",
+    "tensor_active_seconds",
+    "dram_active_seconds",
 )
 _REASONS: Final = (
     "sw_power_cap",
@@ -75,6 +86,9 @@ class _Totals:
 
     busy: float = 0.0
     memory_io: float = 0.0
+    sm_active: float = 0.0
+    tensor_active: float = 0.0
+    dram_active: float = 0.0
     energy: float = 0.0
     pcie_transmit: float = 0.0
     pcie_receive: float = 0.0
@@ -188,6 +202,10 @@ class Simulation:
             pcie_receive=each * model.pcie_bandwidth * sum(hour.pcie_receive for hour in hours),
             nvlink=each * model.nvlink_bandwidth * sum(hour.nvlink for hour in hours),
         )
+        profile = self._workload.profile()
+        totals.sm_active = totals.busy * profile.sm_active
+        totals.tensor_active = totals.busy * profile.tensor_active
+        totals.dram_active = totals.memory_io * DRAM_ACTIVE
         totals.reasons["sw_power_cap"] = each * sum(self._wanted(hour) > model.power for hour in hours)
         return totals
 
@@ -236,6 +254,10 @@ class Simulation:
                 totals.reasons[reason] += seconds
         totals.busy += demand.utilization * seconds
         totals.memory_io += demand.memory_io * seconds
+        profile = self.workload().profile()
+        totals.sm_active += demand.utilization * profile.sm_active * seconds
+        totals.tensor_active += demand.utilization * profile.tensor_active * seconds
+        totals.dram_active += demand.memory_io * DRAM_ACTIVE * seconds
         totals.energy += power * seconds
         pcie = model.pcie_bandwidth * seconds * conditions.pcie_width / 16
         totals.pcie_transmit += demand.pcie_transmit * pcie
@@ -314,9 +336,10 @@ class Simulation:
         if model.memory_max is not None:
             memory_heat = 33.0 + 0.35 * self._temperature + 14.0 * self._heat
             quantities["memory_temperature"] = float(round(min(memory_heat, model.memory_max)))
-        if model.pcie_counters:
+        if model.gpm:
             quantities["pcie_transmit_bytes"] = float(int(totals.pcie_transmit))
             quantities["pcie_receive_bytes"] = float(int(totals.pcie_receive))
+            quantities |= self._profiled()
         if model.nvlinks:
             quantities["nvlinks_active"] = float(model.nvlinks - conditions.nvlinks_down)
             quantities["nvlinks_inactive"] = float(conditions.nvlinks_down)
@@ -332,3 +355,15 @@ class Simulation:
             for name in _HIDDEN_BY_MIG:
                 quantities.pop(name, None)
         return MappingProxyType(quantities)
+
+    def _profiled(self) -> Mapping[str, float]:
+        """What the profiling counters tell of the work, beside what utilization says of it."""
+        demand, totals, profile = self._demand, self._totals, self.workload().profile()
+        shares = {name: demand.utilization * share for name, share in profile._asdict().items()}
+        shares |= {"graphics_active": demand.utilization, "dram_active": demand.memory_io * DRAM_ACTIVE}
+        return {
+            **{name: round(share, 6) for name, share in shares.items()},
+            "sm_active_seconds": totals.sm_active,
+            "tensor_active_seconds": totals.tensor_active,
+            "dram_active_seconds": totals.dram_active,
+        }

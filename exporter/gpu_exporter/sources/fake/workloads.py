@@ -16,8 +16,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from gpu_exporter.catalog.owner_kinds import BY_KIND
 from gpu_exporter.model import Identity
 
-Kind: TypeAlias = Literal["training", "inference", "idle", "held"]
-KINDS: Final[tuple[Kind, ...]] = ("training", "inference", "idle", "held")
+Kind: TypeAlias = Literal["training", "inference", "idle", "held", "spinning"]
+KINDS: Final[tuple[Kind, ...]] = ("training", "inference", "idle", "held", "spinning")
 ProcessType: TypeAlias = Literal["compute", "graphics"]
 
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
@@ -30,6 +30,7 @@ _PROGRAMS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
         "inference": ("vllm", "tritonserver", "python3"),
         "held": ("jupyter-lab", "python3", "ipython"),
         "idle": ("",),
+        "spinning": ("python3", "a.out"),
     }
 )
 _T: Final = "training"
@@ -76,6 +77,29 @@ class Demand(NamedTuple):
 
 
 NO_DEMAND: Final = Demand()
+DRAM_ACTIVE: Final = 0.8  # what busy memory carries, as a share of what it can
+
+
+class Profile(NamedTuple):
+    """What the profiling counters tell of a second in which a kernel ran, as shares of it: the catalogue's ratios."""
+
+    sm_active: float = 0.0
+    sm_occupancy: float = 0.0
+    tensor_active: float = 0.0
+    fp64_active: float = 0.0
+    fp32_active: float = 0.0
+    fp16_active: float = 0.0
+
+
+# Training as an H200 told of bf16 matrix products, thinned by what is between them; one block spins on 1 SM of 132.
+_PROFILES: Final[Mapping[Kind, Profile]] = MappingProxyType(
+    {
+        "training": Profile(0.92, 0.24, 0.48, 0.0, 0.06, 0.01),
+        "inference": Profile(0.62, 0.16, 0.14, 0.0, 0.05, 0.02),
+        "spinning": Profile(0.0075, 0.0001),
+    }
+)
+_NO_PROFILE: Final = Profile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +151,10 @@ class Workload:
     def demand(self, when: float) -> Demand:
         """Demand at Unix time ``when``."""
         return _DEMANDS[self.kind](self, when)
+
+    def profile(self) -> Profile:
+        """What each of its busy seconds is to the profiling counters."""
+        return _PROFILES.get(self.kind, _NO_PROFILE)
 
     def processes(self, when: float, usable_bytes: int) -> tuple[SimulatedProcess, ...]:
         """The job's process on this GPU, if there is one at that moment."""
@@ -243,11 +271,16 @@ def _held(workload: Workload, _when: float) -> Demand:
     return Demand(memory=_between(workload.own >> 11, 0.15, 0.55))
 
 
+def _spinning(workload: Workload, _when: float) -> Demand:
+    """A kernel of one block that waits for what never comes: always running, and next to nothing of the GPU."""
+    return Demand(utilization=1.0, intensity=0.01, memory=_between(workload.own >> 11, 0.05, 0.1))
+
+
 def _idle(_workload: Workload, _when: float) -> Demand:
     """Nobody is there."""
     return NO_DEMAND
 
 
 _DEMANDS: Final[Mapping[Kind, Callable[[Workload, float], Demand]]] = MappingProxyType(
-    {"training": _training, "inference": _inference, "held": _held, "idle": _idle}
+    {"training": _training, "inference": _inference, "held": _held, "idle": _idle, "spinning": _spinning}
 )

@@ -22,7 +22,7 @@ from gpu_exporter.sources.nvml.errors import (
 from gpu_exporter.sources.nvml.fields import CALL as FIELD_VALUES
 from gpu_exporter.sources.nvml.fields import FieldBatch
 from gpu_exporter.sources.nvml.gpm import CALL as GPM
-from gpu_exporter.sources.nvml.gpm import GpmReader, supported
+from gpu_exporter.sources.nvml.gpm import GpmReader, Interval, supported
 from gpu_exporter.sources.nvml.links import LinkAnswers, LinkRows
 from gpu_exporter.sources.nvml.numbers import parts
 from gpu_exporter.sources.nvml.samples import CALL as SAMPLES
@@ -331,22 +331,24 @@ class Asker:
 
     def _ask_gpm(self, rows: list[tuple[Metric, Gpm]], answers: Answers) -> None:
         numbers = {metric: int(getattr(pynvml, column.name)) for metric, column in rows}
-        interval = self._ask(GPM, lambda: self._gpm.read(self.handle, [*numbers.values()]), numbers, answers)
-        if interval is None:
+        wanted = list(dict.fromkeys(numbers.values()))
+        interval = self._ask(GPM, lambda: self._gpm.read(self.handle, wanted), numbers, answers)
+        if interval is None and set(numbers) <= set(answers.unsupported):
             return
+        interval = interval or Interval()
         for metric, column in rows:
-            mean = interval.means.get(numbers[metric])
-            counts = metric.kind == "counter"
+            number, counts = numbers[metric], metric.kind == "counter"
+            mean = interval.means.get(number)
             if mean is None:
                 # A counter is there from the first sample on; a share of no time at all is not.
-                if counts and not interval.seconds:
+                if counts and number not in interval.lacking:
                     answers.increments[metric] = 0.0
             elif not 0 <= mean <= column.most:
                 answers.refused.append((metric, scaled(mean, column.scale)))
             elif counts:
-                answers.increments[metric] = scaled(mean * interval.seconds, column.scale)
+                answers.increments[metric] = scaled(min(mean, column.full) * interval.seconds, column.scale)
             else:
-                answers.values[metric] = scaled(mean, column.scale)
+                answers.values[metric] = scaled(min(mean, column.full), column.scale)
 
 
 def _plausible(metric: Metric, value: float) -> bool:

@@ -14,21 +14,23 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.sources.nvml.errors import raise_if_fatal
+from gpu_exporter.sources.nvml.errors import UNSUPPORTED, raise_if_fatal
 
 CALL: Final = "nvmlGpmMetricsGet"
 _SUPPORT: Final = "nvmlGpmQueryDeviceSupport"
+_SHORTEST: Final = 0.1  # seconds; nvml.h, nvmlGpmSampleGet: the driver's own counts are renewed that often
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Means by NVML_GPM_METRIC_... over ``seconds``; none of a metric that the device does not have.
+    """Means by NVML_GPM_METRIC_... over ``seconds``; ``lacking`` has the metrics that the device does not have.
 
     The first interval has no length and no means.
     """
 
     seconds: float = 0.0
     means: Mapping[int, float] = field(default_factory=dict)
+    lacking: frozenset[int] = frozenset()
 
 
 def supported(handle: Any) -> bool:
@@ -50,9 +52,12 @@ class GpmReader:
         self._samples: list[Any] = []  # the one to compare with, and the one to fill next
         self._since: float | None = None  # when the former was taken; None while there is none
         self._failed = False
+        self._lacking: frozenset[int] = frozenset()  # as of the latest evaluation
 
     def read(self, handle: Any, metrics: Sequence[int]) -> Interval:
         """What the metrics were since the previous call. Raises NVMLError; the time goes on to the next call then.
+
+        So it does where too little time has passed for the driver to have new counts.
 
         A handle that was looked up anew begins anew: its device may have been reset.
         """
@@ -64,10 +69,10 @@ class GpmReader:
         now = self._monotonic()
         if self._since is None:
             self._advance(now)
-            return Interval()
+            return Interval(lacking=self._lacking)
         seconds = now - self._since
-        if seconds <= 0:
-            return Interval()
+        if seconds < _SHORTEST:
+            return Interval(lacking=self._lacking)
         try:
             means = self._evaluate(metrics)
         except pynvml.NVMLError:
@@ -76,7 +81,7 @@ class GpmReader:
             self._failed = not self._failed
             raise
         self._advance(now)
-        return Interval(seconds, means)
+        return Interval(seconds, means, self._lacking)
 
     def close(self) -> None:
         """Free the samples."""
@@ -98,4 +103,5 @@ class GpmReader:
             request.metrics[place].metricId = metric
         pynvml.nvmlGpmMetricsGet(request)
         answers = request.metrics[: len(metrics)]
+        self._lacking = frozenset(answer.metricId for answer in answers if answer.nvmlReturn in UNSUPPORTED)
         return {answer.metricId: answer.value for answer in answers if answer.nvmlReturn == pynvml.NVML_SUCCESS}

@@ -1,0 +1,65 @@
+"""The past from a real Prometheus, or from VictoriaMetrics, instead of a file of the hub's own."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tools.lab.exporter import Exporter, run
+from tools.lab.hub import Hub, write_nodes
+from tools.lab.ports import free_port
+from tools.lab.prometheus import SCRAPING, Prometheus
+from tools.lab.wait import wait_for
+from tools.lab.web import ask
+
+from gpu_exporter.hub.archive import CHARTS
+
+pytestmark = pytest.mark.e2e
+
+
+def curve(hub: Hub, metric: str) -> list[float | None]:
+    """A curve of the last hour; none where nothing is known of it."""
+    told = hub.json(f"/api/v1/history?node=gpu-a&gpu=0&metric={metric}")
+    assert len(told["means"]) == len(told["highs"])
+    return list(told["means"]) if any(value is not None for value in told["means"]) else []
+
+
+def test_charts_and_results_come_from_there(tmp_path: Path) -> None:
+    options = ("--source=fake", "--fake.gpus=2", "--collection.interval=1s", "--collection.timeout=1s")
+    with (
+        Exporter(tmp_path, *options) as machine,
+        Prometheus(tmp_path, SCRAPING.format(port=machine.port)) as prometheus,
+    ):
+        prometheus_url = f"http://127.0.0.1:{prometheus.port}"
+        nodes = write_nodes(tmp_path / "nodes.json", {"gpu-a": machine.port})
+        with Hub(tmp_path, nodes, f"--prometheus.url={prometheus_url}") as hub:
+            hub.wait_states(**{"gpu-a": "online"})
+            hub.wait(lambda: hub.get("/api/v1/results?window=10m").status == 200)
+            rows = hub.json("/api/v1/results?window=10m")["results"]
+            assert {row["uuid"] for row in rows} == {gpu["uuid"] for gpu in hub.json("/api/v1/gpus")["gpus"]}
+            for metric in CHARTS:
+                wait_for(partial(curve, hub, metric))
+                assert len(curve(hub, metric)) == 60
+            assert hub.get("/waste").status == 200
+            assert "nothing yet" not in hub.get("/machines/gpu-a/gpus/0").text
+            prometheus.stop()
+            error = json.loads(ask(hub.port, "/api/v1/results?window=20m").text)["error"]
+            assert error.startswith(f"{prometheus_url}: ")
+            assert hub.get("/waste?window=24h").status == 200, "the page says why, and stays"
+            assert hub.get("/machines/gpu-a/gpus/0").status == 200
+            wait_for(lambda: hub.states() == {"gpu-a": "online"})
+
+
+def test_weights_are_refused_where_only_the_usual_score_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "nodes.yml").write_text("[]")
+    (tmp_path / "hub.yml").write_text("weights: {utilization: 1, memory_io: 0, memory_used: 0, power: 0}\n")
+    done = run(
+        "hub",
+        f"--nodes.file={tmp_path / 'nodes.yml'}",
+        f"--hub.config.file={tmp_path / 'hub.yml'}",
+        f"--prometheus.url=http://127.0.0.1:{free_port()}",
+    )
+    assert done.returncode == 2
+    assert "weights: a Prometheus keeps the usual score alone" in done.stderr

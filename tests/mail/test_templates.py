@@ -1,0 +1,199 @@
+"""What the templates of deploy/alertmanager make of a few alerts: subjects, both parts, addresses, links."""
+
+from __future__ import annotations
+
+import html
+import re
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from tools.lab.programs import Release
+
+from mail import GPU, HELD, HOST, TEMPLATES, Told, hot, ill, other, render, told, xid
+
+
+@pytest.mark.parametrize(
+    ("alerts", "subject"),
+    [
+        ([hot(3)], "[FIRING:1] gpu-node-7: GPU 3 overheating"),
+        ([hot(0), hot(3), hot(5), xid(1, 48)], "[FIRING:4] gpu-node-7: GPU 1 XID 48; GPU 0, 3, 5 overheating"),
+        ([hot(0), hot(10), hot(11), hot(2)], "[FIRING:4] gpu-node-7: GPU 0, 2, 10, 11 overheating"),
+        ([other("GPULost", severity="critical", **GPU), xid(3, 79)], "[FIRING:2] gpu-node-7: GPU 3 XID 79; GPU 3 lost"),
+        ([xid(1, 48), xid(1, 63), xid(2, 63)], "[FIRING:3] gpu-node-7: GPU 1 XID 48; GPU 1, 2 XID 63"),
+        ([other("GPUPCIeWidthDegraded", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 PCIe width degraded"),
+        ([other("GPUNVLinkCrcErrors", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 NVLink CRC errors"),
+        ([other("GPUEccUncorrected", **GPU)], "[FIRING:1] gpu-node-7: GPU 3 ECC uncorrected"),
+        ([other("GPUMissing", **HOST)], "[FIRING:1] gpu-node-7: GPU missing"),
+        ([other("GPUExporterDown", instance="10.0.0.7:9435")], "[FIRING:1] 10.0.0.7: GPU exporter down"),
+        ([other("GPUExporterDown", instance="[fd00::7]:9435")], "[FIRING:1] [fd00::7]: GPU exporter down"),
+        ([other("GPUDriverVersionSkew", cluster="lab")], "[FIRING:1] lab: GPU driver version skew"),
+        ([other("GPUExporterAbsent")], "[FIRING:1] GPUs: GPU exporter absent"),
+        ([other("DiskFull", **HOST)], "[FIRING:1] gpu-node-7: disk full"),
+        ([hot(3), {**hot(4), "status": "resolved"}], "[FIRING:1] gpu-node-7: GPU 3 overheating"),
+        ([{**hot(4), "status": "resolved"}], "[RESOLVED] gpu-node-7: GPU 4 overheating"),
+        (
+            [other(f"GPUIllness{letter}", **GPU) for letter in "ABCDEFGH"],
+            "[FIRING:8] gpu-node-7: "
+            + "".join(f"GPU 3 illness {letter}; " for letter in "abcdef")
+            + "and more",  # the worst first, where severities differ
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_subjects(tmp_path: Path, release: Release, alerts: list[Told], subject: str) -> None:
+    assert render(tmp_path, "gpu.email.subject", *alerts, release=release) == subject
+
+
+HOSTILE = '<script>alert("1")</script> & "quoted" \\ {{ .Labels }} +'
+
+
+@pytest.mark.parametrize("name", ["email", "owner", "digest"])
+def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, release: Release, name: str) -> None:
+    names = ("alertname", "alias", "cluster", "model", "owner", "namespace", "severity", "uuid")
+    labels = dict.fromkeys(names, HOSTILE)
+    annotations = {"summary": HOSTILE, "description": HOSTILE, "runbook_url": "javascript:alert(1)"}
+    alerts = [told({**GPU, **labels}, annotations), told({**GPU, **labels}, annotations, ended=True)]
+    page = render(tmp_path, f"gpu.{name}.html", *alerts, kind="html", release=release)
+    assert "<script" not in page
+    assert "javascript:" not in page
+    assert "&lt;script&gt;" in page
+    assert "{{ .Labels }}" in page, "a label is text, never a template"
+    assert page.count("<table") == page.count("</table>")
+    assert page.count("<tr") == page.count("</tr>")
+
+
+def test_both_parts_tell_all_that_is_needed(tmp_path: Path, release: Release) -> None:
+    annotations = {
+        "summary": "The GPU is close to slowing down.",
+        "description": "GPU 3 of gpu-node-7 is at 86 °C. Check the air flow.",
+        "runbook_url": "https://runbooks.test/GPUTemperatureNearSlowdown",
+        "dashboard_url": "https://grafana.test/d/gpu?var-gpu=3&var-host=7",
+    }
+    alerts = [told(hot(3)["labels"], annotations), told(hot(4)["labels"], {"summary": "That one is over."}, ended=True)]
+    text = render(tmp_path, "gpu.email.text", *alerts, release=release)
+    page = render(tmp_path, "gpu.email.html", *alerts, kind="html", release=release)
+    for wanted in [
+        *annotations.values(),
+        "gpu-node-7",
+        "10.0.0.7:9435",
+        GPU["uuid"],
+        GPU["model"],
+        "20 Nov 2026 10:23:41",
+    ]:
+        assert wanted in text
+        assert wanted in html.unescape(page)
+    for shown in (text, page):
+        before, _, after = re.sub(r"(?i)resolved<", "RESOLVED (1)", shown).partition("RESOLVED (1)")
+        assert "That one is over." in after, "resolved alerts stand apart"
+        assert "That one is over." not in before
+        assert "(30m0s)" in after
+
+
+def matchers(link: str) -> set[str]:
+    """The matchers that a silence link fills in."""
+    filled = urllib.parse.unquote(link.split("/#/silences/new?filter=")[1])
+    assert filled[0] + filled[-1] == "{}"
+    return set(re.findall(r'\w+="(?:[^"\\]|\\.)*"', filled))
+
+
+def test_silence_links_are_filled_in_alike(tmp_path: Path, release: Release) -> None:
+    one = told({**hot(3)["labels"], "cluster": 'the "lab" + 1'})
+    page = render(tmp_path, "gpu.email.html", one, kind="html", release=release)
+    links = [html.unescape(link) for link in re.findall(r'href="(http://alertmanager[^"]*silences[^"]*)"', page)]
+    (plain,) = re.findall(r"Silence: +(\S+)", render(tmp_path, "gpu.email.text", one, release=release))
+    wanted = {'alertname="GPUTemperatureNearSlowdown"', r'cluster="the \"lab\" + 1"', 'gpu="3"',
+              'instance="10.0.0.7:9435"', f'uuid="{GPU["uuid"]}"'}  # fmt: skip
+    assert matchers(links[0]) == matchers(plain) == wanted
+    assert matchers(links[1]) == {r'cluster="the \"lab\" + 1"', 'instance="10.0.0.7:9435"'}, "all of the host"
+    assert "+" not in plain, "a browser's fragment has no plus for a space"
+
+
+@pytest.mark.parametrize(
+    ("labels", "address"),
+    [
+        ({"owner_kind": "user", "owner": "alice"}, "alice@example.com"),
+        ({"owner_kind": "slurm", "owner": "bob.m"}, "bob.m@example.com"),
+        ({"owner_kind": "user", "owner": "carol@corp.test"}, "carol@corp.test"),
+        ({"owner_kind": "user", "owner": "CORP\\dave"}, "dave@example.com"),
+        ({"owner_kind": "user", "owner": "example-user"}, "example.user@example.com"),
+        ({"owner_kind": "pod", "owner": "notebook-0", "namespace": "example-space"}, "example-team@example.com"),
+        ({"owner_kind": "pod", "owner": "notebook-0", "namespace": "vision"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "root"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "1000"}, "gpu-team@example.com"),
+        # Nobody chooses further recipients with a name.
+        ({"owner_kind": "user", "owner": "eve, everybody@corp.test"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "eve@corp.test\nBcc: all@corp.test"}, "gpu-team@example.com"),
+        ({"owner_kind": "user", "owner": "-oQ/tmp"}, "gpu-team@example.com"),
+        ({}, "gpu-team@example.com"),
+    ],
+    ids=lambda value: str(value.get("owner", "nobody")).split("\n")[0] if isinstance(value, dict) else "",
+)
+def test_the_address_of_an_owner(tmp_path: Path, release: Release, labels: dict[str, str], address: str) -> None:
+    assert (
+        render(
+            tmp_path, "gpu.owner.address", told({"alertname": "GPUIdleHeld", **GPU, **labels}), release=release
+        ).strip()
+        == address
+    )
+
+
+@pytest.mark.parametrize("name", ["owner", "digest", "heartbeat"])
+def test_the_other_mails(tmp_path: Path, release: Release, name: str) -> None:
+    one = told(
+        {"alertname": "GPUIdleHeld", "severity": "info", **HELD},
+        {"summary": "Held and idle.", "description": "For 62 minutes."},
+    )
+    subject = render(tmp_path, f"gpu.{name}.subject", one, release=release)
+    assert subject == {
+        "owner": "1 idle GPU held by alice: please free what you do not need",
+        "digest": "GPU digest: 1 thing to look at this week",
+        "heartbeat": "[HEARTBEAT] GPU monitoring is alive",
+    }[name]  # fmt: skip
+    text = render(tmp_path, f"gpu.{name}.text", one, release=release)
+    assert "http://alertmanager.test:9093" in text
+    if name != "heartbeat":
+        page = html.unescape(render(tmp_path, f"gpu.{name}.html", one, one, kind="html", release=release))
+        for shown in (text, page):
+            assert "For 62 minutes." in shown
+        assert {"owner": "You hold 2 idle GPUs", "digest": "2 things to look at this week"}[name] in page
+
+
+def test_who_holds_a_gpu_cannot_silence_a_machine(tmp_path: Path, release: Release) -> None:
+    one = told({"alertname": "GPUIdleHeld", "severity": "info", **HELD}, {"summary": "Held.", "description": "Idle."})
+    for kind in ("html", "text"):
+        assert "silences" not in render(tmp_path, f"gpu.owner.{kind}", one, kind=kind, release=release)
+        assert "silences" in render(tmp_path, f"gpu.email.{kind}", one, kind=kind, release=release)
+
+
+def test_links_to_grafana_lead_to_yours(tmp_path: Path, release: Release) -> None:
+    """One line in a file of the site, read after ours; other links stay as they are."""
+    (tmp_path / "own").mkdir()
+    for file in Path(TEMPLATES).parent.glob("*.tmpl"):
+        (tmp_path / "own" / file.name).symlink_to(file)
+    one = ill(3)
+    before, after = "http://localhost:3000/d/gpu-device?", "https://grafana.test/gpu/d/gpu-device?"
+    for kind in ("text", "html"):
+        assert before in render(tmp_path, f"gpu.email.{kind}", one, kind=kind, release=release)
+        (tmp_path / "own/site.tmpl").write_text('{{ define "gpu.grafana" }}https://grafana.test/gpu{{ end }}')
+        shown = render(
+            tmp_path, f"gpu.email.{kind}", one, kind=kind, release=release, templates=tmp_path / "own/*.tmpl"
+        )
+        assert after in shown
+        assert "localhost" not in shown
+        assert "github.com/gpu-exporter" in shown
+        (tmp_path / "own/site.tmpl").unlink()
+
+
+def test_the_thread_of_a_machine_is_one_and_cannot_be_forged(tmp_path: Path, release: Release) -> None:
+    first = render(tmp_path, "gpu.thread", hot(3), release=release)
+    assert first == render(tmp_path, "gpu.thread", {**hot(4), "status": "resolved"}, release=release)
+    assert first == "<gpu.oncall..10-0-0-7-9435@gpu-exporter>"
+    hostile = render(tmp_path, "gpu.thread", hot(3, instance="a\r\nBcc: all@corp.test"), release=release)
+    assert re.fullmatch(r"<[A-Za-z0-9.-]+@gpu-exporter>", hostile)
+
+
+def test_a_few_lines_for_a_chat(tmp_path: Path, release: Release) -> None:
+    text = render(tmp_path, "gpu.chat.text", *[ill(number) for number in range(8)], release=release)
+    assert text.count("\n* ") + text.startswith("* ") == 5
+    assert text.rstrip().endswith("and 3 more")
