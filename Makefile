@@ -9,7 +9,7 @@
 # make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
-# make previews   the dashboards' pictures in docs/images (downloads 460 MB of Grafana's own components)
+# make previews   the dashboards' and the hub's pictures in docs/images (downloads 460 MB of Grafana's own components)
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
 # make package-chart   dist/gpu-exporter-VERSION.tgz: the chart, with copies where the checkout has links
@@ -129,6 +129,7 @@ docs: .venv/demo.stamp
 .PHONY: previews
 previews: .venv/previews.stamp
 	$(BIN)/python -m tools.previews
+	$(BIN)/python -m tools.previews.hub
 
 .PHONY: goldens
 goldens: .venv/dev.stamp

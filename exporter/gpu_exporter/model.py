@@ -141,8 +141,8 @@ class Reading:
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
     twice. ``process_types`` are those that were looked for. ``listed_at`` is when they were listed, in seconds since
     the boot (CLOCK_BOOTTIME); None is not known.
-    ``mig_uuids`` names its MIG devices. ``allocations`` are those it was given to, busy or not, and
-    ``mig_allocations`` the same of each MIG device.
+    ``mig_uuids`` names its MIG devices, and ``mig_whole`` tells that these are all of a GPU in MIG mode.
+    ``allocations`` are those it was given to, busy or not, and ``mig_allocations`` the same of each MIG device.
     ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
     and ``holds`` also where it is not known who is there.
     ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
@@ -159,6 +159,7 @@ class Reading:
     process_types: tuple[ProcessType, ...] = ("compute", "graphics")
     listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
+    mig_whole: bool = False
     allocations: tuple[Identity, ...] = ()
     mig_allocations: Mapping[str, tuple[Identity, ...]] = field(default_factory=dict)
     state: State | None = None

@@ -27,7 +27,7 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
-from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Processes, Samples
+from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
@@ -147,7 +147,7 @@ def test_labels_do_not_clash(metric: Metric) -> None:
 def test_the_suffix_tells_the_kind(metric: Metric) -> None:
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.endswith("_info") == (metric.kind == "info")
-    assert bool(metric.info) == (metric.kind == "info")
+    assert bool(metric.info or metric.dynamic) >= (metric.kind == "info") >= bool(metric.info)
     # OpenMetrics and prometheus_client keep these for histograms and counters.
     assert not metric.name.removesuffix("_total").endswith(("_total", "_count", "_sum", "_bucket", "_created"))
 
@@ -192,7 +192,7 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             newest = [number for _, number in column.renumbered[:1]]
             assert newest in ([], [getattr(pynvml, column.name)])
             assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
-        elif isinstance(column, (Gpm, Limit, Processes, Samples)):
+        elif isinstance(column, (Gpm, Limit, Mig, Processes, Samples)):
             names = [column.name]
         else:
             assert isinstance(column, (Fans, Links))

@@ -254,7 +254,7 @@ def test_the_demo_mails_within_two_minutes() -> None:
     scraping = yaml.safe_load((FOLDER / "prometheus/prometheus.yml").read_text())["global"]
     rules = yaml.safe_load((FOLDER / "prometheus/rules/alerts-health.yml").read_text())["groups"]
     (group,) = [group for group in rules if any(rule.get("alert") == "GPUXidCritical" for rule in group["rules"])]
-    (rule,) = [rule for rule in group["rules"] if rule["alert"] == "GPUXidCritical"]
+    (rule,) = [rule for rule in group["rules"] if rule.get("alert") == "GPUXidCritical"]
     assert rule["labels"]["severity"] == "critical"
     routes = yaml.safe_load((FOLDER / "alertmanager/alertmanager.yml").read_text())["route"]["routes"]
     (route,) = [route for route in routes if 'severity="critical"' in route["matchers"]]

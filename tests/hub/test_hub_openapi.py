@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from tools.lab.hub import Hub, write_nodes
 from tools.lab.web import ask
 
-from gpu_exporter.hub.application import openapi_document
+from gpu_exporter.hub.openapi import openapi_document
 from machines import Told, exporter, nobody
 from past import Gpu, write
 

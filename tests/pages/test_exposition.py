@@ -40,6 +40,7 @@ from gpu_exporter.catalog import (
     XID_ERRORS,
     XID_LAST,
     by_name,
+    mig,
 )
 from gpu_exporter.catalog.row import Metric, row
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
@@ -98,6 +99,8 @@ def healthy(index: int) -> Reading:
     labelled: Labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
     labelled |= {(row, WHO): 0.5 for row in (PROCESS_MEMORY, PROCESS_UTILIZATION)}
     labelled |= {(row, ("user", "alice", "")): 7.5 for row in (*OWNER_SECONDS.values(), OWNER_MEMORY)}
+    labelled |= {(row, ("MIG-1",)): 0.25 for row in mig.ROWS[1:]}
+    labelled |= {(mig.MIG_INFO, ("MIG-1", "7", "0", "1g.10gb")): 1.0, (mig.MIG_INFO, ("MIG-2", "8", "0", "")): 1.0}
     labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}
     return Reading(device(index), values, labelled=labelled)
 
@@ -146,7 +149,7 @@ def client_families(snapshot: Snapshot, catalog: tuple[Metric, ...] = CATALOG) -
 def device_samples(reading: Reading, row: Metric) -> Iterator[tuple[dict[str, str], float]]:
     gpu = reading.device
     labels = {"gpu": str(gpu.index), "uuid": sound(gpu.uuid), "model": sound(gpu.model), **dict(row.labels)}
-    if row.kind == "info":
+    if row.info:
         yield labels | {name: sound(getattr(gpu, name)) for name in row.info}, 1
     elif row in reading.values:
         yield labels, reading.values[row]

@@ -12,6 +12,7 @@ from tools.lab.wait import patience, wait_for
 
 from fake_story import START, Story, writer
 from gpu_exporter.catalog import by_name
+from gpu_exporter.catalog.mig import MIG_INFO, MIG_MEMORY_USED, MIG_SM_ACTIVE
 from gpu_exporter.model import Identity
 from gpu_exporter.sources import SourceError
 from gpu_exporter.sources.fake import MODELS, FakeFleet
@@ -340,3 +341,40 @@ def test_examples_in_the_reference_are_good(write: Callable[[str], Path]) -> Non
     assert len(blocks) >= 2
     for block in blocks:
         assert load(write(block.split("```")[0]), Fleet(8, MODELS["h100"]))
+
+
+def test_mig_devices_of_equal_size_of_which_the_first_works(write: Callable[[str], Path]) -> None:
+    text = """
+    events:
+      - {at: 0s, gpu: 0, fault: mig, instances: 3}
+      - {at: 0s, gpu: 0, fault: process, process: {pid: 4711, memory: 2GiB}}
+    """
+    reading = Story(write(text)).at(5).read(0)
+    assert reading.mig_whole
+    first, second, third = reading.mig_uuids
+    profiles = {labels[0]: labels[1:] for row, labels in reading.labelled if row is MIG_INFO}
+    assert profiles == {uuid: (str(3 + place), "0", "2g.20gb") for place, uuid in enumerate((first, second, third))}
+    shares = {labels[0]: value for (row, labels), value in reading.labelled.items() if row is MIG_SM_ACTIVE}
+    assert shares[first] > 0.2
+    assert (shares[second], shares[third]) == (0.0, 0.0)
+    used = {labels[0]: value for (row, labels), value in reading.labelled.items() if row is MIG_MEMORY_USED}
+    assert used[second] == 2 * 1024**3
+    processes = {process.pid: process.mig_uuid for process in reading.processes or ()}
+    assert processes[4711] == second
+    assert set(processes.values()) == {first, second}
+    assert sum(used.values()) == reading.values[by_name("gpu_memory_used_bytes")]
+
+
+def test_mig_mode_without_any_mig_device_runs_nothing(write: Callable[[str], Path]) -> None:
+    reading = Story(write("events: [{at: 0s, gpu: 0, fault: mig, instances: 0}]")).at(5).read(0)
+    assert (reading.mig_uuids, reading.mig_whole, reading.processes) == ((), True, ())
+    assert reading.values[by_name("gpu_memory_used_bytes")] == 0.0
+
+
+def test_a_story_can_silence_what_mig_devices_tell(write: Callable[[str], Path]) -> None:
+    silent = "{at: 0s, gpu: 0, fault: silent_sensor, metrics: gpu_mig_sm_active_ratio}"
+    text = f"events: [{{at: 0s, gpu: 0, fault: mig}}, {silent}]"
+    reading = Story(write(text)).at(5).read(0)
+    assert len(reading.mig_uuids) == 2
+    assert MIG_SM_ACTIVE not in {row for row, _ in reading.labelled}
+    assert MIG_MEMORY_USED in {row for row, _ in reading.labelled}

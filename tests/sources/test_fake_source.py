@@ -13,7 +13,7 @@ from tools.lab import ROOT
 from tools.lab.clock import Clock
 
 from fake_story import quantities
-from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog import DEVICE_METRICS, by_name, mig
 from gpu_exporter.catalog.row import Board, Constant, Metric
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Reading
@@ -46,7 +46,7 @@ def test_what_can_be_configured_is_what_boards_offer() -> None:
 
 
 def test_catalogue_and_simulation_name_the_same_quantities() -> None:
-    simulated = {"fan_speeds"}
+    simulated = {"fan_speeds", *(str(row.fake) for row in mig.ROWS)}  # by fan, by MIG device
     for model in MODELS.values():
         simulation = Simulation(model=model, workload=assign(1, 1)[0], start=START)
         simulated |= set(simulation.quantities())

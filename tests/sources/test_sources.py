@@ -38,7 +38,8 @@ def test_a_source_goes_by_the_name_that_chooses_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "simulated"), [("nvml", False), ("smi", False), ("replay", True), ("fake", True), ("auto", False)]
+    ("name", "simulated"),
+    [("nvml", False), ("smi", False), ("dcgm", False), ("replay", True), ("fake", True), ("auto", False)],
 )
 def test_a_source_says_whether_it_is_simulated(name: str, *, simulated: bool) -> None:
     assert source_kind(of(name)).simulated is simulated

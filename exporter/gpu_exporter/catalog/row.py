@@ -133,7 +133,14 @@ class Processes:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes
+@dataclass(frozen=True, slots=True)
+class Mig:
+    """Of each MIG device, which every source reads for all such rows at once; ``name`` is NVML's call or GPM metric."""
+
+    name: str
+
+
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,30 @@ class Smi:
         if match is None or _SMI_UNITS.get(match[2], -1.0) not in {None, self.scale}:
             return None
         return scaled(float(match[1]), self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Dcgm:
+    """One field of DCGM by its number, as ``dcgmi dmon`` prints it, and its name (dcgm_fields.h).
+
+    ``bit`` picks one bit of a mask: the value is 1 where it is set. ``number`` is followed by ``others``, which stand
+    in where this one is not known or not told.
+    """
+
+    number: int
+    name: str
+    scale: float = 1.0
+    bit: int | None = None
+    others: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The fields that tell it, best first."""
+        return (self.number, *self.others)
+
+    def value(self, number: float) -> float:
+        """A number that was told, in base units."""
+        return float(bool(int(number) & self.bit)) if self.bit is not None else scaled(number, self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +238,7 @@ class Metric:
     dynamic: tuple[str, ...] = ()
     nvml: tuple[Nvml, ...] = ()
     smi: Smi | None = None
+    dcgm: Dcgm | None = None
     fake: Fake | None = None
     fake_absent: str | None = None
     integral_of: str | None = None
@@ -242,6 +274,7 @@ def row(
     dynamic: tuple[str, ...] = (),
     nvml: Nvml | Sequence[Nvml] = (),
     smi: Smi | None = None,
+    dcgm: Dcgm | None = None,
     fake: Fake | None = None,
     fake_absent: str | None = None,
     integral_of: str | None = None,
@@ -261,6 +294,7 @@ def row(
         dynamic=dynamic,
         nvml=tuple(nvml) if isinstance(nvml, Sequence) else (nvml,),
         smi=smi,
+        dcgm=dcgm,
         fake=fake,
         fake_absent=fake_absent,
         integral_of=integral_of,

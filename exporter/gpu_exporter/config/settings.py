@@ -19,6 +19,7 @@ SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "the driver's library",
         "smi": "nvidia-smi",
+        "dcgm": "dcgmi of NVIDIA DCGM",
         "replay": "a recording, replay:FILE or, over and over, replay:FILE?loop",
         "fake": "simulated",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpu_exporter import __version__
 from gpu_exporter.http.access import Gate
 from gpu_exporter.hub import documents
 from gpu_exporter.hub.alerts import Alerts, alert_document
@@ -30,6 +28,7 @@ from gpu_exporter.hub.archive import ArchiveError
 from gpu_exporter.hub.events import Events, FullError
 from gpu_exporter.hub.fleet import Fleet, NodeState
 from gpu_exporter.hub.measures import exposition
+from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import as_json
 from gpu_exporter.hub.pages import Pages
 from gpu_exporter.hub.past import Past
@@ -182,15 +181,6 @@ async def _livez(_request: Request) -> Response:
 
 async def _openapi(request: Request) -> Response:
     return as_json(request, openapi_document())
-
-
-@cache
-def openapi_document() -> dict[str, Any]:
-    """The description of the API."""
-    text = resources.files("gpu_exporter.hub").joinpath("static/openapi.json").read_text("utf-8")
-    document: dict[str, Any] = json.loads(text)
-    document["info"]["version"] = __version__
-    return document
 
 
 @cache

@@ -29,8 +29,8 @@ _MULTICAST: Final = Address("224.0.0.251", 5353)  # RFC 6762
 _MOST_LOOKUPS: Final = 256  # system lookups under way; each has a thread, because none can be stopped
 
 
-class LookupError_(OSError):  # noqa: N801, N818 - aiohttp takes an OSError for a failed look-up; the name is taken
-    """The name leads nowhere; the message is a sentence about it."""
+class UnknownNameError(OSError):
+    """The name leads nowhere; the message is a sentence about it. aiohttp takes an OSError for a failed look-up."""
 
 
 @dataclass(slots=True)
@@ -111,9 +111,9 @@ class Names(aiohttp.abc.AbstractResolver):
         for way in ways:
             try:
                 return await way(host)
-            except LookupError_ as error:
+            except UnknownNameError as error:
                 said.append(str(error))
-        raise LookupError_("; ".join(dict.fromkeys(said)))
+        raise UnknownNameError("; ".join(dict.fromkeys(said)))
 
     async def _ask_server(self, host: str) -> list[str]:
         server = self._server
@@ -130,7 +130,7 @@ class Names(aiohttp.abc.AbstractResolver):
             return found
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         why = _reason(failures[0]) if failures else "has no address for it"
-        raise LookupError_(f"the DNS server {server} {why}")
+        raise UnknownNameError(f"the DNS server {server} {why}")
 
     async def _ask_around(self, host: str) -> list[str]:
         """One question to the local network; who has the name answers for itself."""
@@ -147,19 +147,19 @@ class Names(aiohttp.abc.AbstractResolver):
                 ignore_errors=True,
             )
         except (dns.exception.DNSException, OSError):
-            raise LookupError_(
+            raise UnknownNameError(
                 "nobody on this network answers to that name by multicast DNS (.local); "
                 "write the machine's address, or a dns.server that knows it"
             ) from None
         found = [str(record.address) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.A for record in rrset]
         if not found:
-            raise LookupError_("the answer by multicast DNS has no address")
+            raise UnknownNameError("the answer by multicast DNS has no address")
         return found
 
     async def _ask_system(self, host: str) -> list[str]:
         """Ask getaddrinfo on a thread of its own: the loop's few would all be taken by names that hang."""
         if not self._threads.acquire(blocking=False):
-            raise LookupError_("too many names are being looked up, and none comes back")
+            raise UnknownNameError("too many names are being looked up, and none comes back")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[str]] = loop.create_future()
 
@@ -170,7 +170,7 @@ class Names(aiohttp.abc.AbstractResolver):
                 result = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
                 words = error.strerror if isinstance(error, OSError) else None
-                failure = LookupError_((words or "the name cannot be looked up").lower())
+                failure = UnknownNameError((words or "the name cannot be looked up").lower())
             finally:
                 self._threads.release()
             with_loop = [str(entry[4][0]) for entry in result]

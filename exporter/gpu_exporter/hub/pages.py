@@ -22,6 +22,7 @@ from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
 from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
 from gpu_exporter.hub.fleet import STATES, Fleet, Gpu, Holder, NodeState, Person, disk_share
+from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import packed
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, window_of
@@ -257,8 +258,6 @@ class Pages:
 
     async def docs(self, request: Request) -> Response:
         """The API for people who write programs."""
-        from gpu_exporter.hub.application import openapi_document  # noqa: PLC0415 - it imports this module
-
         return self._page(request, "docs.html", title="API", document=openapi_document())
 
     # --- parts --------------------------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ class Poller:
     async def close(self) -> None:
         """Stop asking."""
         tasks = [task for _, task in self._tasks.values()]
+        self._tasks.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks.clear()
 
     async def _keep_asking(self, node: Node) -> None:
         loop = asyncio.get_running_loop()
@@ -56,12 +56,17 @@ class Poller:
         # The first page should not wait for a whole interval; from then on the machines are spread over it.
         await asyncio.sleep(phase * _LATEST * self._fleet.interval)
         await self._ask(node)
-        while True:
+        # Before Python 3.12 wait_for may swallow a cancellation that comes together with the answer.
+        while self._is_wanted(node):
             interval = self._fleet.interval
             now = loop.time()
             due = (now // interval + phase) * interval
             await asyncio.sleep(due - now if due > now else due + interval - now)
             await self._ask(node)
+
+    def _is_wanted(self, node: Node) -> bool:
+        kept = self._tasks.get(node.name)
+        return kept is not None and kept[1] is asyncio.current_task()
 
     async def _ask(self, node: Node) -> None:
         state = self._fleet.get(node.name)

@@ -191,8 +191,7 @@ class Hub:
         watch = Watch(*self._paths())
         watch.mark()
         while True:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(reload.wait(), _LOOK_EVERY)
+            await _within(_LOOK_EVERY, reload)
             if not reload.is_set() and not watch.settled():
                 continue
             reload.clear()
@@ -244,6 +243,15 @@ def _read(options: Options) -> _Files:
     if options.prometheus is not None and config.weights != settings.Weights():
         raise ConfigError(f"{options.config_file}: weights: a Prometheus keeps the usual score alone; leave them out")
     return _Files(config, nodes.load(options.nodes_file), how, control)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, so long at most. Not wait_for, which may swallow a cancellation before Python 3.12."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([waiting], timeout=seconds)
+    finally:
+        waiting.cancel()
 
 
 async def _first(*waits: object) -> None:

@@ -186,7 +186,10 @@ class HubConfig:
     http_config: HttpConfig = field(default_factory=HttpConfig)
     dns: Dns = field(default_factory=Dns)
     retention: float = _key(
-        30 * 86400.0, duration_between(86400, 3660 * 86400), "How long the history keeps minutes.", shown="30d"
+        30 * 86400.0,
+        duration_between(86400, 730 * 86400),
+        "How long the history keeps minutes; quarter hours stay two years.",
+        shown="30d",
     )
     window: float = _key(86400.0, duration_between(600, 400 * 86400), "How far back results look.", shown="24h")
     schedule: float = _key(900.0, duration_between(60, 7 * 86400), "How often results are worked out.", shown="15m")

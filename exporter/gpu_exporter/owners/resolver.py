@@ -74,12 +74,13 @@ class Resolver:
 
     def _name(self, reading: Reading, given: Sequence[Mapping[str, Sequence[Identity]]]) -> Reading:
         device = reading.device
-        keys = (device.uuid, str(device.index), *reading.mig_uuids)
-        allocations = _once(identity for source in given for key in keys for identity in source.get(key, ()))
-        near = {
-            uuid: _once(identity for source in given for identity in source.get(uuid, ())) or allocations
-            for uuid in reading.mig_uuids
+        keys = (device.uuid, str(device.index))
+        whole = [identity for source in given for key in keys for identity in source.get(key, ())]
+        parts = {
+            uuid: [identity for source in given for identity in source.get(uuid, ())] for uuid in reading.mig_uuids
         }
+        allocations = _once([*whole, *(identity for part in parts.values() for identity in part)])
+        near = {uuid: _once(part or whole) for uuid, part in parts.items()}
         if allocations:
             reading = replace(reading, allocations=allocations, mig_allocations=near)
         if not reading.processes:

@@ -194,7 +194,7 @@ class _DeviceSamples:
                 text = repr(number) if -_PLAIN < number < _PLAIN else _go_number(number)
                 lines.append(f"{heads[row]}{text}\n")
         for row in family.special:
-            if row.kind == "info":
+            if row.info:
                 lines.append(f"{heads[row]}1.0\n")
             elif pairs := self._labelled.get(row):
                 lines += heads.labelled(row, pairs)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 from gpu_exporter.catalog import by_name
+from gpu_exporter.catalog.mig import MIG_SM_ACTIVE
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Reading
 from gpu_exporter.sampling.integral import PATIENCE, Grown
@@ -41,12 +43,26 @@ class Activity:
     def judge(self, reading: Reading, busy: Grown, elapsed: float, *, active_ratio: float) -> Activeness:
         """What a good reading says of the ``elapsed`` seconds before it; ``busy`` is what they added to the counter."""
         told = self._by_utilization(reading, busy, elapsed, active_ratio)
+        if _is_partitioned(reading):
+            return self._of_all(reading, elapsed, active_ratio)
         work = _share_of(reading, _SM_ACTIVE) if elapsed else None
         if told is not None and work is not None:
             told = _by_profiling(reading, work, told, active_ratio)
         if told == "idle" and _works_otherwise(reading, active_ratio):
             return "unknown"
         return told or "unknown"
+
+    @staticmethod
+    def _of_all(reading: Reading, elapsed: float, active_ratio: float) -> Activeness:
+        """A partitioned GPU: no utilization is told of it, or 0, and that is not idleness; its MIG devices tell."""
+        if not elapsed:
+            return "unknown"
+        told = set(of_instances(reading, active_ratio=active_ratio).values())
+        if "active" in told:
+            return "active"
+        if "unknown" in told or not reading.mig_whole or _works_otherwise(reading, active_ratio):
+            return "unknown"
+        return "idle"  # also of one that has no MIG device yet: there is nothing to run on
 
     def _by_utilization(self, reading: Reading, busy: Grown, elapsed: float, active_ratio: float) -> Activeness | None:
         """What utilization says; None where it is not told."""
@@ -58,8 +74,6 @@ class Activity:
             before, self._against = self._against, self._against + elapsed
             if before > 0.0 and self._against > PATIENCE:
                 return "unknown"
-        if reading.values.get(_MIG_MODE):  # no utilization is told, or 0: that is not idleness
-            return "unknown"
         if share is not None and share >= active_ratio:
             return "active"
         if share is None and rate is None:
@@ -79,6 +93,19 @@ class Activity:
             return busy.amount / busy.seconds
         least = busy.amount / elapsed
         return least if least >= active_ratio else None
+
+
+def of_instances(reading: Reading, *, active_ratio: float) -> Mapping[str, Activeness]:
+    """What each MIG device did since the previous reading, by its UUID: its multiprocessors tell, else nothing does."""
+    told: dict[str, Activeness] = {}
+    for uuid in reading.mig_uuids:
+        share = reading.labelled.get((MIG_SM_ACTIVE, (uuid,)))
+        told[uuid] = "unknown" if share is None else "active" if share >= active_ratio else "idle"
+    return told
+
+
+def _is_partitioned(reading: Reading) -> bool:
+    return bool(reading.mig_whole or reading.mig_uuids or reading.values.get(_MIG_MODE))
 
 
 def _share_of(reading: Reading, row: Metric) -> float | None:

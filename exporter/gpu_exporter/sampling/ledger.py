@@ -23,10 +23,10 @@ from gpu_exporter.catalog import (
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import OTHER_XID, Hold, Reading, Reason, State, Xid
-from gpu_exporter.sampling.activity import BUSY, Activeness, Activity
+from gpu_exporter.sampling.activity import BUSY, Activeness, Activity, of_instances
 from gpu_exporter.sampling.holders import Holders
 from gpu_exporter.sampling.integral import NOTHING, Integral
-from gpu_exporter.sampling.tenancy import OwnerTimes
+from gpu_exporter.sampling.tenancy import OwnerTimes, Tenant, instances_of
 
 # The counters that are kept here, and the gauge that each is the integral of.
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -227,10 +227,21 @@ class Ledger:
         account.state = state = self._state(reading, activeness, held=bool(held))
         if elapsed and account.latest is not None:
             account.states[state] += elapsed
-            account.owners.charge(held, state, elapsed)
+            account.owners.charge(held, state, elapsed, of_their_own=self._of_tenants(reading))
         elif elapsed:  # it came back at some moment in between; it was not seen working
             account.states["down"] += elapsed
         return account.owners.rows(held, now)
+
+    def _of_tenants(self, reading: Reading) -> Mapping[Tenant, State]:
+        """Of a partitioned GPU: what the MIG devices did that each tenant has, whatever its neighbours did."""
+        if not reading.mig_uuids:
+            return {}
+        did = of_instances(reading, active_ratio=self._accounting.active_ratio)
+        states: dict[Tenant, State] = {}
+        for tenant, uuids in instances_of(reading).items():
+            told = {did.get(uuid, "unknown") for uuid in uuids}
+            states[tenant] = "active" if "active" in told else "unknown" if "unknown" in told else "idle_held"
+        return states
 
     def _state(self, reading: Reading, activeness: Activeness, *, held: bool) -> State:
         if activeness != "idle":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS
@@ -142,6 +143,18 @@ def holds(reading: Reading, *, more_than: float, unexplained: float = 0.0) -> tu
     )
 
 
+def instances_of(reading: Reading) -> Mapping[Tenant, set[str]]:
+    """The UUIDs of the MIG devices that each tenant runs on, or was given."""
+    found: dict[Tenant, set[str]] = {}
+    for process in merged(reading.processes or ()):
+        if process.mig_uuid and not (is_anybodys(process) and process.memory_used is not None):
+            found.setdefault(tenant_of(_whose(process, reading)), set()).add(process.mig_uuid)
+    for uuid, allocations in reading.mig_allocations.items():
+        for identity in allocations:
+            found.setdefault(tenant_of(identity), set()).add(uuid)
+    return found
+
+
 def _whose(process: Process, reading: Reading) -> Identity:
     """Who the process is; one that cannot be seen is of the only one whom its device was given to."""
     if process.identity is not None and not _is_unseen(process):
@@ -190,15 +203,26 @@ class OwnerTimes:
         self._user_name = user_name
         self._sums: dict[Tenant, _Sums] = {}
 
-    def charge(self, holds: Sequence[Tenancy], state: State, seconds: float) -> None:
-        """Split the time among the owners, by memory held; equally where that is not known of all, or nothing."""
+    def charge(
+        self,
+        holds: Sequence[Tenancy],
+        state: State,
+        seconds: float,
+        *,
+        of_their_own: Mapping[Tenant, State] = MappingProxyType({}),
+    ) -> None:
+        """Split the time among the owners, by memory held; equally where that is not known of all, or nothing.
+
+        ``of_their_own`` are the states of those who have a part of the GPU to themselves.
+        """
         memories = [hold.memory for hold in holds]
         known = [memory for memory in memories if memory is not None]
         total = sum(known) if len(known) == len(memories) else 0.0
         for hold in holds:
             share = (hold.memory or 0.0) / total if total else 1 / len(holds)
             sums = self._sums_of(hold.tenant).seconds
-            sums[state] = sums.get(state, 0.0) + share * seconds
+            own = of_their_own.get(hold.tenant, state)
+            sums[own] = sums.get(own, 0.0) + share * seconds
 
     def named(self, holds: Sequence[Tenancy]) -> tuple[Hold, ...]:
         """Who holds the GPU, as they are called now; two of one name are one owner."""

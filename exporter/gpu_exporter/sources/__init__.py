@@ -20,6 +20,7 @@ REGISTRY: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "gpu_exporter.sources.nvml",
         "smi": "gpu_exporter.sources.smi",
+        "dcgm": "gpu_exporter.sources.dcgm",
         "replay": "gpu_exporter.sources.replay",
         "fake": "gpu_exporter.sources.fake",
     }

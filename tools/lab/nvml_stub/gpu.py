@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from tools.lab.nvml_stub.compiler import table
@@ -42,7 +43,7 @@ class Usage(NamedTuple):
 
 
 class Mig(NamedTuple):
-    """A MIG device."""
+    """A MIG device; ``gpm`` are the profiling metrics of its GPU instance, without any those of the GPU."""
 
     uuid: str
     name: str
@@ -50,6 +51,7 @@ class Mig(NamedTuple):
     compute_instance: int
     memory_total: int
     memory_used: int
+    gpm: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class Gpu:
         for number, mig in enumerate(self.mig):
             numbers = f"{mig.gpu_instance} {mig.compute_instance} {mig.memory_total} {mig.memory_used}"
             yield f"mig.{number} {mig.uuid} {numbers} {mig.name}"
+            yield from (f"mig.{number}.gpm.{metric} {value}" for metric, value in mig.gpm.items())
         yield from (f"gpm.{number} {value}" for number, value in self.gpm.items())
         yield from (f"gpm_of_busy.{number} {value}" for number, value in self.gpm_of_busy.items())
 

@@ -37,6 +37,7 @@
  *   gpu.N.buffer_samples N           how many of them a buffer holds; 120 at most, and by default
  *   gpu.N.samples.KIND US:VALUE,...  the exact samples, instead
  *   gpu.N.mig.I UUID GI CI TOTAL USED NAME               a MIG device
+ *   gpu.N.mig.I.gpm.ID NUMBER        a GPM metric of its GPU instance; without any it has those of the GPU
  *   gpu.N.gpm.ID NUMBER              a GPM metric; with any, the GPU supports GPM. 20 and 21, the PCIe rates, are what
  *                                    pcie_tx_bytes and pcie_rx_bytes grew by between the samples, unless told here
  *   gpu.N.gpm_of_busy.ID NUMBER      the same of the time in which the GPU is busy, by the history of its utilization

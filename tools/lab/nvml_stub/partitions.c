@@ -10,15 +10,16 @@ struct gpm_sample {
     nvmlDevice_t device; /* NULL: nothing sampled yet */
     uint64_t time, real_time; /* µs of the machine's clock, and of one that never stands still */
     uint64_t pcie_tx, pcie_rx;
+    unsigned mig; /* its place, MAX_MIG for the whole GPU */
 };
 
-static nvmlReturn_t take_sample(const struct call *call, nvmlDevice_t device, nvmlGpmSample_t sample)
+static nvmlReturn_t take_sample(const struct call *call, nvmlDevice_t device, unsigned mig, nvmlGpmSample_t sample)
 {
     if (call->gpu->gpm_count == 0)
         return NVML_ERROR_NOT_SUPPORTED;
     *sample = (struct gpm_sample){device, now_us(call->state), monotonic_us(),
                                   (uint64_t)call->gpu->values[V_pcie_tx_bytes],
-                                  (uint64_t)call->gpu->values[V_pcie_rx_bytes]};
+                                  (uint64_t)call->gpu->values[V_pcie_rx_bytes], mig};
     return NVML_SUCCESS;
 }
 
@@ -122,7 +123,7 @@ API nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
 API nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample)
 {
     CALL(nvmlGpmSampleGet, device, ANY_DEVICE);
-    return take_sample(&call, device, sample);
+    return take_sample(&call, device, MAX_MIG, sample);
 }
 
 API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned gpu_instance, nvmlGpmSample_t sample)
@@ -130,7 +131,7 @@ API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned gpu_instance,
     CALL(nvmlGpmMigSampleGet, device, PHYSICAL);
     for (unsigned i = 0; i < MAX_MIG; i++)
         if (call.gpu->mig[i].present && call.gpu->mig[i].gpu_instance == gpu_instance)
-            return take_sample(&call, device, sample);
+            return take_sample(&call, device, i, sample);
     return NVML_ERROR_NOT_FOUND;
 }
 
@@ -140,8 +141,11 @@ API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
     CALL(nvmlGpmMetricsGet, device, ANY_DEVICE);
     if (request->version != 1)
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    if (request->first == NULL || request->first->device != device)
+    if (request->first == NULL || request->first->device != device || request->first->mig != request->second->mig)
         return NVML_ERROR_INVALID_ARGUMENT;
+    const struct mig *mig = request->second->mig < MAX_MIG ? &call.gpu->mig[request->second->mig] : NULL;
+    const struct gpm_value *told = mig && mig->gpm_count ? mig->gpm : call.gpu->gpm;
+    unsigned count = mig && mig->gpm_count ? mig->gpm_count : call.gpu->gpm_count;
     for (unsigned i = 0; i < request->count; i++) {
         nvmlGpmMetric_t *metric = &request->metrics[i];
         metric->status = NVML_ERROR_NOT_SUPPORTED;
@@ -152,10 +156,9 @@ API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *request)
             metric->value = mib_per_second(request->first->pcie_rx, request->second->pcie_rx, request);
             metric->status = NVML_SUCCESS;
         }
-        for (unsigned j = 0; j < call.gpu->gpm_count; j++)
-            if (call.gpu->gpm[j].metric == metric->metric) {
-                metric->value =
-                    call.gpu->gpm[j].value * (call.gpu->gpm[j].of_busy ? busy_share(call.gpu, request) : 1.0);
+        for (unsigned j = 0; j < count; j++)
+            if (told[j].metric == metric->metric) {
+                metric->value = told[j].value * (told[j].of_busy ? busy_share(call.gpu, request) : 1.0);
                 metric->status = NVML_SUCCESS;
             }
     }

@@ -97,12 +97,22 @@ static struct timeline *timeline(struct timeline *timelines, char *key)
     return &timelines[kind];
 }
 
+static char *after(char *key, const char *prefix);
+
 static void parse_mig(struct gpu *gpu, char *key, char *value)
 {
-    int64_t at = integer(key);
+    char *index = strsep(&key, ".");
+    int64_t at = integer(index);
     if (at < 0 || at >= MAX_MIG)
-        refuse("no MIG index:", key);
+        refuse("no MIG index:", index);
     struct mig *mig = &gpu->mig[at];
+    if (key != NULL) {
+        char *metric = after(key, "gpm.");
+        if (metric == NULL || mig->gpm_count == MAX_OVERRIDES)
+            refuse("no GPM metric of a MIG device:", key);
+        mig->gpm[mig->gpm_count++] = (struct gpm_value){(unsigned)integer(metric), strtod(value, NULL), false};
+        return;
+    }
     unsigned long long total, used;
     if (sscanf(value, "%95s %u %u %llu %llu %95[^\n]", mig->uuid, &mig->gpu_instance, &mig->compute_instance, &total,
                &used, mig->name) != 6)

@@ -52,8 +52,16 @@ struct timeline {
     struct timed_value entries[MAX_SAMPLES];
 };
 
+struct gpm_value {
+    unsigned metric;
+    double value;
+    bool of_busy; /* of the time in which the GPU is busy, instead of all */
+};
+
 struct mig {
     bool present;
+    unsigned gpm_count; /* 0: the GPU's own */
+    struct gpm_value gpm[MAX_OVERRIDES];
     char uuid[TEXT], name[TEXT];
     unsigned gpu_instance, compute_instance;
     uint64_t memory_total, memory_used;
@@ -63,12 +71,6 @@ struct field_override {
     unsigned field, scope, type;
     int64_t value;
     nvmlReturn_t error;
-};
-
-struct gpm_value {
-    unsigned metric;
-    double value;
-    bool of_busy; /* of the time in which the GPU is busy, instead of all */
 };
 
 struct gpu {

@@ -20,6 +20,7 @@ from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
 from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
+from gpu_exporter.sources.fake.partitions import cut
 from gpu_exporter.sources.fake.scenario import Event, Fleet, ScenarioFile
 from gpu_exporter.sources.fake.simulation import Conditions, Simulation
 from gpu_exporter.sources.fake.telling import Falsehoods, Telling, merged
@@ -135,12 +136,19 @@ class FakeFleet:
             simulation.advance(now)
             quantities = simulation.quantities()
             fans = simulation.fan_speeds()
+            labelled = simulation.partitions()
+            parts = simulation.conditions.parts
             processes = None if self._owners is None else tuple(self._processes(simulation.processes(), quantities))
         values = self._fixed | {row: quantities[name] for row, name in _SIMULATED if name in quantities}
-        labelled: dict[tuple[Metric, tuple[str, ...]], float] = {
-            (_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)
-        }
-        return Reading(device, values, labelled=labelled, processes=processes)
+        labelled |= {(_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)}
+        return Reading(
+            device,
+            values,
+            labelled=labelled,
+            processes=processes,
+            mig_uuids=tuple(part.uuid for part in parts or ()),
+            mig_whole=parts is not None,
+        )
 
     def _processes(self, simulated: Iterable[SimulatedProcess], quantities: Mapping[str, float]) -> Iterator[Process]:
         """As a driver lists them: only those that compute have utilization, and in MIG mode none has."""
@@ -151,6 +159,7 @@ class FakeFleet:
                 type=process.type,
                 memory_used=float(process.memory_used),
                 utilization=busy or None,
+                mig_uuid=process.mig_uuid,
                 identity=process.identity(self._owners or ""),
             )
 
@@ -195,7 +204,7 @@ class FakeFleet:
                 self._xids.append(Xid(self.devices[index], event.xid, stamp))
                 continue
             self._switch(index, event, on=not undo)
-            self._simulations[index].change(_conditions(self._active[index]))
+            self._simulations[index].change(self._conditions(index))
 
     def _switch(self, index: int, event: Event, *, on: bool) -> None:
         """A fault begins or ends on a GPU. One kind holds once; the later event replaces the earlier."""
@@ -220,6 +229,9 @@ class FakeFleet:
             simulation.count_link_errors(pcie_replays=event.count)
         elif event.fault == "nvlink":
             simulation.count_link_errors(nvlink_errors=event.count)
+
+    def _conditions(self, index: int) -> Conditions:
+        return _conditions(self._active[index], self._simulations[index].model, self.devices[index])
 
     def _recover_all(self, when: float) -> None:
         self._recover(range(len(self.devices)), when)
@@ -344,15 +356,16 @@ def _falsehood(event: Event) -> Falsehoods | None:
     return None
 
 
-def _conditions(active: dict[str, Event]) -> Conditions:
+def _conditions(active: Mapping[str, Event], model: GpuModel, device: Device) -> Conditions:
     """What the active faults of a GPU amount to."""
     events = active.values()
+    mig = active.get("mig")
     return Conditions(
         overheat=next((event.target for event in events if event.fault == "overheat"), None),
         fans_stopped="fan_stop" in active,
         power_brake="power_brake" in active,
         workload=next((event.workload for event in events if event.fault == "workload"), None),
-        mig="mig" in active,
+        parts=None if mig is None else cut(model, device.uuid, mig.instances),
         pcie_width=next((event.width for event in events if event.fault == "pcie"), 16),
         nvlinks_down=next((event.links for event in events if event.fault == "nvlink"), 0),
         remap_pending=any(event.remap == "pending" for event in events),

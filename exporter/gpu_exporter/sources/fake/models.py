@@ -33,6 +33,7 @@ class GpuModel:
     ``thermal_resistance`` is K/W from the core to the inlet air at full air flow; ``time_constant`` is in seconds.
     ``idle_state`` and ``busy_state`` are performance states; GeForce runs CUDA in P2, data-centre boards idle in P0.
     ``gpm`` tells profiling counters, with PCIe bytes among them (from Hopper on).
+    ``mig_sizes`` are the GB in the names of MIG devices of one, two, three and seven slices.
     Empty tuples, zeros and None are what the board does not have. A board that is not ``offered`` is there for tests.
     """
 
@@ -75,8 +76,13 @@ class GpuModel:
     fabric: bool = False
     ecc: tuple[str, ...] = ()
     spares: Literal["rows", "pages"] | None = None
-    mig: bool = False
+    mig_sizes: tuple[int, ...] = ()
     engines: tuple[str, ...] = ("encoder", "decoder", "jpeg", "ofa")
+
+    @property
+    def mig(self) -> bool:
+        """Whether it can be partitioned."""
+        return bool(self.mig_sizes)
 
     @property
     def total_bytes(self) -> int:
@@ -137,7 +143,7 @@ _H100: Final = GpuModel(
     fabric=True,
     ecc=("dram", "sram"),
     spares="rows",
-    mig=True,
+    mig_sizes=(10, 20, 40, 80),
 )
 _ALL: Final = (
     _H100,
@@ -153,6 +159,7 @@ _ALL: Final = (
         memory_clock=3201,
         memory_clock_idle=3201,
         thermal_resistance=0.049,
+        mig_sizes=(18, 35, 71, 141),
     ),
     GpuModel(
         name="a100",
@@ -187,7 +194,7 @@ _ALL: Final = (
         nvlink_errors=("crc_flit", "crc_data", "replay", "recovery"),
         ecc=("dram", "sram"),
         spares="rows",
-        mig=True,
+        mig_sizes=(10, 20, 40, 80),
     ),
     GpuModel(
         name="l40s",
@@ -324,7 +331,7 @@ _ALL: Final = (
         fabric=True,
         ecc=("dram", "sram"),
         spares="rows",
-        mig=True,
+        mig_sizes=(23, 45, 90, 180),
     ),
 )
 MODELS: Final[Mapping[str, GpuModel]] = MappingProxyType({model.name: model for model in _ALL})

@@ -30,6 +30,7 @@ from gpu_exporter.config.parsers import (
     size,
 )
 from gpu_exporter.sources.fake.models import GpuModel
+from gpu_exporter.sources.fake.partitions import MOST
 from gpu_exporter.sources.fake.telling import metrics
 from gpu_exporter.sources.fake.workloads import KINDS, Kind, ProcessType, SimulatedProcess
 
@@ -64,6 +65,7 @@ class Event:
     process: SimulatedProcess | None = None
     stop: bool = False
     enabled: bool = True
+    instances: int = 2
     width: int = 8
     links: int = 1
     step: float = 0.0
@@ -105,7 +107,7 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
         "nvlink": _Fault(fields=("links", "count")),
         "process": _Fault(fields=("process",), needs="process"),
         "workload": _Fault(fields=("workload",), needs="workload"),
-        "mig": _Fault(fields=("enabled",)),
+        "mig": _Fault(fields=("enabled", "instances")),
         "silent_sensor": _Fault(fields=("metrics",), needs="metrics"),
         "impossible_value": _Fault(fields=("metrics", "value"), needs="metrics"),
         "partial": _Fault(fields=("metrics",)),
@@ -145,6 +147,7 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "links": integer_between(1, model.nvlinks),
         "workload": one_of(*KINDS),
         "enabled": boolean,
+        "instances": integer_between(0, MOST),
         "step": _step,
         "metrics": partial(metrics, board=model.name, lists=False),
         "value": _number,

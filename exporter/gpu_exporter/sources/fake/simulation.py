@@ -10,14 +10,17 @@ the hardware takes over.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.catalog.row import MHZ, MIB
+from gpu_exporter.catalog.row import MHZ, MIB, Metric
 from gpu_exporter.sources.fake.memory_errors import MemoryErrors
 from gpu_exporter.sources.fake.models import GpuModel
+from gpu_exporter.sources.fake.partitions import Part, rows
 from gpu_exporter.sources.fake.workloads import DRAM_ACTIVE, Demand, Kind, SimulatedProcess, Workload, allocated, noise
 
 _STEP: Final = 6.0
@@ -69,7 +72,7 @@ class Conditions:
     fans_stopped: bool = False
     power_brake: bool = False
     workload: Kind | None = None
-    mig: bool = False
+    parts: tuple[Part, ...] | None = None  # in MIG mode
     pcie_width: int = 16
     nvlinks_down: int = 0
     remap_pending: bool = False
@@ -161,17 +164,29 @@ class Simulation:
         """What runs now: the fleet's assignment, unless the scenario says otherwise."""
         kind = self.conditions.workload
         own = self._workload
+        if self.conditions.parts == ():
+            kind = "idle"  # there is nothing to run on
         return own if kind is None else replace(own, kind=kind)
 
     def processes(self) -> tuple[SimulatedProcess, ...]:
         """Who holds memory, the workload first; a process gets no more than what the ones before it left."""
-        left = self.model.usable_bytes
+        usable, parts = self.model.usable_bytes, self.conditions.parts
+        left = {"": usable} if parts is None else {part.uuid: part.memory_total for part in parts}
         processes = []
-        for process in (*self.workload().processes(self._now, left), *self.conditions.processes):
-            memory_used = min(process.memory_used, left)
-            left -= memory_used
-            processes.append(replace(process, memory_used=memory_used))
+        running = (*self.workload().processes(self._now, usable), *self.conditions.processes)
+        # In MIG mode each MIG device in turn gets one.
+        for process, uuid in zip(running, cycle(left), strict=False):
+            memory_used = min(process.memory_used, left[uuid])
+            left[uuid] -= memory_used
+            processes.append(replace(process, memory_used=memory_used, mig_uuid=uuid))
         return tuple(processes)
+
+    def partitions(self) -> dict[tuple[Metric, tuple[str, ...]], float]:
+        """What the driver tells of the MIG devices; nothing of a GPU that is not partitioned."""
+        used: Counter[str] = Counter()
+        for process in self.processes():
+            used[process.mig_uuid] += process.memory_used
+        return rows(self.conditions.parts or (), used, self._profiled() if self.model.gpm else {})
 
     def count_link_errors(self, *, pcie_replays: int = 0, nvlink_errors: int = 0) -> None:
         """Packets had to be repeated."""
@@ -302,6 +317,8 @@ class Simulation:
         state = model.busy_state if busy else model.idle_state
         used = allocated(demand.memory, model.usable_bytes)
         used = min(model.usable_bytes, used + sum(process.memory_used for process in conditions.processes))
+        if conditions.parts is not None:
+            used = sum(process.memory_used for process in self.processes())
         slow = 15 * MHZ
         sm = (model.sm * self._ratio // 15 * slow) if busy else model.sm_idle * MHZ
         swing = 1.0 + 0.02 * (noise(self._workload.own, int(self._now)) - 0.5)
@@ -347,11 +364,11 @@ class Simulation:
             for kind in model.nvlink_errors:
                 quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors
         if model.mig:
-            quantities["mig_mode"] = float(conditions.mig)
+            quantities["mig_mode"] = float(conditions.parts is not None)
         quantities |= self.memory_errors.quantities(
             remap_pending=conditions.remap_pending, remap_failure=conditions.remap_failure
         )
-        if conditions.mig:
+        if conditions.parts is not None:
             for name in _HIDDEN_BY_MIG:
                 quantities.pop(name, None)
         return MappingProxyType(quantities)

@@ -13,11 +13,11 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from gpu_exporter.catalog import DEVICE_METRICS, PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, by_name
+from gpu_exporter.catalog import DEVICE_METRICS, PROCESS_MEMORY, PROCESS_UTILIZATION, PROCESSES, by_name, mig
 from gpu_exporter.catalog.row import Board, Constant, Metric, Samples
 from gpu_exporter.config.parsers import RefusedError, quoted
 from gpu_exporter.model import Device, Failure, Process, Reading
-from gpu_exporter.sources.fake.models import MODELS
+from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.simulation import Simulation
 from gpu_exporter.sources.fake.workloads import assign
 
@@ -25,6 +25,8 @@ from gpu_exporter.sources.fake.workloads import assign
 _SAMPLED: Final = frozenset(
     row for row in DEVICE_METRICS if row.fake and row.nvml and all(isinstance(column, Samples) for column in row.nvml)
 )
+_FANS: Final = by_name("gpu_fan_speed_ratio")
+_OF_MIG: Final = frozenset(mig.ROWS)
 _OF_PROCESSES: Final = (PROCESS_MEMORY, PROCESS_UTILIZATION)
 # They come from the very lists: without the answer it is not known what runs there.
 _LISTS: Final = frozenset(PROCESSES.values())
@@ -180,8 +182,13 @@ def _rows(board: str) -> Iterator[Metric]:
         elif isinstance(column, Board):
             if getattr(model, column.attribute) is not None:
                 yield row
-        elif column in quantities or (row.dynamic and column is not None and model.fans):
+        elif column in quantities or (row is _FANS and model.fans) or (row in _OF_MIG and _has_of_mig(model, row)):
             yield row
+
+
+def _has_of_mig(model: GpuModel, row: Metric) -> bool:
+    """Whether the board has the row in MIG mode: identity and memory, and activity where it has profiling counters."""
+    return model.mig and (model.gpm or row.unit != "ratio")
 
 
 def merged(events: Sequence[Falsehoods]) -> Falsehoods:

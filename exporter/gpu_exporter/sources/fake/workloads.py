@@ -107,6 +107,7 @@ class SimulatedProcess:
     """A process on a GPU; ``name`` is the executable's base name, ``memory_used`` is in bytes.
 
     ``job`` is not 0 for the fleet's own work, whose owner goes by ``fake.owners``; a story's processes tell their own.
+    ``mig_uuid`` is the MIG device that it runs on, if any.
     One that is not ``alive`` is in the driver's list only: nobody is there to be asked who that is.
     """
 
@@ -118,6 +119,7 @@ class SimulatedProcess:
     job: int = 0
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     alive: bool = True
+    mig_uuid: str = ""
 
     def identity(self, kind: str) -> Identity | None:
         """Who that is on a machine whose work is done as that kind of owner; None of a process that is none."""

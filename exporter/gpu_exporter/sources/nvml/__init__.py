@@ -24,6 +24,7 @@ from gpu_exporter.sources.nvml.census import Census
 from gpu_exporter.sources.nvml.errors import MISMATCH, SOURCE_CODES, DeviceFailedError, failure, source_error
 from gpu_exporter.sources.nvml.findings import findings
 from gpu_exporter.sources.nvml.identity import Nameplate
+from gpu_exporter.sources.nvml.mig import MigDevices, Seen
 from gpu_exporter.sources.nvml.plan import Plan
 from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
 from gpu_exporter.sources.nvml.taped import RecordedLibrary, RecordingLibrary
@@ -37,13 +38,13 @@ _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
 # A recording says nothing of this machine's kernel.
 _NOWHERE: Final = Path("/nonexistent")
-_NOT_LISTED: Final = Listed(None, (), None)
+_NOT_LISTED: Final = Listed(None, None)
 
 
 class _Gpu:
     """One device with its handle and plan; belongs to whichever thread reads it."""
 
-    def __init__(self, index: int, lists: ProcessLists) -> None:
+    def __init__(self, index: int, lists: ProcessLists, mig: MigDevices) -> None:
         self.index = index
         self.nameplate = Nameplate(Device(index=index, uuid="", model=""))
         self.guess: Device | None = None  # what /proc tells of one that NVML cannot name
@@ -52,6 +53,8 @@ class _Gpu:
         self.down = False
         self.code = 0  # what the driver answered where it is down
         self.lists = lists
+        self.mig = mig
+        self.partitioned: bool | None = None  # MIG mode, as of the latest reading
         self.utilization_due = 0.0
 
     @property
@@ -114,8 +117,9 @@ class NvmlSource:
             plan = self._plan(gpu)
             gpu.nameplate.complete(plan.handle, now)
             self._xids.watch(gpu.device, plan.handle)
+            mig = self._read_mig(gpu, plan)
             told = self._read(gpu, plan, now)
-            listed = self._list_processes(gpu, plan)
+            listed = self._list_processes(gpu, plan, mig)
         except DeviceFailedError as error:
             gpu.down, gpu.code = True, error.code
             self._blame_driver(error.code)
@@ -125,11 +129,12 @@ class NvmlSource:
             gpu.device,
             told.values,
             told.increments,
-            told.labelled,
+            told.labelled | mig.labelled,
             processes=listed.processes,
             listed_at=listed.at,
-            mig_uuids=listed.mig_uuids,
-            refused=tuple(told.refused),
+            mig_uuids=mig.uuids,
+            mig_whole=mig.whole,
+            refused=(*told.refused, *mig.refused),
             covered=told.covered,
             partial=told.partial,
         )
@@ -155,9 +160,14 @@ class NvmlSource:
 
     def _shut_down(self) -> None:
         for gpu in self._gpus:
-            if gpu.plan is not None:
-                gpu.plan.close()
+            self._free(gpu)
         library.shut_down()
+
+    @staticmethod
+    def _free(gpu: _Gpu) -> None:
+        gpu.mig.close()
+        if gpu.plan is not None:
+            gpu.plan.close()
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
@@ -208,7 +218,16 @@ class NvmlSource:
             gpu.slow_due = now + _SLOW_EVERY + stagger
         return told
 
-    def _list_processes(self, gpu: _Gpu, plan: Plan) -> Listed:
+    def _read_mig(self, gpu: _Gpu, plan: Plan) -> Seen:
+        """Its MIG devices; a switched mode changes what all the rest supports."""
+        seen = gpu.mig.read(plan.handle)
+        if gpu.partitioned is not None and seen.mode != gpu.partitioned:
+            plan.doubt()
+            gpu.slow_due = 0.0
+        gpu.partitioned = seen.mode
+        return seen
+
+    def _list_processes(self, gpu: _Gpu, plan: Plan, mig: Seen) -> Listed:
         """What runs on it now: lists are cheap, and memory and list must be of one reading."""
         if self._utilization_every is None:
             return _NOT_LISTED
@@ -217,7 +236,7 @@ class NvmlSource:
         if utilization:
             # A reading that comes a little early by the clock must not wait for the one after it.
             gpu.utilization_due = now + 0.9 * self._utilization_every
-        return gpu.lists.read(plan.handle, utilization=utilization)
+        return gpu.lists.read(plan.handle, mig, utilization=utilization)
 
     def _identified(self, gpu: _Gpu, now: float) -> _Gpu:
         """Make sure who answers; another GPU at the same index begins anew.
@@ -239,6 +258,7 @@ class NvmlSource:
             log.warning(
                 "another GPU has taken this place", extra={"gpu": gpu.index, "uuid": uuid, "before": known.uuid}
             )
+            self._free(gpu)
             gpu = self._gpus[gpu.index] = self._begun(gpu.index)
             told, anew = replace(gpu.nameplate.device, uuid=uuid), True
         gpu.nameplate.device = told
@@ -249,13 +269,18 @@ class NvmlSource:
             gpu.plan.handle = handle
             gpu.plan.doubt()
             gpu.lists.doubt()
+            gpu.mig.doubt()
             gpu.nameplate.ask_at_once()
             gpu.slow_due = 0.0
             self._xids.watch(gpu.device, handle, anew=True)
         return gpu
 
     def _begun(self, index: int) -> _Gpu:
-        return _Gpu(index, ProcessLists(clock=self._clock, monotonic=self._monotonic))
+        return _Gpu(
+            index,
+            ProcessLists(clock=self._clock, monotonic=self._monotonic),
+            MigDevices(monotonic=self._monotonic),
+        )
 
     def _guess(self, gpu: _Gpu) -> None:
         """What else tells who it is, while NVML does not."""

@@ -43,10 +43,14 @@ def supported(handle: Any) -> bool:
 
 
 class GpmReader:
-    """Samples one device. Belongs to whichever thread reads the device; ``close`` before NVML is shut down."""
+    """Samples one device, or one ``gpu_instance`` of it (MIG).
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    Belongs to whichever thread reads the device; ``close`` before NVML is shut down.
+    """
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic, gpu_instance: int | None = None) -> None:
         self._monotonic = monotonic
+        self._gpu_instance = gpu_instance
         self._handle: Any = None
         self._request = pynvml.c_nvmlGpmMetricsGet_t(version=pynvml.NVML_GPM_METRICS_GET_VERSION)
         self._samples: list[Any] = []  # the one to compare with, and the one to fill next
@@ -65,7 +69,10 @@ class GpmReader:
             self._samples = [pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()]
         if handle is not self._handle:
             self._handle, self._since = handle, None
-        pynvml.nvmlGpmSampleGet(handle, self._samples[1])
+        if self._gpu_instance is None:
+            pynvml.nvmlGpmSampleGet(handle, self._samples[1])
+        else:
+            pynvml.nvmlGpmMigSampleGet(handle, self._gpu_instance, self._samples[1])
         now = self._monotonic()
         if self._since is None:
             self._advance(now)

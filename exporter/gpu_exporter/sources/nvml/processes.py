@@ -11,7 +11,7 @@ import ctypes
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
@@ -20,7 +20,7 @@ import pynvml
 
 from gpu_exporter.model import Process
 from gpu_exporter.sources.nvml.answers import NO_SUCH_CALL, UNWRITTEN, Answer, Buffers
-from gpu_exporter.sources.nvml.errors import raise_if_fatal
+from gpu_exporter.sources.nvml.mig import Seen
 from gpu_exporter.sources.nvml.process_utilization import ASK_AGAIN, ProcessUtilization
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,6 @@ _VERSIONS: Final = ("_v3", "_v2", "")
 _INFO: Final = struct.Struct("@IxxxxQ")
 _INFO_SIZES: Final = (16, 24, 32)
 _UNTOLD: Final = 0xFFFFFFFFFFFFFFFF  # nvml.h: NVML_VALUE_NOT_AVAILABLE
-# NVIDIA's MIG user guide: at most 7 of a GPU, whatever the board; the second number leaves room for boards to come.
-_MIG_DEVICES: Final = 7
-_MOST_MIG_DEVICES: Final = 64
 
 
 class Listed(NamedTuple):
@@ -59,7 +56,6 @@ class Listed(NamedTuple):
     """
 
     processes: tuple[Process, ...] | None
-    mig_uuids: tuple[str, ...]
     at: float | None
 
 
@@ -78,28 +74,30 @@ class ProcessLists:
         self._ask_at: dict[str, float] = {}  # by call: when to ask again for what is not supported
         self._answered: dict[str, float] = {}  # by list: when it answered last
         self._mig = False
-        self._impossible_told = False
-        self._mig_devices = 0  # how many there can be; 0 is not known
 
-    def read(self, handle: Any, *, utilization: bool) -> Listed:
+    def read(self, handle: Any, mig: Seen, *, utilization: bool) -> Listed:
         """List the processes; with ``utilization``, ask anew what each takes. Raises DeviceFailedError or SourceError.
 
         Between two such questions the latest answer stands.
         """
-        instances = self._instances(handle)
+        if mig.mode != self._mig:
+            self._mig = mig.mode
+            self._ask_at.clear()
+            self._answered.clear()
+            self._utilization.begin_anew()
+        instances = mig.instances
         lists = [self._listed(each, uuid) for uuid, each in instances or [("", handle)]]
         at = time.clock_gettime(time.CLOCK_BOOTTIME)
-        uuids = tuple(uuid for uuid, _ in instances)
         known = [processes for processes in lists if processes is not None]
         if not known:
-            return Listed(None, uuids, at)
+            return Listed(None, at)
         found = [process for processes in known for process in processes]
         if utilization and not instances:
             self._utilization.ask(handle)
         self._utilization.keep({process.pid for process in found})
         if latest := self._utilization.latest:
             found = [replace(each, utilization=latest.get(each.pid)) for each in found]
-        return Listed(tuple(found), uuids, at)
+        return Listed(tuple(found), at)
 
     def _listed(self, handle: Any, mig_uuid: str) -> list[Process] | None:
         found: list[Process] = []
@@ -146,54 +144,6 @@ class ProcessLists:
     def doubt(self) -> None:
         """Believe no earlier "not supported": the device was lost or reset since."""
         self._ask_at.clear()
-
-    def _possible(self, told: int) -> int:
-        """How many MIG devices there can be, where the driver tells a number that can be."""
-        if 0 <= told <= _MOST_MIG_DEVICES:
-            return told
-        if not self._impossible_told:
-            log.warning("the driver tells an impossible number", extra={"of": "MIG devices", "count": told})
-            self._impossible_told = True
-        return _MIG_DEVICES
-
-    def _instances(self, handle: Any) -> Sequence[tuple[str, Any]]:
-        """UUID and handle of every MIG device; they come and go while the exporter runs."""
-        if not self._mig_mode(handle):
-            return ()
-        try:
-            self._mig_devices = self._mig_devices or self._possible(int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
-        except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, "nvmlDeviceGetMaxMigDeviceCount")
-            return ()
-        found = []
-        for index in range(self._mig_devices):
-            try:
-                instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-                found.append((str(pynvml.nvmlDeviceGetUUID(instance)), instance))
-            except pynvml.NVMLError as error:
-                raise_if_fatal(error.value, "nvmlDeviceGetMigDeviceHandleByIndex")
-        return found
-
-    def _mig_mode(self, handle: Any) -> bool:
-        """Whether the device is partitioned; what was known stands where the driver does not tell for a moment."""
-        name, now = "nvmlDeviceGetMigMode", self._monotonic()
-        if now < self._ask_at.get(name, now):
-            return False
-        try:
-            mig = bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
-        except pynvml.NVMLError as error:
-            raise_if_fatal(error.value, name)
-            unsupported = error.value in NO_SUCH_CALL or error.value == pynvml.NVML_ERROR_NOT_SUPPORTED
-            if not unsupported or self._mig:
-                return self._mig
-            self._ask_at[name] = now + ASK_AGAIN
-            return False
-        if mig != self._mig:
-            self._mig, self._mig_devices = mig, 0
-            self._ask_at.clear()
-            self._answered.clear()
-            self._utilization.begin_anew()
-        return mig
 
 
 def _ask_list(handle: Any, function: Any, count: Any, buffer: Any) -> int:
