@@ -12,8 +12,10 @@ from tools.lab.clock import Clock
 from tools.lab.nvml_stub import FUNCTIONS, Mig, Stub
 from tools.lab.wait import wait_for
 
-from gpu_exporter.catalog import by_name
-from gpu_exporter.model import Reading
+from gpu_exporter.catalog import STATE_SECONDS, by_name
+from gpu_exporter.config import CollectionConfig
+from gpu_exporter.model import Build, Reading
+from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources.nvml import NvmlSource
 
 MakeStub = Callable[..., Stub]
@@ -462,19 +464,35 @@ def test_a_gpu_that_takes_its_time_to_refuse_is_not_asked_for_everything(
         source.close()
 
 
-def test_who_answers_is_made_sure_of_within_a_minute(opened: Open, stub: MakeStub, clock: Clock) -> None:
-    machine = stub(*["h100"] * 12)
-    source = opened(machine)
+def test_boards_that_change_places_are_noticed_within_a_minute_and_at_once(
+    here: Callable[[Stub], Stub], stub: MakeStub, clock: Clock
+) -> None:
+    machine = here(stub(*["h100"] * 12))
+    sampler = Sampler(
+        open_source=lambda: NvmlSource(monotonic=clock),
+        source_name="nvml",
+        collection=CollectionConfig(timeout=60.0),
+        build=Build("1", "3"),
+        monotonic=clock,
+    )
 
-    def told() -> list[str]:
+    def told() -> dict[str, float]:
+        """When each board was last seen, and for how long it has been observed."""
         clock.now += 5
-        return [source.read(device).device.uuid for device in source.devices]
+        sampler._cycle()
+        readings = sampler.latest().readings
+        assert [reading.failure for reading in readings] == [None] * 12, "nobody is gone"
+        return {reading.device.uuid: sum(reading.values[row] for row in STATE_SECONDS.values()) for reading in readings}
 
-    uuids = told()
-    with machine.batch():
-        for index, uuid in enumerate(reversed(uuids)):
-            machine.set(index, "uuid", uuid)
-    seen = [told() for _ in range(13)]
-    assert seen[-1] == uuids[::-1]
-    mixed = [each for each in seen if each not in (uuids, uuids[::-1])]
-    assert len(mixed) <= 1, "where one has moved, the others are asked at once"
+    try:
+        told()
+        before = told()
+        with machine.batch():
+            for index, uuid in enumerate(reversed(before)):
+                machine.set(index, "uuid", uuid)
+        seen = [told() for _ in range(13)]
+    finally:
+        sampler.close()
+    assert list(seen[-1]) == list(before)[::-1]
+    assert all(list(each) in (list(before), list(before)[::-1]) for each in seen), "all at once"
+    assert all(seen[-1][uuid] > before[uuid] for uuid in before), "accounts go along"
