@@ -50,6 +50,13 @@ def write(path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
 
 
+def write_idle(path: Path) -> None:
+    """Write a recording of the idle GPU: one reading."""
+    header = {"recording": "gpu-exporter", "version": 1, "source": "nvml", "interval": 1.0, "names": False}
+    answers = {**dict(_idle()), "0 nvmlDeviceGetComputeRunningProcesses_v3": [0, 0, {"hex": ""}]}
+    path.write_text(f"{json.dumps(header)}\n{json.dumps({'t': 0.0, 'answers': answers})}\n", "utf-8")
+
+
 def _idle() -> Iterator[tuple[str, Any]]:
     told = json.loads(IDLE.read_text("utf-8"))
     yield "- nvmlDeviceGetCount_v2", [0, 1]
@@ -72,6 +79,8 @@ def _idle() -> Iterator[tuple[str, Any]]:
         letters = name.rstrip("0123456789")
         if letters in _NUMBERED:
             yield f"0 {_NUMBERED[letters]} {' '.join(name[len(letters) :])}", _answer(answer)
+    degrees = {"version": _TEMPERATURE_V, "sensorType": 0, "temperature": told["special"]["TemperatureV"]["v"]}
+    yield f"0 nvmlDeviceGetTemperatureV version={_TEMPERATURE_V}", [0, degrees]
     memory = told["special"]["MemoryInfo_v2"]["v"]
     yield f"0 nvmlDeviceGetMemoryInfo_v2 version={memory['version']}", [0, memory]
     for question, answer in told["fields"].items():

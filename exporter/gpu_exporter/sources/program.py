@@ -42,8 +42,12 @@ class Said:
     @property
     def complaint(self) -> str:
         """One line of what it said, for a message of ours."""
-        first = next(iter(self.lines), "")
-        return "".join(char if char.isprintable() else "?" for char in first[:200])
+        return shown(next(iter(self.lines), ""))
+
+
+def shown(text: str, most: int = 200) -> str:
+    """What a program printed, as a message of ours has it: on one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text[:most])
 
 
 class ProgramError(Exception):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gpu_exporter.sources.program import MissingProgramError, ProgramError, Run, Said, SlowProgramError
+from gpu_exporter.sources.program import MissingProgramError, ProgramError, Run, Said, SlowProgramError, shown
 from gpu_exporter.sources.tape import Playback, Tape
 
 # nvidia-smi's names of serial numbers; it is told to know none of them.
@@ -60,7 +60,7 @@ class RecordedRun:
         fields = match[2].split(" ")[0].split(",") if match else []
         other = question.replace(",".join(fields), ",".join(recorded)) if fields and recorded else ""
         if other not in answers:
-            raise MissingProgramError(f"the recording has no answer to '{question[:80]}'")
+            raise MissingProgramError(f"the recording has no answer to '{shown(question, 80)}'")
         lacking = next((field for field in fields if field not in recorded), None)
         if lacking is not None:
             return Said(2, f'Field "{lacking}" is not a valid field to query.\n')

@@ -18,7 +18,7 @@ from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Failure, Finding, Reading, Xid
 from gpu_exporter.sources import SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.dcgm import table
-from gpu_exporter.sources.program import MissingProgramError, Program, ProgramError, Run, Said, SlowProgramError
+from gpu_exporter.sources.program import MissingProgramError, Program, ProgramError, Run, Said, SlowProgramError, shown
 from gpu_exporter.sources.shared import Shared
 from gpu_exporter.sources.tape import Playback, Tape
 from gpu_exporter.sources.taped_program import RecordedRun, RecordingRun
@@ -94,7 +94,7 @@ class DcgmSource:
             if found is not None:
                 values[metric] = column.value(found)
             elif strange := [cell for cell in told if cell not in _NOT_THERE and not _blank(cell)]:
-                wrong[metric] = f"field {column.number}: '{strange[0][:40]}'"
+                wrong[metric] = f"field {column.number}: '{shown(strange[0], 40)}'"
         if not values:
             why = next(iter(wrong.values()), "not one of its fields has a value")
             return Reading(device, failure=Failure("unknown", f"dcgmi: {why}"))

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from gpu_exporter.model import Device
+from gpu_exporter.sources.program import shown
 
 _SHOWN: Final = 80
 _HEADER: Final = re.compile(r"#[ ]?Entity\b")
@@ -120,5 +121,4 @@ def _cells(line: str, end: int, starts: Sequence[int]) -> tuple[str, ...] | None
 
 
 def _first(lines: Sequence[str]) -> str:
-    line = next((line.strip() for line in lines if line.strip()), "")
-    return "".join(char if char.isprintable() else "?" for char in line[:_SHOWN])
+    return shown(next((line.strip() for line in lines if line.strip()), ""), _SHOWN)

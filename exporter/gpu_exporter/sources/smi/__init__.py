@@ -16,7 +16,7 @@ from typing import Final
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Failure, Finding, Process, Reading, Xid
 from gpu_exporter.sources import SourceChangedError, SourceKind
-from gpu_exporter.sources.program import Program, ProgramError, Run
+from gpu_exporter.sources.program import Program, ProgramError, Run, shown
 from gpu_exporter.sources.shared import Shared
 from gpu_exporter.sources.smi import rows
 from gpu_exporter.sources.smi.asking import Answers, Asking
@@ -113,7 +113,7 @@ class SmiSource:
             raise SourceChangedError(f"nvidia-smi lists {len(answers.rows)} GPUs, and listed {len(self._devices)}")
         for index, row in answers.rows.items():
             if not rows.same(row, self._devices[index]):
-                raise SourceChangedError(f"another GPU is number {index}: {rows.told(row, 'uuid')}")
+                raise SourceChangedError(f"another GPU is number {index}: {shown(rows.told(row, 'uuid'))}")
 
 
 def _completed(known: Device, told: Device) -> Device:

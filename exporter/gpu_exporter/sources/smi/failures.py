@@ -8,7 +8,7 @@ from typing import Final
 
 from gpu_exporter.model import Failure, Reason
 from gpu_exporter.sources import SourceError
-from gpu_exporter.sources.program import MissingProgramError, ProgramError, Said
+from gpu_exporter.sources.program import MissingProgramError, ProgramError, Said, shown
 
 # nvidia-smi(1), "return value". 18 is not listed there; it is what NVML answers, and nvidia-smi with it.
 _NO_PERMISSION: Final = 4
@@ -62,7 +62,7 @@ def raise_for_all(said: Said) -> None:
         raise SourceError(_ALL[said.code])
     if said.code and (told := next((line for line in said.lines if line.startswith(_INIT_FAILED)), None)):
         # NVIDIA's container toolkit #48: a container that lost its devices answers so for ever.
-        raise SourceError(f"nvidia-smi: {_shown(told)}", restart_may_help="mismatch" not in told)
+        raise SourceError(f"nvidia-smi: {shown(told)}", restart_may_help="mismatch" not in told)
 
 
 def source_error(error: ProgramError) -> SourceError:
@@ -89,7 +89,7 @@ def of_remarks(remarks: Iterable[str]) -> Iterator[tuple[str, Failure]]:
     for line in remarks:
         match = _GPU_OF.search(line)
         if match is not None and not line.lower().startswith("warning"):
-            yield bus(match[1]), Failure(_reason(line) or "unknown", f"nvidia-smi: {_shown(line)}")
+            yield bus(match[1]), Failure(_reason(line) or "unknown", f"nvidia-smi: {shown(line)}")
 
 
 def of_cell(text: str) -> str | None:
@@ -97,7 +97,7 @@ def of_cell(text: str) -> str | None:
     inner = text[1:-1].strip() if text.startswith("[") and text.endswith("]") else text
     if inner in _NOT_THERE:
         return ""
-    return inner if inner != text or text == "ERR!" else None
+    return shown(inner, 40) if inner != text or text == "ERR!" else None
 
 
 def of_error(text: str) -> Reason | None:
@@ -114,7 +114,3 @@ def bus(address: str) -> str:
 
 def _reason(text: str) -> Reason | None:
     return next((reason for words, reason in _WORDS if words in text.lower()), None)
-
-
-def _shown(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:200])

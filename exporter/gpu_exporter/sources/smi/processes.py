@@ -10,7 +10,7 @@ from typing import Final
 
 from gpu_exporter.catalog.row import MIB
 from gpu_exporter.model import Process
-from gpu_exporter.sources.program import ProgramError, Run, Said
+from gpu_exporter.sources.program import ProgramError, Run, Said, shown
 from gpu_exporter.sources.smi.failures import bus, of_cell, of_status
 from gpu_exporter.sources.smi.fields import PROCESSES, known
 from gpu_exporter.sources.smi.query import arguments, help_of
@@ -64,13 +64,13 @@ def processes_of(table: Table) -> Mapping[str, Sequence[Process]]:
     for row in table.rows:
         address, uuid, pid, memory = row.values()  # as fields.PROCESSES has them
         if of_cell(address) is not None:
-            raise TableError(f"a process is on no GPU: '{address[:40]}'")
+            raise TableError(f"a process is on no GPU: '{shown(address, 40)}'")
         told = of_cell(pid) is None
         if told and not _PID.fullmatch(pid):
-            raise TableError(f"'{pid[:40]}' is no process number")
+            raise TableError(f"'{shown(pid, 40)}' is no process number")
         size = _MEMORY.fullmatch(memory)
         if size is None and of_cell(memory) is None:
-            raise TableError(f"'{memory[:40]}' is no memory of a process")
+            raise TableError(f"'{shown(memory, 40)}' is no memory of a process")
         found[bus(address)].append(
             Process(
                 int(pid) if told else 0,

@@ -7,6 +7,7 @@ from typing import Final
 
 from gpu_exporter.catalog.row import Metric, Smi
 from gpu_exporter.model import Device, Failure, Reading
+from gpu_exporter.sources.program import shown
 from gpu_exporter.sources.smi.failures import bus, of_cell, of_error
 from gpu_exporter.sources.smi.fields import COLUMNS
 
@@ -97,7 +98,7 @@ def _cell(row: Mapping[str, str], column: Smi) -> tuple[float | None, str]:
             value = column.value(text)
             if value is not None:
                 return value, ""
-            why = f"'{text[:40]}' is neither a number in its unit nor a known word"
+            why = f"'{shown(text, 40)}' is neither a number in its unit nor a known word"
         wrong = wrong or why
     return None, wrong
 

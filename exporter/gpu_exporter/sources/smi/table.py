@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from gpu_exporter.sources.program import shown
+
 _SHOWN: Final = 80
 
 
@@ -34,7 +36,7 @@ def parse(text: str, fields: Sequence[str]) -> Table:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     head = next((place for place, line in enumerate(lines) if _is_header(line, fields)), None)
     if head is None:
-        first = "".join(char if char.isprintable() else "?" for char in lines[0][:_SHOWN]) if lines else ""
+        first = shown(lines[0], _SHOWN) if lines else ""
         raise TableError(f"it printed no table of the {len(fields)} fields that it was asked for: '{first}'")
     table.remarks += lines[:head]
     for line in lines[head + 1 :]:
