@@ -181,7 +181,7 @@ URL = "--prometheus.url=http://127.0.0.1:9"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing option '--prometheus.url'"),
+        ([], "where from? write --prometheus.url URL or --history.path FILE, one of them"),
         (
             ["--prometheus.url=prometheus:9090"],
             "--prometheus.url: 'prometheus:9090' is not an http(s) URL; write http:",

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from tools.lab.clock import Clock
-from tools.lab.nvml_stub import Mig, Stub
+from tools.lab.nvml_stub import FUNCTIONS, Mig, Stub
 from tools.lab.wait import wait_for
 
-from gpu_exporter.catalog import by_name
-from gpu_exporter.model import Reading
+from gpu_exporter.catalog import STATE_SECONDS, by_name
+from gpu_exporter.config import CollectionConfig
+from gpu_exporter.model import Build, Reading
+from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources.nvml import NvmlSource
 
 MakeStub = Callable[..., Stub]
@@ -402,3 +404,95 @@ def test_a_healthy_gpu_costs_no_call_more(opened: Open, stub: MakeStub, clock: C
     after(source, clock, 600)
     calls = asked.total()
     assert calls <= 121 * 26, "of 26 calls a reading that the budget allows, two of them for profiling"
+
+
+# --- one call of all that answers, and who it is ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [999, 4, 9])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "nvmlDeviceGetTemperatureV",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetPersistenceMode",
+        "nvmlDeviceGetSamples",
+        "nvmlGpmMetricsGet",
+    ],
+)
+def test_a_gpu_is_up_whichever_one_call_answers(
+    opened: Open, stub: MakeStub, clock: Clock, answers: str, code: int
+) -> None:
+    machine = stub("h100", "h100")
+    source = opened(machine)
+    for device in source.devices:
+        assert source.read(device).failure is None
+    spared = {answers, "nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2", "nvmlGpmSampleGet"}
+    with machine.batch():
+        for name in FUNCTIONS:
+            if name.startswith(("nvmlDevice", "nvmlGpm")) and name not in spared:
+                machine.fail(name, code, device=1)
+    clock.now += 60
+    machine.now += 60
+    reading = source.read(source.devices[1])
+    assert reading.failure is None
+    assert reading.partial
+    assert rows(reading)
+
+
+def test_a_gpu_that_takes_its_time_to_refuse_is_not_asked_for_everything(
+    here: Callable[[Stub], Stub], stub: MakeStub, asked: Counter[str]
+) -> None:
+    machine = here(stub("h100"))
+
+    class Passing(Clock):
+        def __call__(self) -> float:
+            self.now += 0.3 * bool(asked)
+            return self.now
+
+    source = NvmlSource(monotonic=Passing(1000.0))
+    try:
+        source.read(source.devices[0])
+        machine.error(0, 999, lookup=True)
+        asked.clear()
+        failure = source.read(source.devices[0]).failure
+        assert failure is not None
+        assert failure.reason == "unknown"
+        assert asked.total() < 12
+    finally:
+        source.close()
+
+
+def test_boards_that_change_places_are_noticed_within_a_minute_and_at_once(
+    here: Callable[[Stub], Stub], stub: MakeStub, clock: Clock
+) -> None:
+    machine = here(stub(*["h100"] * 12))
+    sampler = Sampler(
+        open_source=lambda: NvmlSource(monotonic=clock),
+        source_name="nvml",
+        collection=CollectionConfig(timeout=60.0),
+        build=Build("1", "3"),
+        monotonic=clock,
+    )
+
+    def told() -> dict[str, float]:
+        """When each board was last seen, and for how long it has been observed."""
+        clock.now += 5
+        sampler._cycle()
+        readings = sampler.latest().readings
+        assert [reading.failure for reading in readings] == [None] * 12, "nobody is gone"
+        return {reading.device.uuid: sum(reading.values[row] for row in STATE_SECONDS.values()) for reading in readings}
+
+    try:
+        told()
+        before = told()
+        with machine.batch():
+            for index, uuid in enumerate(reversed(before)):
+                machine.set(index, "uuid", uuid)
+        seen = [told() for _ in range(13)]
+    finally:
+        sampler.close()
+    assert list(seen[-1]) == list(before)[::-1]
+    assert all(list(each) in (list(before), list(before)[::-1]) for each in seen), "all at once"
+    assert all(seen[-1][uuid] > before[uuid] for uuid in before), "accounts go along"

@@ -115,7 +115,7 @@ def test_one_gpu_fails(start: Start, stub: Callable[..., Stub], code: int, reaso
     assert {labels for (name, labels) in samples if name == "gpu_up"} == uuids, "it still has its name"
     for gpu in ("0", "2"):
         kept = {name for name, labels in samples if ("gpu", gpu) in labels}
-        assert kept == {name for name, labels in before if ("gpu", gpu) in labels}, "its siblings are unharmed"
+        assert kept >= {name for name, labels in before if ("gpu", gpu) in labels}, "its siblings are unharmed"
     assert exporter.status("/readyz") == 200
     assert (exporter.value("gpu_exporter_gpus", state="found"), exporter.value("gpu_exporter_gpus", state="up")) == (
         3,

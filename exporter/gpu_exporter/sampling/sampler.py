@@ -227,6 +227,8 @@ class Sampler:
             self._publish_pause()
             return
         readings = self._read(started)
+        if self._stopping:
+            return  # what was cut short is no failure of a GPU's
         source = self._lifecycle.source
         if readings is None or source is None:
             self._health.closed(self._lifecycle.error, self._monotonic())

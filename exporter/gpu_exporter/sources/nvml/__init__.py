@@ -16,7 +16,7 @@ import pynvml
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
-from gpu_exporter.sources import SourceError, SourceKind
+from gpu_exporter.sources import SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity, library
 from gpu_exporter.sources.nvml.again import Again
 from gpu_exporter.sources.nvml.asking import Answers
@@ -214,8 +214,9 @@ class NvmlSource:
         slow = now >= gpu.slow_due
         told = plan.read(slow=slow)
         if slow:
+            # Earlier once, never later: who answers is made sure of within a minute.
             stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
-            gpu.slow_due = now + _SLOW_EVERY + stagger
+            gpu.slow_due = now + _SLOW_EVERY - stagger
         return told
 
     def _read_mig(self, gpu: _Gpu, plan: Plan) -> Seen:
@@ -239,7 +240,7 @@ class NvmlSource:
         return gpu.lists.read(plan.handle, mig, utilization=utilization)
 
     def _identified(self, gpu: _Gpu, now: float) -> _Gpu:
-        """Make sure who answers; another GPU at the same index begins anew.
+        """Make sure who answers; another GPU at the same index begins anew. Raises SourceChangedError on moves.
 
         A handle that was taken before a GPU went down may never answer. One that works is believed for a minute.
         """
@@ -255,6 +256,8 @@ class NvmlSource:
         known = gpu.nameplate.device
         told = replace(known, uuid=uuid or known.uuid)
         if known.uuid and told.board != known.board:
+            if any(other is not gpu and other.device.board == told.board for other in self._gpus):
+                raise SourceChangedError(f"the board of another index answers at {gpu.index}")
             log.warning(
                 "another GPU has taken this place", extra={"gpu": gpu.index, "uuid": uuid, "before": known.uuid}
             )

@@ -78,7 +78,7 @@ class Row:
 
     def prove(self, answers: Answers) -> bool:
         """Whether it has answered by now."""
-        if answers.has(self.metric):
+        if self.place < len(self.columns) and answers.has(self.metric):
             self.best = self.place
         return self.best is not None
 

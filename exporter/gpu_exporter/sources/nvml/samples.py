@@ -162,18 +162,25 @@ def _lengths(stamps: Sequence[int], seen: Container[int], latest: int) -> dict[i
     a clock was set back by less than the buffer is long, new samples stand between old ones, which are passed over;
     ``latest`` was the latest new one before.
     """
-    gaps = [after - before for before, after in pairwise(stamps)]
-    short = sorted(gap for gap in gaps if gap <= _LONGEST_GAP)
-    usual = short[len(short) // 2] if short else 0
-    endless = _LONGEST_GAP + 1
     lengths: dict[int, int] = {}
-    for stamp, before, after in zip(stamps, [endless, *gaps], [*gaps, endless], strict=True):
-        if stamp in seen or min(before, after) > _LONGEST_GAP:
+    endless, last = _LONGEST_GAP + 1, len(stamps) - 1
+    for place, stamp in enumerate(stamps):
+        if stamp in seen:
+            continue
+        before = stamp - stamps[place - 1] if place else endless
+        after = stamps[place + 1] - stamp if place < last else endless
+        if min(before, after) > _LONGEST_GAP:
             continue
         length = stamp - latest if 0 < stamp - latest <= _LONGEST_GAP else before
-        lengths[stamp] = length if length <= _LONGEST_GAP else usual
+        lengths[stamp] = length if length <= _LONGEST_GAP else _usual(stamps)
         latest = stamp
     return lengths
+
+
+def _usual(stamps: Sequence[int]) -> int:
+    """How far apart neighbours mostly are."""
+    short = sorted(gap for gap in (after - before for before, after in pairwise(stamps)) if gap <= _LONGEST_GAP)
+    return short[len(short) // 2] if short else 0
 
 
 def _believed(lengths: Mapping[int, int], latest: int, passed: float) -> list[int]:
