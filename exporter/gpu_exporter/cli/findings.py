@@ -97,7 +97,12 @@ def _modes(snapshot: Snapshot) -> Iterator[Finding]:
             "nvidia-smi -pm 1, or enable nvidia-persistenced: without it each start of a job waits for the driver",
         )
     if mig := gpus_where("gpu_mig_mode_enabled", lambda value: value == 1):
-        yield Finding("warn", "MIG", f"on for GPU {mig}", "utilization does not exist in MIG mode; on Hopper and newer its MIG devices tell instead")
+        yield Finding(
+            "warn",
+            "MIG",
+            f"on for GPU {mig}",
+            "it has no utilization; from Hopper on its MIG devices tell",
+        )
 
 
 def _namespace(root: Path) -> Iterator[Finding]:
