@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
 from typing import Final
 
 from gpu_exporter import __version__
-from gpu_exporter.config import Config
+from gpu_exporter.config import Config, ConfigError, parsers
 from gpu_exporter.host import HostWatch
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.listening import ListenError
@@ -20,7 +23,8 @@ from gpu_exporter.pages.compat import Compat
 from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
-from gpu_exporter.sources import open_source, source_kind
+from gpu_exporter.sources import Source, open_source, source_kind
+from gpu_exporter.sources.tape import Tape
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +36,20 @@ class StartError(Exception):
     """The exporter cannot start; the message is one line for the user."""
 
 
-def build_sampler(config: Config) -> Sampler:
-    """A sampler over the configured source, not yet started. Raises ConfigError."""
+def build_sampler(
+    config: Config,
+    *,
+    opened: Callable[[], Source] | None = None,
+    published: Callable[[Snapshot], None] = lambda _: None,
+) -> Sampler:
+    """A sampler over the configured source, not yet started. Raises ConfigError.
+
+    ``opened`` opens it in another way than the settings say; ``published`` is called with each reading's snapshot.
+    """
     kind = source_kind(config)
     return Sampler(
-        open_source=open_source(config),
+        open_source=opened or open_source(config),
+        published=published,
         source_name=kind.name,
         simulated=kind.simulated,
         collection=config.collection,
@@ -64,6 +77,48 @@ def read_once(config: Config) -> tuple[Snapshot, str | None]:
 def build_page(config: Config, *, hostname: str) -> Page:
     """What renders /metrics as configured; ``hostname`` is the machine's name."""
     return Page(compat=Compat(config.compat, hostname=hostname) if config.compat else None)
+
+
+def record(config: Config, path: Path, *, readings: int, names: bool) -> tuple[Snapshot, str | None]:
+    """Write so many readings into a file; the last snapshot, and what is wrong with it (None: nothing).
+
+    ``names`` has serial numbers and names of users and processes written as they are. Where nothing could be read there
+    is no file. Raises ConfigError.
+    """
+    recorder = source_kind(config).recorder
+    if recorder is None:
+        what = parsers.quoted(config.source)
+        raise ConfigError(f"--record: {what} has no driver whose answers could be recorded; write --source nvml or smi")
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--record: {path}: cannot be written: {error.strerror}") from None
+    tape, done, trouble = Tape(file, names=names), Event(), []
+
+    def published(snapshot: Snapshot) -> None:
+        try:
+            tape.end_reading(
+                snapshot.source, snapshot.readings, interval=config.collection.interval, version=__version__
+            )
+        except OSError as error:
+            trouble.append(f"--record: {path}: cannot be written: {error.strerror}")
+        if trouble or not tape.readings or tape.readings >= readings:
+            done.set()
+
+    sampler = build_sampler(config, opened=recorder(config, tape), published=published)
+    sampler.start()
+    try:
+        done.wait(_OPENING + (readings + 1) * (config.collection.interval + config.collection.timeout))
+        snapshot, why = sampler.latest(), sampler.ready()
+    finally:
+        sampler.close()
+        with suppress(OSError):  # of a full disk, which was told before
+            file.close()
+    if trouble:
+        raise ConfigError(trouble[0])
+    if not tape.readings:
+        path.unlink(missing_ok=True)
+    return snapshot, why
 
 
 class Site:

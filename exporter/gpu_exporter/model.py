@@ -10,6 +10,7 @@ from gpu_exporter.catalog.row import Metric
 
 # ``partial`` is of a GPU that answers, but most of whose calls fail.
 Reason: TypeAlias = Literal["lost", "timeout", "reset_required", "permission", "unknown", "partial"]
+ProcessType: TypeAlias = Literal["compute", "graphics"]
 # What a GPU did with its time; an owner's time has those of them in which somebody can hold it.
 State: TypeAlias = Literal["active", "idle_held", "idle_free", "unknown", "down"]
 
@@ -77,7 +78,7 @@ class Process:
     """
 
     pid: int
-    type: Literal["compute", "graphics"]
+    type: ProcessType
     memory_used: float | None = None
     utilization: float | None = None
     mig_uuid: str = ""
@@ -138,7 +139,8 @@ class Reading:
     is integrated. None stands for no time at all, not even for that in which nothing was due yet.
     ``labelled`` holds the rows with labels valued at run time: (row, label values) -> value.
     ``processes`` is None where it is not known what runs on the device; a process that computes and draws is there
-    twice. ``listed_at`` is when they were listed, in seconds since the boot (CLOCK_BOOTTIME); None is not known.
+    twice. ``process_types`` are those that were looked for. ``listed_at`` is when they were listed, in seconds since
+    the boot (CLOCK_BOOTTIME); None is not known.
     ``mig_uuids`` names its MIG devices, and ``mig_whole`` tells that these are all of a GPU in MIG mode.
     ``allocations`` are those it was given to, busy or not, and ``mig_allocations`` the same of each MIG device.
     ``state`` is what its time is being charged to, and ``holds`` to whom; None until the ledger has seen the reading,
@@ -154,6 +156,7 @@ class Reading:
     labelled: Mapping[tuple[Metric, tuple[str, ...]], float] = field(default_factory=dict)
     failure: Failure | None = None
     processes: tuple[Process, ...] | None = None
+    process_types: tuple[ProcessType, ...] = ("compute", "graphics")
     listed_at: float | None = None
     mig_uuids: tuple[str, ...] = ()
     mig_whole: bool = False

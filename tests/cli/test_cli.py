@@ -37,7 +37,7 @@ def refused(*arguments: str, extra: dict[str, str] | None = None) -> str:
     [
         (["--bogus"], "No such option '--bogus'. gpu-exporter serve --help lists what there is."),
         (["bogus"], "'bogus' is not a command; write one of serve, sample, doctor, metrics, check-config"),
-        (["--source=dcgm"], f"--source: 'dcgm' is not known; write one of auto, {', '.join(SOURCES)}"),
+        (["--source=rocm"], f"--source: 'rocm' is not known; write one of auto, {', '.join(SOURCES)}"),
         (
             ["--fake.model=h101"],
             "--fake.model: 'h101' is not known; write one of h100, h200, a100, l40s, rtx4090",

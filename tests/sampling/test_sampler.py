@@ -221,6 +221,17 @@ def test_close_is_quick_while_everything_hangs(make: Callable[..., Sampler], har
     assert False not in hardware.closed, "the driver must not be shut down beneath a call"
 
 
+def test_a_reading_that_is_cut_short_by_the_end_is_no_failure(
+    make: Callable[..., Sampler], hardware: Hardware, caplog: pytest.LogCaptureFixture
+) -> None:
+    hardware.hung = dict.fromkeys(range(1, 4), threading.Event())
+    sampler = make(interval=300, timeout=200)
+    until(sampler, lambda _: hardware.reads[1] > 0)
+    sampler.close()
+    wait_for(lambda: not sampler._thread.is_alive())
+    assert "GPU is down" not in caplog.messages
+
+
 def test_a_driver_that_goes_and_comes_back(make: Callable[..., Sampler], hardware: Hardware) -> None:
     sampler = make()
     until(sampler, lambda seen: seen.ok)
@@ -390,6 +401,20 @@ def test_a_container_that_lost_its_devices_asks_for_a_restart(hardware: Hardware
     assert "restart" in (cycle(710) or "")
     hardware.failures[0] = Failure("lost", "GPU is lost")
     assert cycle(715) is None, "a lost GPU is another trouble"
+    hardware.failures = dict(everything_unknown)
+    assert cycle(720) is None
+    late = {**everything_unknown, 2: Failure("timeout", "its driver call took longer than 3 s")}
+    hardware.failures = late
+    assert cycle(900) is None
+    hardware.failures = dict(everything_unknown)
+    assert cycle(1019) is None
+    assert "restart" in (cycle(1020) or ""), "a call that was late for once is no answer"
+    hardware.failures = late
+    assert cycle(1025) is None, "while a call hangs the process is better not ended"
+    hardware.failures = dict(everything_unknown)
+    assert "restart" in (cycle(1030) or "")
+    hardware.failures = {1: everything_unknown[1]}
+    assert cycle(1035) is None
     sampler.close()
 
 

@@ -182,7 +182,11 @@ def test_in_mig_mode_the_instances_tenant_holds_what_cannot_be_seen() -> None:
     [
         (idle(40), 40.0 * GIB),
         (idle(40, process(40)), 0.0),
-        (idle(40, process(40, None, 7)), 0.0),
+        (idle(40, process(40, None, 7)), 40.0 * GIB),
+        (idle(42, process(30, None, 7), process(2), process(10, None, 0)), 40.0 * GIB),
+        (idle(45, process(30, None, 7), process(10)), 35.0 * GIB),
+        (idle(40, process(0.1, None, 7), process(39.9)), 0.0),
+        (idle(40, process(40, None, 7), allocations=(POD,)), 0.0),
         (idle(40, process(None)), None),
         (unlisted(40), None),
         (Reading(DEVICE, failure=Failure("lost", "gone")), None),
@@ -198,6 +202,8 @@ def test_people_are_told_of_it_too() -> None:
     assert holder_names(follow(idle(0))[-1]) == []
     given = idle(40, process(30, None, 7), process(10, "bob"), allocations=(POD,))
     assert holder_names(follow(given)[-1]) == ["ml/train-0", "bob"]
+    unseen = idle(40, process(15, None, 7), process(25, "bob", 2))
+    assert holder_names(follow(unseen)[-1]) == ["bob", ""], "what cannot be seen counts once"
 
 
 def test_where_processes_are_switched_off_only_allocations_hold() -> None:

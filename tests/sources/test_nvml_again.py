@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tools.lab.clock import Clock
-from tools.lab.nvml_stub import Mig, Stub
+from tools.lab.nvml_stub import FUNCTIONS, Mig, Stub
 from tools.lab.wait import wait_for
 
 from gpu_exporter.catalog import by_name
@@ -402,3 +402,79 @@ def test_a_healthy_gpu_costs_no_call_more(opened: Open, stub: MakeStub, clock: C
     after(source, clock, 600)
     calls = asked.total()
     assert calls <= 121 * 26, "of 26 calls a reading that the budget allows, two of them for profiling"
+
+
+# --- one call of all that answers, and who it is ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [999, 4, 9])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "nvmlDeviceGetTemperatureV",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetPersistenceMode",
+        "nvmlDeviceGetSamples",
+        "nvmlGpmMetricsGet",
+    ],
+)
+def test_a_gpu_is_up_whichever_one_call_answers(
+    opened: Open, stub: MakeStub, clock: Clock, answers: str, code: int
+) -> None:
+    machine = stub("h100", "h100")
+    source = opened(machine)
+    for device in source.devices:
+        assert source.read(device).failure is None
+    spared = {answers, "nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2", "nvmlGpmSampleGet"}
+    with machine.batch():
+        for name in FUNCTIONS:
+            if name.startswith(("nvmlDevice", "nvmlGpm")) and name not in spared:
+                machine.fail(name, code, device=1)
+    clock.now += 60
+    machine.now += 60
+    reading = source.read(source.devices[1])
+    assert reading.failure is None
+    assert reading.partial
+    assert rows(reading)
+
+
+def test_a_gpu_that_takes_its_time_to_refuse_is_not_asked_for_everything(
+    here: Callable[[Stub], Stub], stub: MakeStub, asked: Counter[str]
+) -> None:
+    machine = here(stub("h100"))
+
+    class Passing(Clock):
+        def __call__(self) -> float:
+            self.now += 0.3 * bool(asked)
+            return self.now
+
+    source = NvmlSource(monotonic=Passing(1000.0))
+    try:
+        source.read(source.devices[0])
+        machine.error(0, 999, lookup=True)
+        asked.clear()
+        failure = source.read(source.devices[0]).failure
+        assert failure is not None
+        assert failure.reason == "unknown"
+        assert asked.total() < 12
+    finally:
+        source.close()
+
+
+def test_who_answers_is_made_sure_of_within_a_minute(opened: Open, stub: MakeStub, clock: Clock) -> None:
+    machine = stub(*["h100"] * 12)
+    source = opened(machine)
+
+    def told() -> list[str]:
+        clock.now += 5
+        return [source.read(device).device.uuid for device in source.devices]
+
+    uuids = told()
+    with machine.batch():
+        for index, uuid in enumerate(reversed(uuids)):
+            machine.set(index, "uuid", uuid)
+    seen = [told() for _ in range(13)]
+    assert seen[-1] == uuids[::-1]
+    mixed = [each for each in seen if each not in (uuids, uuids[::-1])]
+    assert len(mixed) <= 1, "where one has moved, the others are asked at once"

@@ -111,13 +111,67 @@ def test_a_driver_that_does_not_list_is_asked_again_after_minutes(machine: Stub,
     for name in LISTS:
         machine.unsupported(name)
     with opened(Clock(1000.0)) as look:
-        assert [look().processes for _ in range(60)] == [None] * 60, "five minutes"
-        assert {name: count for name, count in asked.items() if "RunningProcesses" in name} == {LISTS[0]: 1}, (
+        assert [look().processes for _ in range(360)] == [None] * 360, "half an hour"
+        assert {name for name in asked if "RunningProcesses" in name} == {LISTS[0]}, (
             "without it the others say too little"
         )
+        assert asked[LISTS[0]] <= 12, "soon at first, then every five minutes"
         for name in LISTS:
             machine.fail(name, 0)
-        assert len(look().processes or ()) == 3, "never struck off for good"
+        seen = [look().processes for _ in range(61)]
+        assert len(seen[-1] or ()) == 3, "never struck off for good"
+
+
+def test_a_driver_that_does_not_list_at_first_is_asked_again_soon(machine: Stub) -> None:
+    for name in LISTS:
+        machine.unsupported(name)
+    with opened(Clock(1000.0)) as look:
+        assert look().processes is None
+        for name in LISTS:
+            machine.fail(name, 0)
+        assert len([look().processes for _ in range(3)][-1] or ()) == 3
+
+
+@pytest.mark.parametrize("failing", [*LISTS, "nvmlDeviceGetProcessUtilization"])
+def test_what_has_answered_before_is_back_within_a_minute(machine: Stub, failing: str) -> None:
+    machine.processes(0, [Process(400, GIB)], kind="mps")
+    with opened(Clock(1000.0)) as look:
+
+        def told() -> object:
+            machine.now += 5
+            machine.process_utilization(0, [Usage(100, 37)])
+            return look().processes
+
+        before = told()
+        machine.unsupported(failing)
+        for _ in range(150):  # so long that it is believed
+            assert told() != before
+        machine.fail(failing, 0)
+        assert [told() for _ in range(13)][-1] == before
+
+
+def test_a_list_that_tells_of_more_than_it_wrote(machine: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that cannot be makes no process of memory that the driver never wrote."""
+    genuine = pynvml._nvmlGetFunctionPointer
+
+    def boasting(name: str) -> Any:
+        function = genuine(name)
+        if name != LISTS[0]:
+            return function
+
+        def call(handle: Any, count: Any, buffer: Any) -> Any:
+            code = function(handle, count, buffer)
+            count._obj.value = 2**32 - 1
+            return code
+
+        return call
+
+    before = read()
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer", boasting)
+    assert read() == before
+    machine.processes(0, [])
+    machine.processes(0, [], kind="graphics")
+    assert read() == ()
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_UNKNOWN])
@@ -246,11 +300,11 @@ def test_utilization_is_asked_for_again_after_minutes(machine: Stub, asked: Coun
     machine.process_utilization(0, [Usage(100, 37)])
     machine.unsupported("nvmlDeviceGetProcessUtilization")
     with opened(Clock(1000.0)) as look:
-        for _ in range(60):
+        for _ in range(360):
             look()
-        assert asked["nvmlDeviceGetProcessUtilization"] == 1
+        assert asked["nvmlDeviceGetProcessUtilization"] <= 12, "soon at first, then every five minutes"
         machine.fail("nvmlDeviceGetProcessUtilization", 0)
-        assert (look().processes or ())[0].utilization == 0.37
+        assert 0.37 in [(look().processes or ())[0].utilization for _ in range(61)]
 
 
 def test_mig_on_and_off(machine: Stub) -> None:

@@ -14,8 +14,14 @@ from gpu_exporter.sources import REGISTRY, SourceKind, open_source, source_kind
 NOT_FOUND = "cannot be read: No such file or directory"
 
 
+RECORDING = Path(__file__).with_name("recorded") / "empty.jsonl"
+
+
 def of(name: str, **settings: str) -> Config:
-    given = {"source": name, **{key.replace("__", "."): value for key, value in settings.items()}}
+    given = {
+        "source": f"replay:{RECORDING}" if name == "replay" else name,
+        **{key.replace("__", "."): value for key, value in settings.items()},
+    }
     return load(None, {key: ("flag", value) for key, value in given.items()})
 
 
@@ -31,7 +37,10 @@ def test_a_source_goes_by_the_name_that_chooses_it(name: str) -> None:
     assert import_module(REGISTRY[name]).__name__ == f"gpu_exporter.sources.{name}", "each has a folder of its name"
 
 
-@pytest.mark.parametrize(("name", "simulated"), [("nvml", False), ("fake", True), ("auto", False)])
+@pytest.mark.parametrize(
+    ("name", "simulated"),
+    [("nvml", False), ("smi", False), ("dcgm", False), ("replay", True), ("fake", True), ("auto", False)],
+)
 def test_a_source_says_whether_it_is_simulated(name: str, *, simulated: bool) -> None:
     assert source_kind(of(name)).simulated is simulated
 

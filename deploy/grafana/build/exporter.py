@@ -71,8 +71,9 @@ _STATE = [
     ),
     stat(
         "Simulated",
-        "Exporters whose readings are made up (--source fake).",
-        f'count(gpu_exporter_source_info{{{NODE}, source="fake"}}) or 0 * count(gpu_exporter_source_info{{{NODE}}})',
+        "Exporters whose readings are not of their machine (--source fake or replay).",
+        f'count(gpu_exporter_source_info{{{NODE}, source=~"fake|replay"}}) '
+        f"or 0 * count(gpu_exporter_source_info{{{NODE}}})",
         steps=WARN_ABOVE_ZERO,
         width=3,
     ),

@@ -39,8 +39,8 @@ OWNER_MEMORY: Final = gauge(
 )
 MEMORY_UNACCOUNTED: Final = gauge(
     "gpu_memory_unaccounted_bytes",
-    "Device memory in use that no listed process has and that no allocation explains, where it is more than the driver "
-    "itself takes (accounting.held_bytes), else 0; absent where it cannot be known, as where the driver does not tell "
-    "what processes have.",
+    "Device memory in use that no process has which can be seen, and that no allocation explains, where it is more "
+    "than the driver itself takes (accounting.held_bytes), else 0; absent where it cannot be known, as where the "
+    "driver does not tell what processes have.",
 )
 ROWS: Final[tuple[Metric, ...]] = (*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED)

@@ -21,7 +21,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     info(
         "gpu_exporter_source_info",
-        'Where the readings come from; always 1. Simulated data says source="fake".',
+        'Where the readings come from; always 1. Data that is not of this machine says source="fake" or "replay".',
         own="source",
         info=("source",),
     ),

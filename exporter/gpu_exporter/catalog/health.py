@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import Field, Metric, Smi, row
+from gpu_exporter.catalog.row import Dcgm, Field, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "health")
 counter: Final = partial(row, "counter", "health")
@@ -49,6 +49,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             "gpu_recovery_action",
             words=(("None", 0.0), ("Reset", 1.0), ("Reboot", 2.0), ("Drain P2P", 3.0), ("Drain and Reset", 4.0)),
         ),
+        dcgm=Dcgm(1523, "DCGM_FI_DEV_GPU_RECOVERY_ACTION"),
         fake="recovery_action",
     ),
     XID_ERRORS,

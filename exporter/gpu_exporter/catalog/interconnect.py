@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import KIB, MIB, Board, Call, Constant, Field, Gpm, Links, Metric, Smi, row
+from gpu_exporter.catalog.row import KIB, MIB, Board, Call, Constant, Dcgm, Field, Gpm, Links, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "PCIe, NVLink")
 counter: Final = partial(row, "counter", "PCIe, NVLink")
@@ -30,6 +30,13 @@ _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
     ),
     "symbol": (Field("NVML_FI_DEV_NVLINK_COUNT_SYMBOL_ERRORS", scope="links"),),
 }
+_DCGM_NVLINK_ERRORS: Final = {
+    "crc_flit": Dcgm(409, "DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL"),
+    "crc_data": Dcgm(419, "DCGM_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL"),
+    "replay": Dcgm(429, "DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL"),
+    "recovery": Dcgm(439, "DCGM_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL"),
+    "symbol": Dcgm(1214, "DCGM_FI_DEV_NVLINK_COUNT_RX_SYMBOL_ERRORS"),
+}
 # A copy of 55.1 GB/s on an H200 was 56 280 MiB/s to GPM.
 _PCIE_BYTES: Final = (
     ": from the driver's counter where that has 64 bits, else from GPM (Hopper and newer, packet headers included). A "
@@ -45,6 +52,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             Field("NVML_FI_DEV_PCIE_COUNT_TX_BYTES", wraps=True),
             Gpm("NVML_GPM_METRIC_PCIE_TX_PER_SEC", scale=MIB, most=_MOST_PCIE),
         ),
+        dcgm=Dcgm(1091, "DCGM_FI_PROF_PCIE_TX_BYTES_TOTAL"),
         fake="pcie_transmit_bytes",
     ),
     counter(
@@ -54,12 +62,14 @@ ROWS: Final[tuple[Metric, ...]] = (
             Field("NVML_FI_DEV_PCIE_COUNT_RX_BYTES", wraps=True),
             Gpm("NVML_GPM_METRIC_PCIE_RX_PER_SEC", scale=MIB, most=_MOST_PCIE),
         ),
+        dcgm=Dcgm(1092, "DCGM_FI_PROF_PCIE_RX_BYTES_TOTAL"),
         fake="pcie_receive_bytes",
     ),
     counter(
         "gpu_pcie_replays_total",
         "PCIe packets that had to be sent again.",
         nvml=(Field("NVML_FI_DEV_PCIE_REPLAY_COUNTER"), Call("nvmlDeviceGetPcieReplayCounter")),
+        dcgm=Dcgm(202, "DCGM_FI_DEV_PCIE_REPLAY_COUNTER"),
         fake="pcie_replays",
     ),
     gauge(
@@ -69,6 +79,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(1.0, 8.0),
         nvml=Call("nvmlDeviceGetCurrPcieLinkGeneration"),
         smi=Smi("pcie.link.gen.current"),
+        dcgm=Dcgm(237, "DCGM_FI_DEV_PCIE_LINK_GEN"),
         fake="pcie_generation",
     ),
     gauge(
@@ -78,6 +89,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(1.0, 8.0),
         nvml=Call("nvmlDeviceGetMaxPcieLinkGeneration", slow=True),
         smi=Smi("pcie.link.gen.max"),
+        dcgm=Dcgm(235, "DCGM_FI_DEV_PCIE_MAX_LINK_GEN"),
         fake=Board("pcie"),
     ),
     gauge(
@@ -87,6 +99,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(1.0, 32.0),
         nvml=Call("nvmlDeviceGetCurrPcieLinkWidth"),
         smi=Smi("pcie.link.width.current"),
+        dcgm=Dcgm(238, "DCGM_FI_DEV_PCIE_LINK_WIDTH"),
         fake="pcie_width",
     ),
     gauge(
@@ -96,6 +109,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(1.0, 32.0),
         nvml=Call("nvmlDeviceGetMaxPcieLinkWidth", slow=True),
         smi=Smi("pcie.link.width.max"),
+        dcgm=Dcgm(236, "DCGM_FI_DEV_PCIE_MAX_LINK_WIDTH"),
         fake=Constant(16.0),
     ),
     *(
@@ -119,6 +133,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             Field("NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX", scope=_ALL_LINKS, scale=KIB),
             Field("NVML_FI_DEV_NVLINK_COUNT_XMIT_BYTES", scope="links"),
         ),
+        dcgm=Dcgm(1201, "DCGM_FI_DEV_NVLINK_COUNT_TX_BYTES"),
         fake="nvlink_transmit_bytes",
     ),
     counter(
@@ -129,6 +144,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             Field("NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX", scope=_ALL_LINKS, scale=KIB),
             Field("NVML_FI_DEV_NVLINK_COUNT_RCV_BYTES", scope="links"),
         ),
+        dcgm=Dcgm(1203, "DCGM_FI_DEV_NVLINK_COUNT_RX_BYTES"),
         fake="nvlink_receive_bytes",
     ),
     *(
@@ -138,6 +154,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"kind": kind},
             links=_NVLINK,
             nvml=fields,
+            dcgm=_DCGM_NVLINK_ERRORS[kind],
             fake=f"nvlink_errors_{kind}",
         )
         for kind, fields in _NVLINK_ERRORS.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import MIB, Board, Call, Metric, Smi, row
+from gpu_exporter.catalog.row import MIB, Board, Call, Dcgm, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "memory")
 
@@ -23,6 +23,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(2.0**24, 2.0**46),  # a board without any answers 0
         nvml=_part("total"),
         smi=Smi("memory.total", MIB),
+        dcgm=Dcgm(250, "DCGM_FI_DEV_FB_TOTAL", MIB),
         fake=Board("total_bytes"),
     ),
     gauge(
@@ -30,6 +31,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Device memory that processes have allocated; drivers before 510 count what the driver reserves as well.",
         nvml=_part("used"),
         smi=Smi("memory.used", MIB),
+        dcgm=Dcgm(252, "DCGM_FI_DEV_FB_USED", MIB),
         fake="memory_used",
     ),
     gauge(
@@ -37,6 +39,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Device memory that can still be allocated.",
         nvml=_part("free"),
         smi=Smi("memory.free", MIB),
+        dcgm=Dcgm(251, "DCGM_FI_DEV_FB_FREE", MIB),
         fake="memory_free",
     ),
     gauge(
@@ -44,6 +47,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Device memory that the driver and firmware keep for themselves.",
         nvml=_part("reserved"),
         smi=Smi("memory.reserved", MIB),
+        dcgm=Dcgm(253, "DCGM_FI_DEV_FB_RESERVED", MIB),
         fake=Board("reserved", MIB),
     ),
     gauge(

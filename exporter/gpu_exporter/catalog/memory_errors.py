@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Field, Metric, Nvml, Smi, row
+from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Dcgm, Field, Metric, Nvml, Smi, row
 
 gauge: Final = partial(row, "gauge", "memory errors")
 counter: Final = partial(row, "counter", "memory errors")
@@ -28,6 +28,16 @@ _LOCATIONS: Final = {  # label: (suffix of the field, suffix of the memory locat
 }
 
 
+_DCGM_ECC: Final = {  # label: DCGM's number of corrected volatile errors, aggregate ones after that, its suffix
+    "dram": (318, 10, "DEV"),
+    "sram": (342, 2, "SRM"),
+    "l1_cache": (314, 10, "L1"),
+    "l2_cache": (316, 10, "L2"),
+    "register_file": (320, 10, "REG"),
+    "texture_memory": (322, 10, "TEX"),
+}
+
+
 def _ecc(severity: str, lifetime: str, location: str) -> tuple[Nvml, ...]:
     suffix, place = _LOCATIONS[location]
     error = "SBE" if severity == "corrected" else "DBE"
@@ -44,6 +54,14 @@ def _ecc(severity: str, lifetime: str, location: str) -> tuple[Nvml, ...]:
     return (best, Call("nvmlDeviceGetMemoryErrorCounter", which))
 
 
+def _dcgm_ecc(severity: str, lifetime: str, location: str) -> Dcgm:
+    """Numbers go on by one from corrected to uncorrected errors, and by ``more`` from volatile to aggregate ones."""
+    first, more, suffix = _DCGM_ECC[location]
+    error, kept = "SBE" if severity == "corrected" else "DBE", lifetime[:3].upper()
+    number = first + (severity != "corrected") + more * (lifetime == "aggregate")
+    return Dcgm(number, f"DCGM_FI_DEV_ECC_{error}_{kept}_{suffix}")
+
+
 ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_ecc_enabled",
@@ -52,6 +70,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
         smi=Smi("ecc.mode.current", words=ON_OFF),
+        dcgm=Dcgm(300, "DCGM_FI_DEV_ECC_CURRENT"),
         fake=Board("ecc_enabled"),
     ),
     *(
@@ -61,6 +80,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"lifetime": lifetime, "location": location, "severity": severity},
             nvml=_ecc(severity, lifetime, location),
             smi=Smi(f"ecc.errors.{severity}.{lifetime}.{location}"),
+            dcgm=_dcgm_ecc(severity, lifetime, location),
             fake=f"ecc_{severity}_{lifetime}_{location}",
         )
         for severity, lifetime in _SRAM_PARTS
@@ -73,6 +93,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=("bThresholdExceeded",)),
         smi=Smi("ecc.errors.uncorrected.aggregate.sram.thresholdExceeded", words=YES_NO),
+        dcgm=Dcgm(346, "DCGM_FI_DEV_THRESHOLD_SRM"),
         fake="sram_threshold_exceeded",
     ),
     *(
@@ -84,11 +105,22 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"severity": severity},
             nvml=Field(field),
             smi=Smi(smi),
+            dcgm=dcgm,
             fake=f"remapped_{severity}",
         )
-        for severity, field, smi in (
-            ("corrected", "NVML_FI_DEV_REMAPPED_COR", "remapped_rows.correctable"),
-            ("uncorrected", "NVML_FI_DEV_REMAPPED_UNC", "remapped_rows.uncorrectable"),
+        for severity, field, smi, dcgm in (
+            (
+                "corrected",
+                "NVML_FI_DEV_REMAPPED_COR",
+                "remapped_rows.correctable",
+                Dcgm(394, "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS"),
+            ),
+            (
+                "uncorrected",
+                "NVML_FI_DEV_REMAPPED_UNC",
+                "remapped_rows.uncorrectable",
+                Dcgm(393, "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"),
+            ),
         )
     ),
     gauge(
@@ -98,6 +130,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Field("NVML_FI_DEV_REMAPPED_PENDING"),
         smi=Smi("remapped_rows.pending", words=YES_NO),
+        dcgm=Dcgm(396, "DCGM_FI_DEV_ROW_REMAP_PENDING"),
         fake="remap_pending",
     ),
     gauge(
@@ -107,6 +140,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Field("NVML_FI_DEV_REMAPPED_FAILURE"),
         smi=Smi("remapped_rows.failure", words=YES_NO),
+        dcgm=Dcgm(395, "DCGM_FI_DEV_ROW_REMAP_FAILURE"),
         fake="remap_failure",
     ),
     *(
@@ -118,11 +152,22 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"cause": cause},
             nvml=Field(field),
             smi=Smi(smi),
+            dcgm=dcgm,
             fake=f"retired_{cause}",
         )
-        for cause, field, smi in (
-            ("single_bit_ecc", "NVML_FI_DEV_RETIRED_SBE", "retired_pages.single_bit_ecc.count"),
-            ("double_bit_ecc", "NVML_FI_DEV_RETIRED_DBE", "retired_pages.double_bit.count"),
+        for cause, field, smi, dcgm in (
+            (
+                "single_bit_ecc",
+                "NVML_FI_DEV_RETIRED_SBE",
+                "retired_pages.single_bit_ecc.count",
+                Dcgm(390, "DCGM_FI_DEV_RETIRED_SBE"),
+            ),
+            (
+                "double_bit_ecc",
+                "NVML_FI_DEV_RETIRED_DBE",
+                "retired_pages.double_bit.count",
+                Dcgm(391, "DCGM_FI_DEV_RETIRED_DBE"),
+            ),
         )
     ),
     gauge(
@@ -132,6 +177,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Field("NVML_FI_DEV_RETIRED_PENDING"),
         smi=Smi("retired_pages.pending", words=YES_NO),
+        dcgm=Dcgm(392, "DCGM_FI_DEV_RETIRED_PENDING"),
         fake="retired_pending",
     ),
 )

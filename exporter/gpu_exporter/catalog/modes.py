@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import ON_OFF, Call, Constant, Metric, Smi, row
+from gpu_exporter.catalog.row import ON_OFF, Call, Constant, Dcgm, Metric, Smi, row
 
 gauge: Final = partial(row, "gauge", "modes")
 
@@ -18,6 +18,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Call("nvmlDeviceGetMigMode", part=(0,), slow=True),
         smi=Smi("mig.mode.current", words=ON_OFF),
+        dcgm=Dcgm(67, "DCGM_FI_DEV_MIG_MODE"),
         fake="mig_mode",
     ),
     gauge(
@@ -27,6 +28,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=FLAG,
         nvml=Call("nvmlDeviceGetPersistenceMode", slow=True),
         smi=Smi("persistence_mode", words=ON_OFF),
+        dcgm=Dcgm(66, "DCGM_FI_DEV_PERSISTENCE_MODE"),
         fake=Constant(1.0),
     ),
     gauge(
@@ -36,6 +38,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(0.0, 3.0),
         nvml=Call("nvmlDeviceGetComputeMode", slow=True),
         smi=Smi("compute_mode", words=(("Default", 0.0), ("Prohibited", 2.0), ("Exclusive_Process", 3.0))),
+        dcgm=Dcgm(65, "DCGM_FI_DEV_COMPUTE_MODE"),
         fake=Constant(0.0),
     ),
 )

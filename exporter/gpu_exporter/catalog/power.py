@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import MILLI, Board, Call, Field, Metric, Samples, Smi, row
+from gpu_exporter.catalog.row import MILLI, Board, Call, Dcgm, Field, Metric, Samples, Smi, row
 
 gauge: Final = partial(row, "gauge", "power")
 counter: Final = partial(row, "counter", "power")
@@ -15,7 +15,8 @@ ROWS: Final[tuple[Metric, ...]] = (
         "gpu_power_watts",
         "Power draw of the board at this moment (on old devices and drivers: over the last second).",
         nvml=(Field("NVML_FI_DEV_POWER_INSTANT", scale=MILLI), Call("nvmlDeviceGetPowerUsage", scale=MILLI)),
-        smi=Smi("power.draw.instant"),
+        smi=Smi("power.draw.instant", others=("power.draw",)),
+        dcgm=Dcgm(157, "DCGM_FI_DEV_POWER_USAGE_INSTANT", others=(155,)),
         fake="power",
     ),
     gauge(
@@ -23,6 +24,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Power draw of the board averaged over the last second.",
         nvml=Field("NVML_FI_DEV_POWER_AVERAGE", scale=MILLI),
         smi=Smi("power.draw.average"),
+        dcgm=Dcgm(155, "DCGM_FI_DEV_POWER_USAGE"),
         fake="power_average",
     ),
     gauge(
@@ -30,6 +32,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Power limit in force, the lowest of all that apply.",
         nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI, slow=True),
         smi=Smi("enforced.power.limit"),
+        dcgm=Dcgm(164, "DCGM_FI_DEV_ENFORCED_POWER_LIMIT"),
         fake=Board("power"),
     ),
     gauge(
@@ -37,6 +40,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Power limit that the board starts with.",
         nvml=Call("nvmlDeviceGetPowerManagementDefaultLimit", scale=MILLI, slow=True),
         smi=Smi("power.default_limit"),
+        dcgm=Dcgm(163, "DCGM_FI_DEV_POWER_MGMT_LIMIT_DEF"),
         fake=Board("power"),
     ),
     gauge(
@@ -44,6 +48,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Lowest power limit that can be set.",
         nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(0,), scale=MILLI, slow=True),
         smi=Smi("power.min_limit"),
+        dcgm=Dcgm(161, "DCGM_FI_DEV_POWER_MGMT_LIMIT_MIN"),
         fake=Board("power_min"),
     ),
     gauge(
@@ -51,6 +56,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Highest power limit that can be set.",
         nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(1,), scale=MILLI, slow=True),
         smi=Smi("power.max_limit"),
+        dcgm=Dcgm(162, "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX"),
         fake=Board("power_max"),
     ),
     counter(
@@ -62,6 +68,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             Call("nvmlDeviceGetTotalEnergyConsumption", scale=MILLI),
             Samples("NVML_TOTAL_POWER_SAMPLES", MILLI),
         ),
+        dcgm=Dcgm(156, "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", MILLI),
         integral_of="gpu_power_watts",
         fake="energy",
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import PERCENT, Gpm, Metric, row
+from gpu_exporter.catalog.row import PERCENT, Dcgm, Gpm, Metric, row
 
 gauge: Final = partial(row, "gauge", "profiling")
 counter: Final = partial(row, "counter", "profiling")
@@ -26,6 +26,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Share of the time since the previous reading in which the compute and graphics engine had work; copies by the "
         "copy engines alone are none.",
         nvml=_percent("GRAPHICS_UTIL"),
+        dcgm=Dcgm(1001, "DCGM_FI_PROF_GR_ENGINE_ACTIVE"),
         fake="graphics_active",
     ),
     gauge(
@@ -33,12 +34,14 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Share of the multiprocessors' time since the previous reading in which they had a warp to run: one spinning "
         "block on an otherwise free GPU is 1 of its some hundred multiprocessors, whatever gpu_utilization_ratio says.",
         nvml=_percent("SM_UTIL"),
+        dcgm=Dcgm(1002, "DCGM_FI_PROF_SM_ACTIVE"),
         fake="sm_active",
     ),
     gauge(
         "gpu_sm_occupancy_ratio",
         "Warps that the multiprocessors held, as a share of what they can, over the time since the previous reading.",
         nvml=_percent("SM_OCCUPANCY"),
+        dcgm=Dcgm(1003, "DCGM_FI_PROF_SM_OCCUPANCY"),
         fake="sm_occupancy",
     ),
     gauge(
@@ -46,30 +49,35 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Share of the time since the previous reading in which the tensor cores were busy, with numbers of any kind: "
         "also with FP64, whose matrix products run here and not on the FP64 pipe.",
         nvml=_percent("ANY_TENSOR_UTIL"),
+        dcgm=Dcgm(1004, "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"),
         fake="tensor_active",
     ),
     gauge(
         "gpu_dram_active_ratio",
         "Share of what the device memory can carry that was read and written since the previous reading.",
         nvml=_percent("DRAM_BW_UTIL"),
+        dcgm=Dcgm(1005, "DCGM_FI_PROF_DRAM_ACTIVE"),
         fake="dram_active",
     ),
     gauge(
         "gpu_fp64_active_ratio",
         "Share of the time since the previous reading in which the FP64 pipe was busy, without the tensor cores.",
         nvml=_percent("FP64_UTIL"),
+        dcgm=Dcgm(1006, "DCGM_FI_PROF_PIPE_FP64_ACTIVE"),
         fake="fp64_active",
     ),
     gauge(
         "gpu_fp32_active_ratio",
         "Share of the time since the previous reading in which the FP32 pipe was busy, without the tensor cores.",
         nvml=_percent("FP32_UTIL"),
+        dcgm=Dcgm(1007, "DCGM_FI_PROF_PIPE_FP32_ACTIVE"),
         fake="fp32_active",
     ),
     gauge(
         "gpu_fp16_active_ratio",
         "Share of the time since the previous reading in which the FP16 pipe was busy, without the tensor cores.",
         nvml=_percent("FP16_UTIL"),
+        dcgm=Dcgm(1008, "DCGM_FI_PROF_PIPE_FP16_ACTIVE"),
         fake="fp16_active",
     ),
     counter(

@@ -25,7 +25,8 @@ Every series of a GPU has the labels `gpu` (its index), `uuid` and `model`, plus
 the scrape's `instance`. Values are in base units. **A value that a GPU, its driver or the source does not have, or that
 cannot be, is absent**: never 0, -1 or NaN. In "From", a second source stands in where the device or driver does not
 support the first; `{{a, b}}` tells that one row reads `a`, the next `b`. "smi" names the number in
-`nvidia-smi --query-gpu`.
+`nvidia-smi --query-gpu`, "dcgm" the field of `dcgmi dmon`; what has no such source is absent where
+that one is chosen ([SOURCES.md](SOURCES.md)).
 """
 _PROCESS: Final = """
 The `process_*` series of the exporter itself (CPU seconds, memory, start time, file descriptors) are those of
@@ -104,7 +105,8 @@ def _as_row(row: Metric) -> dict[str, Any]:
     told = {
         "labels": dict(row.labels),
         "nvml": [_source(column) for column in row.nvml],
-        "smi": row.smi.name if row.smi else None,
+        "smi": " or ".join(row.smi.names) if row.smi else None,
+        "dcgm": {"field": row.dcgm.number, "name": row.dcgm.name} if row.dcgm else None,
         "integral_of": row.integral_of,
     }
     return {name: value for name, value in told.items() if value or name == "labels"}
@@ -137,10 +139,25 @@ def _from(family: Sequence[Metric]) -> str:
                 text = _source(column)
                 nvml.setdefault(_stem(column) if len(family) > 1 else text, []).append(text)
     told = [f"`{_folded(texts)}`" for texts in nvml.values()]
-    if smi := [row.smi.name for row in family if row.smi]:
-        told.append(f"smi `{_folded(smi)}`")
+    for which, rank in (("smi", 0), ("else smi", 1)):
+        if smi := [row.smi.names[rank] for row in family if row.smi and len(row.smi.names) > rank]:
+            told += [f"{which} `{_folded(smi)}`"]
+    if dcgm := [row.dcgm for row in family if row.dcgm]:
+        numbers = _ranges(dict.fromkeys(column.number for column in dcgm))
+        told.append(f"dcgm {numbers} `{_folded([column.name for column in dcgm])}`")
     told += [f"integral of `{name}`" for name in dict.fromkeys(row.integral_of for row in family) if name]
     return "<br>".join(told) or "the exporter"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Numbers with those that follow each other as one: 314 to 323, 342."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def _stem(column: Nvml) -> str:

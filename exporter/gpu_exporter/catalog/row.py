@@ -7,6 +7,7 @@ their units into Prometheus base units at the edge.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -28,6 +29,9 @@ BASE_UNITS: Final = ("bytes", "seconds", "celsius", "watts", "joules", "hertz", 
 ON_OFF: Final = (("Enabled", 1.0), ("Disabled", 0.0))
 YES_NO: Final = (("Yes", 1.0), ("No", 0.0))
 ACTIVE: Final = (("Active", 1.0), ("Not Active", 0.0))
+# What nvidia-smi writes behind a number, and what the number is times then.
+_SMI_UNITS: Final = {"": None, "KiB": KIB, "MiB": MIB, "%": PERCENT, "MHz": MHZ, "us": MICRO, "W": 1.0, "C": 1.0}
+_SMI_NUMBER: Final = re.compile(r"(-?[0-9]{1,20}(?:\.[0-9]{1,9})?) ?([A-Za-z%]*)")
 
 
 def scaled(value: float, scale: float) -> float:
@@ -141,21 +145,56 @@ Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processe
 
 @dataclass(frozen=True, slots=True)
 class Smi:
-    """One field of ``nvidia-smi --query-gpu``; ``words`` gives the numbers of textual answers."""
+    """One field of ``nvidia-smi --query-gpu``; ``words`` gives the numbers of textual answers.
+
+    ``others`` are fields that stand in where this one is not known or not told: its name of before, or the next best.
+    """
 
     name: str
     scale: float = 1.0
     words: tuple[tuple[str, float], ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that tell it, best first."""
+        return (self.name, *self.others)
 
     def value(self, text: str) -> float | None:
-        """What was printed, in base units; None for "[N/A]" and whatever else is neither a number nor a known word."""
+        """What was printed, in base units; None for "[N/A]" and whatever else is neither a number nor a known word.
+
+        A number in another unit than the row's is none.
+        """
         if self.words:
             return dict(self.words).get(text.strip())
-        number = text.split()[:1]  # "631.95 W", or without the unit
-        try:
-            return scaled(float(*number), self.scale) if number else None
-        except ValueError:
+        match = _SMI_NUMBER.fullmatch(text.strip())  # "631.95 W", or without the unit
+        if match is None or _SMI_UNITS.get(match[2], -1.0) not in {None, self.scale}:
             return None
+        return scaled(float(match[1]), self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Dcgm:
+    """One field of DCGM by its number, as ``dcgmi dmon`` prints it, and its name (dcgm_fields.h).
+
+    ``bit`` picks one bit of a mask: the value is 1 where it is set. ``number`` is followed by ``others``, which stand
+    in where this one is not known or not told.
+    """
+
+    number: int
+    name: str
+    scale: float = 1.0
+    bit: int | None = None
+    others: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The fields that tell it, best first."""
+        return (self.number, *self.others)
+
+    def value(self, number: float) -> float:
+        """A number that was told, in base units."""
+        return float(bool(int(number) & self.bit)) if self.bit is not None else scaled(number, self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +238,7 @@ class Metric:
     dynamic: tuple[str, ...] = ()
     nvml: tuple[Nvml, ...] = ()
     smi: Smi | None = None
+    dcgm: Dcgm | None = None
     fake: Fake | None = None
     fake_absent: str | None = None
     integral_of: str | None = None
@@ -234,6 +274,7 @@ def row(
     dynamic: tuple[str, ...] = (),
     nvml: Nvml | Sequence[Nvml] = (),
     smi: Smi | None = None,
+    dcgm: Dcgm | None = None,
     fake: Fake | None = None,
     fake_absent: str | None = None,
     integral_of: str | None = None,
@@ -253,6 +294,7 @@ def row(
         dynamic=dynamic,
         nvml=tuple(nvml) if isinstance(nvml, Sequence) else (nvml,),
         smi=smi,
+        dcgm=dcgm,
         fake=fake,
         fake_absent=fake_absent,
         integral_of=integral_of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import PERCENT, Call, Metric, Samples, Smi, row
+from gpu_exporter.catalog.row import PERCENT, Call, Dcgm, Metric, Samples, Smi, row
 
 gauge: Final = partial(row, "gauge", "utilization")
 counter: Final = partial(row, "counter", "utilization")
@@ -17,6 +17,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "absent in MIG mode.",
         nvml=Call("nvmlDeviceGetUtilizationRates", part=("gpu",), scale=PERCENT),
         smi=Smi("utilization.gpu", PERCENT),
+        dcgm=Dcgm(203, "DCGM_FI_DEV_GPU_UTIL", PERCENT),
         fake="utilization",
     ),
     gauge(
@@ -24,6 +25,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Share of the driver's last sample period in which device memory was read or written, 0 to 1.",
         nvml=Call("nvmlDeviceGetUtilizationRates", part=("memory",), scale=PERCENT),
         smi=Smi("utilization.memory", PERCENT),
+        dcgm=Dcgm(204, "DCGM_FI_DEV_MEM_COPY_UTIL", PERCENT),
         fake="memory_io",
     ),
     gauge(
@@ -31,6 +33,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Utilization of the video encoder, 0 to 1, over the driver's own sampling period.",
         nvml=Call("nvmlDeviceGetEncoderUtilization", part=(0,), scale=PERCENT),
         smi=Smi("utilization.encoder", PERCENT),
+        dcgm=Dcgm(206, "DCGM_FI_DEV_ENC_UTIL", PERCENT),
         fake="encoder",
     ),
     gauge(
@@ -38,6 +41,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Utilization of the video decoder, 0 to 1, over the driver's own sampling period.",
         nvml=Call("nvmlDeviceGetDecoderUtilization", part=(0,), scale=PERCENT),
         smi=Smi("utilization.decoder", PERCENT),
+        dcgm=Dcgm(207, "DCGM_FI_DEV_DEC_UTIL", PERCENT),
         fake="decoder",
     ),
     gauge(

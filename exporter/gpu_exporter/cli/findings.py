@@ -9,12 +9,13 @@ from pathlib import Path
 from gpu_exporter import __version__
 from gpu_exporter.app import read_once
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
 from gpu_exporter.model import Finding, Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
 from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE, hides_processes
 from gpu_exporter.pages.failures import WORDS
-from gpu_exporter.sources import source_kind
+from gpu_exporter.sources import kind_of, source_kind
 
 
 def findings(config: Config, root: Path = Path("/")) -> Iterator[Finding]:
@@ -45,11 +46,11 @@ def _readings(config: Config) -> Iterator[Finding]:
     if not snapshot.readings:
         yield Finding("fail", "GPUs", "the driver lists none", "lspci -d 10de: shows what the machine sees")
     for reading in snapshot.readings:
-        yield _gpu(reading)
+        yield _gpu(reading, kind_of(snapshot.source).tells)
     yield from _modes(snapshot)
 
 
-def _gpu(reading: Reading) -> Finding:
+def _gpu(reading: Reading, tells: Callable[[Metric], bool]) -> Finding:
     device = reading.device
     name = f"GPU {device.index}"
     if reading.failure is not None:
@@ -58,7 +59,7 @@ def _gpu(reading: Reading) -> Finding:
     if reading.partial:
         return Finding("fail", name, f"partial: {reading.partial}", WORDS["partial"].advice.format(gpu=device.index))
     rows = {metric.name for metric in reading.values} | {metric.name for metric, _ in reading.labelled}
-    missing = sorted({metric.name for metric in DEVICE_METRICS if metric.nvml} - rows)
+    missing = sorted({metric.name for metric in DEVICE_METRICS if tells(metric)} - rows)
     detail = f"{device.model}, {device.uuid}, {len(reading.values) + len(reading.labelled)} series"
     if missing:
         detail += f"; it does not have: {', '.join(missing)}"
@@ -101,7 +102,7 @@ def _modes(snapshot: Snapshot) -> Iterator[Finding]:
             "warn",
             "MIG",
             f"on for GPU {mig}",
-            "it has no utilization; from Hopper on its MIG devices tell",
+            "utilization does not exist in MIG mode; on Hopper and newer its MIG devices tell instead",
         )
 
 

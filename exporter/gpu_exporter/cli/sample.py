@@ -26,17 +26,42 @@ _GIB: Final = 1024**3
     show_default=True,
     help="How to write it.",
 )
+@click.option(
+    "--record",
+    "tape",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write what the driver answered into FILE, for --source replay:FILE (docs/RECORDINGS.md).",
+)
+@click.option(
+    "--ticks",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    show_default=True,
+    help="How many readings to record, collection.interval apart; the last one is written to standard output.",
+)
+@click.option(
+    "--record-names",
+    "names",
+    is_flag=True,
+    help="Record serial numbers, and names of users, processes and pods, as they are, not left out or numbered.",
+)
 @with_settings
-def sample(form: str, config_file: Path | None, **given: Any) -> int:
+def sample(form: str, tape: Path | None, ticks: int, *, names: bool, config_file: Path | None, **given: Any) -> int:
     """Write one reading of every GPU to standard output.
 
     The status is 0 where every GPU answered, 1 where some did not, 2 where there is no source.
     """
     from gpu_exporter import app, logs  # noqa: PLC0415 - other commands start faster without
 
+    if tape is None and (names or ticks != 1):
+        raise click.UsageError("--ticks and --record-names are of a recording; write --record FILE as well")
     config, _ = load_config(config_file, given)
     logs.configure(config.log, quiet=True)
-    snapshot, trouble = app.read_once(config)
+    if tape is None:
+        snapshot, trouble = app.read_once(config)
+    else:
+        snapshot, trouble = app.record(config, tape, readings=ticks, names=names)
     if not snapshot.readings:
         click.echo(f"gpu-exporter: no GPU: {trouble or 'the driver lists none'}", err=True)
         return 2

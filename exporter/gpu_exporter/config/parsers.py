@@ -163,6 +163,23 @@ def one_of(*names: Word) -> Callable[[Any], Word]:
     return parse
 
 
+REPLAY: Final = "replay"
+
+
+def source(*names: str) -> Callable[[Any], str]:
+    """One of these words; behind ``replay`` stands a file."""
+
+    def parse(value: Any) -> str:
+        if isinstance(value, str) and value.partition(":")[0] == REPLAY:
+            file = value.partition(":")[2].removesuffix("?loop")
+            if not file or not file.isprintable():
+                raise RefusedError(f"{quoted(value)} names no recording; write replay:FILE or replay:FILE?loop")
+            return value
+        return one_of(*names)(value)
+
+    return parse
+
+
 def boolean(value: Any) -> bool:
     """A switch."""
     if isinstance(value, bool):

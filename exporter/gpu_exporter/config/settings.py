@@ -19,6 +19,9 @@ from gpu_exporter.config import parsers
 SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "the driver's library",
+        "smi": "nvidia-smi",
+        "dcgm": "dcgmi of NVIDIA DCGM",
+        "replay": "a recording, replay:FILE or, over and over, replay:FILE?loop",
         "fake": "simulated",
     }
 )
@@ -100,6 +103,30 @@ class WebConfig:
         None,
         parsers.file_path,
         "Prometheus's web configuration file: TLS, client certificates, passwords; read again when it changes.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SmiConfig:
+    """The program that ``source: smi`` runs."""
+
+    path: Path = _setting(
+        Path("nvidia-smi"),
+        parsers.file_path,
+        "The nvidia-smi to run: a path, or a name that is looked for in PATH, and where WSL and containers have it.",
+        shown="nvidia-smi",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DcgmConfig:
+    """The program that ``source: dcgm`` runs."""
+
+    path: Path = _setting(
+        Path("dcgmi"),
+        parsers.file_path,
+        "The dcgmi to run, NVIDIA DCGM's command: a path, or a name that is looked for in PATH.",
+        shown="dcgmi",
     )
 
 
@@ -237,9 +264,9 @@ class Config:
 
     source: str = _setting(
         "auto",
-        parsers.one_of("auto", *SOURCES),
+        parsers.source("auto", *SOURCES),
         f"Where readings come from: {', '.join(f'{name} is {what}' for name, what in SOURCES.items())}; "
-        "auto is nvml, never fake.",
+        "auto is nvml, then smi, never fake.",
         shown="auto",
     )
     require_gpu: bool = _setting(
@@ -259,6 +286,8 @@ class Config:
     owners: OwnersConfig = field(default_factory=OwnersConfig)
     accounting: AccountingConfig = field(default_factory=AccountingConfig)
     host: HostConfig = field(default_factory=HostConfig)
+    smi: SmiConfig = field(default_factory=SmiConfig)
+    dcgm: DcgmConfig = field(default_factory=DcgmConfig)
     fake: FakeConfig = field(default_factory=FakeConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

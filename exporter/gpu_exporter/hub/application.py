@@ -29,7 +29,7 @@ from gpu_exporter.hub.events import Events, FullError
 from gpu_exporter.hub.fleet import Fleet, NodeState
 from gpu_exporter.hub.measures import exposition
 from gpu_exporter.hub.openapi import openapi_document
-from gpu_exporter.hub.packing import as_json
+from gpu_exporter.hub.packing import Kept, as_json
 from gpu_exporter.hub.pages import Pages
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, past_routes
@@ -74,6 +74,7 @@ class Application:
         self._past = past
         self._clock = clock
         self.events = Events(lambda: documents.summary(fleet, clock()))
+        self._kept = Kept()
         self._pages = Pages(fleet, past=past, alerts=alerts, clock=clock)
 
     def build(self, gate: Gate | None) -> ASGIApp:
@@ -94,13 +95,13 @@ class Application:
 
     def _routes(self) -> Mapping[str, Handle]:
         return {
-            "/": self._pages.machines,
-            "/machines/{name:path}/gpus/{gpu:int}": self._pages.gpu,
-            "/machines/{name:path}": self._pages.machine,
-            "/people": self._pages.people,
-            "/free": self._pages.free,
-            "/waste": self._pages.waste,
-            "/docs": self._pages.docs,
+            "/": self._shared(self._pages.machines),
+            "/machines/{name:path}/gpus/{gpu:int}": self._shared(self._pages.gpu),
+            "/machines/{name:path}": self._shared(self._pages.machine),
+            "/people": self._shared(self._pages.people),
+            "/free": self._shared(self._pages.free),
+            "/waste": self._shared(self._pages.waste),
+            "/docs": self._shared(self._pages.docs),
             "/static/{name}": _static,
             "/api/v1/nodes": self._nodes,
             "/api/v1/nodes/{name:path}": self._node,
@@ -114,6 +115,18 @@ class Application:
             "/livez": _livez,
             "/readyz": self._readyz,
         }
+
+    def _shared(self, page: Handle) -> Handle:
+        """The page, made once for all who ask for it within a moment."""
+
+        async def answer(request: Request) -> Response:
+            kept = self._kept.get(request)
+            if kept is None:
+                kept = await page(request)
+                self._kept.keep(request, kept)
+            return kept
+
+        return answer
 
     async def _nodes(self, request: Request) -> Response:
         return as_json(

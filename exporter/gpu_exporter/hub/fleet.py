@@ -130,6 +130,7 @@ class Fleet:
         self.interval = interval
         self.began = clock()
         self.generation = 0
+        self.polls = {"answered": 0, "failed": 0}
         self.notes: tuple[str, ...] = ()
         self.complaint = ""  # why a changed nodes.yml or hub.yml was not taken
         self._clock = clock
@@ -161,6 +162,7 @@ class Fleet:
         fresh = fetched or state.fetched
         if fresh is None:
             return
+        self.polls["answered"] += 1
         if not state.online:
             state.status, state.since = "online", now
         state.seen, state.failures, state.reason, state.message = now, 0, "", ""
@@ -175,6 +177,7 @@ class Fleet:
         state = self._states.get(name)
         if state is None:
             return
+        self.polls["failed"] += 1
         state.failures += 1
         state.reason, state.message = error.reason, str(error)
         if state.status == "offline" or (state.status == "online" and state.failures < _FAILURES):

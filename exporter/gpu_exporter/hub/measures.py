@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gpu_exporter import __version__
@@ -36,6 +36,10 @@ class _Measures(Collector):
         for name, count in self._fleet.counts().items():
             gpus.add_metric([name], count)
         yield gpus
+        polls = CounterMetricFamily("gpu_hub_polls", "How often machines were asked.", labels=["outcome"])
+        for outcome, times in self._fleet.polls.items():
+            polls.add_metric([outcome], times)
+        yield polls
         yield GaugeMetricFamily("gpu_hub_viewers", "Pages that are open.", value=self._viewers)
         yield GaugeMetricFamily(
             "gpu_hub_config_reload_success",

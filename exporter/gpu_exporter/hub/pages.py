@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import jinja2
 from starlette.exceptions import HTTPException
@@ -28,14 +28,8 @@ from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, window_of
 from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
+from gpu_exporter.hub.tiles import STATE_WORDS, gpu_url, machine_url, tile
 
-STATE_WORDS: Final[Mapping[str, str]] = {
-    "free": "free",
-    "held": "at work",
-    "idle": "held, but idle",
-    "down": "down",
-    "unknown": "unknown",
-}
 _NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))
 _CSP_HTML: Final = "text/html; charset=utf-8"
 _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
@@ -95,7 +89,7 @@ class Pages:
         )
         self._templates.globals.update(
             nav=_NAV, version=__version__, state_words=STATE_WORDS, states=STATES, machine_url=machine_url,
-            gpu_url=gpu_url, user_url=user_url,
+            gpu_url=gpu_url, user_url=user_url, tile=tile,
         )  # fmt: skip
 
     async def machines(self, request: Request) -> Response:
@@ -316,16 +310,6 @@ def _no_alerts(_state: NodeState) -> list[Alert]:
 
 
 # --- for the templates ------------------------------------------------------------------------------------------------
-
-
-def machine_url(name: str) -> str:
-    """Where a machine's page is."""
-    return f"/machines/{quote(name, safe='')}"
-
-
-def gpu_url(gpu: Gpu) -> str:
-    """Where a GPU's page is."""
-    return f"{machine_url(gpu.node)}/gpus/{gpu.index}"
 
 
 def user_url(name: str) -> str:

@@ -26,6 +26,7 @@ class HealthLog:
         self._partial: frozenset[str] = frozenset()
         self._worked = False
         self._blinded_since: float | None = None
+        self._hangs = False
         self._outdated: tuple[float, str] | None = None
 
     def note(self, readings: Sequence[Reading], now: float) -> None:
@@ -36,16 +37,17 @@ class HealthLog:
         self._down = frozenset(reading.device.key for reading in readings if reading.failure is not None)
         self._partial = frozenset(reading.device.key for reading in readings if reading.partial)
         self._worked = self._worked or len(self._down) < len(readings)
-        self._blind(
-            blinded=bool(readings)
-            and all(reading.failure is not None and reading.failure.reason in _BLINDED_BY for reading in readings),
-            now=now,
-        )
+        reasons = {None if reading.failure is None else reading.failure.reason for reading in readings}
+        # A call that is late says neither that its GPU answers nor that it refuses; nor may a process be ended in it.
+        self._hangs = "timeout" in reasons and reasons <= {"timeout", *_BLINDED_BY}
+        if not self._hangs:
+            self._blind(blinded=bool(reasons) and reasons <= _BLINDED_BY, now=now)
 
     def closed(self, error: SourceError | None, now: float) -> None:
         """There is no open source: ``error`` is why it failed or could not be opened, None where that is not known."""
         if error is None:
             return
+        self._hangs = False
         self._blind(blinded=error.restart_may_help or error.restart_helps, now=now)
         if not error.restart_helps:
             self._outdated = None
@@ -57,7 +59,7 @@ class HealthLog:
         since, outdated = self._blinded_since, self._outdated
         if outdated is not None and now - outdated[0] >= _OUTDATED_FOR:
             return outdated[1]
-        if since is not None and now - since >= _BLINDED_FOR:
+        if since is not None and now - since >= _BLINDED_FOR and not self._hangs:
             return (
                 "no GPU has answered for 5 minutes although they did before: this container lost its devices, or its "
                 "driver; restart it"

@@ -8,7 +8,7 @@ from typing import Final
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import MIB
 from gpu_exporter.model import Reading
-from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged, only_holder
+from gpu_exporter.sampling.tenancy import NOBODY, Tenancy, holds, is_anybodys, merged
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ class Holders:
         self.unaccounted: float | None = None
 
     def look(self, reading: Reading) -> tuple[Tenancy, ...]:
-        """Who holds it at this reading; afterwards ``unaccounted`` is how much of its memory nobody has, in bytes.
+        """Who holds it at this reading; afterwards ``unaccounted`` is how much of its memory is nobody's, in bytes.
 
-        None where that cannot be known.
+        Nobody's is what an owner without a name holds: no process has it that can be seen, and no allocation explains
+        it. None where that cannot be known.
         """
         before, unexplained = self._unexplained, None
         if self._processes:
@@ -79,7 +80,7 @@ class Holders:
         if unexplained is None or reading.processes is None:
             self.unaccounted = None
         else:
-            self.unaccounted = 0.0 if only_holder(reading.allocations) else lasting
+            self.unaccounted = sum(hold.memory or 0.0 for hold in held if hold.tenant == NOBODY)
         if any(hold.tenant == NOBODY for hold in held):
             self._tell(reading, lasting)
         return held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -34,11 +34,12 @@ class ProcessTable:
             return reading
         before = self._before.get(reading.device.key)
         if before is None or before[0] is not reading.processes:
-            before = self._before[reading.device.key] = (reading.processes, self._rows(reading.processes))
+            rows = self._rows(reading.processes, reading.process_types)
+            before = self._before[reading.device.key] = (reading.processes, rows)
         values, labelled = before[1]
         return replace(reading, values={**reading.values, **values}, labelled={**reading.labelled, **labelled})
 
-    def _rows(self, listed: Sequence[Process]) -> _Rows:
+    def _rows(self, listed: Sequence[Process], types: Collection[str]) -> _Rows:
         groups: dict[tuple[str, ...], list[Process]] = defaultdict(list)
         for process in merged(listed):
             groups[self._labels(process)].append(process)
@@ -47,7 +48,7 @@ class ProcessTable:
         for labels, processes in ranked[: self._most]:
             self._put(labelled, PROCESS_MEMORY, labels, _total(processes, "memory_used"))
             self._put(labelled, PROCESS_UTILIZATION, labels, _total(processes, "utilization"))
-        counts = {row: _count(each for each in listed if each.type == kind) for kind, row in PROCESSES.items()}
+        counts = {PROCESSES[kind]: _count(each for each in listed if each.type == kind) for kind in types}
         dropped = float(sum(len(processes) for _, processes in ranked[self._most :]))
         return {**counts, PROCESSES_DROPPED: dropped}, labelled
 

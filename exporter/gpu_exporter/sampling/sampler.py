@@ -39,8 +39,9 @@ class _Wish:
 class Sampler:
     """Reads every GPU when the schedule says so, and tells what it saw.
 
-    ``start`` and ``close`` frame its life. ``latest`` may be called from any thread and never waits. What other threads
-    want of it is handed over as a wish; only its own thread changes its state and publishes.
+    ``start`` and ``close`` frame its life; ``published`` is called on its thread with the snapshot of each reading.
+    ``latest`` may be called from any thread and never waits. What other threads want of it is handed over as a wish;
+    only its own thread changes its state and publishes.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class Sampler:
         collection: CollectionConfig,
         build: Build,
         pipeline: Pipeline | None = None,
+        published: Callable[[Snapshot], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._collection = collection
+        self._published = published
         self._clock = clock
         self._monotonic = monotonic
         self._snapshot = Snapshot(
@@ -224,6 +227,8 @@ class Sampler:
             self._publish_pause()
             return
         readings = self._read(started)
+        if self._stopping:
+            return  # what was cut short is no failure of a GPU's
         source = self._lifecycle.source
         if readings is None or source is None:
             self._health.closed(self._lifecycle.error, self._monotonic())
@@ -291,6 +296,7 @@ class Sampler:
         source = self._lifecycle.source
         self._snapshot = replace(
             self._snapshot,
+            source=source.name if source is not None else self._snapshot.source,
             driver=source.driver if source is not None else None,
             readings=readings,
             ok=ok,
@@ -302,3 +308,4 @@ class Sampler:
             paused=False,
             implausible=dict(self._pipeline.implausible),
         )
+        self._published(self._snapshot)

@@ -176,7 +176,7 @@ def holder_names(reading: Reading) -> list[str] | None:
     for identity in reading.allocations:
         held.setdefault(_name(identity), 0.0)
     if unaccounted := reading.values.get(MEMORY_UNACCOUNTED):
-        held[""] = held.get("", 0.0) + unaccounted
+        held[""] = unaccounted
     return sorted(held, key=lambda name: (-held[name], name))
 
 

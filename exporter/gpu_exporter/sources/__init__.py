@@ -9,18 +9,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
+from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
+from gpu_exporter.sources.tape import Playback, Tape
 
 # name (of ``config.SOURCES``) -> the module with its ``KIND``. It is imported only when the source is used, so that a
 # simulated fleet needs no driver binding and the other way round.
 REGISTRY: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nvml": "gpu_exporter.sources.nvml",
+        "smi": "gpu_exporter.sources.smi",
+        "dcgm": "gpu_exporter.sources.dcgm",
+        "replay": "gpu_exporter.sources.replay",
         "fake": "gpu_exporter.sources.fake",
     }
 )
-_AUTO: Final = "nvml"
+
+_AUTO: Final = "gpu_exporter.sources.auto"
 
 
 class SourceError(Exception):
@@ -89,6 +95,9 @@ class SourceKind:
     opener: Callable[[Config], Callable[[], Source]]
     check: Callable[[Config], None] = lambda _: None
     findings: Callable[[Config, Path], Iterable[Finding]] = lambda _, __: ()
+    tells: Callable[[Metric], bool] = lambda metric: bool(metric.nvml)
+    recorder: Callable[[Config, Tape], Callable[[], Source]] | None = None
+    player: Callable[[Config, Playback], Callable[[], Source]] | None = None
 
     @property
     def name(self) -> str:
@@ -102,8 +111,13 @@ class SourceKind:
 
 
 def source_kind(config: Config) -> SourceKind:
-    """The configured source's kind."""
-    kind: SourceKind = import_module(REGISTRY[_AUTO if config.source == "auto" else config.source]).KIND
+    """The configured source's kind; that of ``auto`` is told by the source that it comes to."""
+    return kind_of(config.source.partition(":")[0])
+
+
+def kind_of(name: str) -> SourceKind:
+    """The kind of the source of that name. Raises LookupError."""
+    kind: SourceKind = import_module(_AUTO if name == "auto" else REGISTRY[name]).KIND
     return kind
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from gpu_exporter.sources.nvml.identity import Nameplate
 from gpu_exporter.sources.nvml.mig import MigDevices, Seen
 from gpu_exporter.sources.nvml.plan import Plan
 from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
+from gpu_exporter.sources.nvml.taped import RecordedLibrary, RecordingLibrary
+from gpu_exporter.sources.tape import Playback, Tape
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 _SLOW_EVERY: Final = 60.0
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
+# A recording says nothing of this machine's kernel.
+_NOWHERE: Final = Path("/nonexistent")
 _NOT_LISTED: Final = Listed(None, None)
 
 
@@ -209,8 +214,9 @@ class NvmlSource:
         slow = now >= gpu.slow_due
         told = plan.read(slow=slow)
         if slow:
+            # Earlier once, never later: who answers is made sure of within a minute.
             stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
-            gpu.slow_due = now + _SLOW_EVERY + stagger
+            gpu.slow_due = now + _SLOW_EVERY - stagger
         return told
 
     def _read_mig(self, gpu: _Gpu, plan: Plan) -> Seen:
@@ -255,6 +261,8 @@ class NvmlSource:
             )
             self._free(gpu)
             gpu = self._gpus[gpu.index] = self._begun(gpu.index)
+            for other in self._gpus:
+                other.slow_due = 0.0  # where one has moved, others have
             told, anew = replace(gpu.nameplate.device, uuid=uuid), True
         gpu.nameplate.device = told
         self._guess(gpu)
@@ -306,4 +314,27 @@ def _opener(config: Config) -> Callable[[], NvmlSource]:
     return partial(NvmlSource, processes=config.processes.interval if config.processes.enabled else None)
 
 
-KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=findings)
+def recorder(config: Config, tape: Tape) -> Callable[[], NvmlSource]:
+    """What opens it such that every answer is noted."""
+
+    def opened() -> NvmlSource:
+        try:
+            loaded = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError:
+            raise source_error(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND) from None
+        library.insert(RecordingLibrary(loaded, tape))
+        return _opener(config)()
+
+    return opened
+
+
+def _player(config: Config, playback: Playback) -> Callable[[], NvmlSource]:
+    def opened() -> NvmlSource:
+        library.insert(RecordedLibrary(playback))
+        processes = config.processes.interval if config.processes.enabled else None
+        return NvmlSource(processes=processes, monotonic=playback.monotonic, root=_NOWHERE)
+
+    return opened
+
+
+KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=findings, recorder=recorder, player=_player)

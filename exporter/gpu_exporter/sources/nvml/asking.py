@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
-# So many answers in a row that are neither a value nor a "not supported" condemn the device.
+# So many answers in a row that are neither a value nor a "not supported" condemn a device that takes its time for them;
+# of one that refuses at once everything is asked: one call of fifty may answer, and then it is up.
 _REFUSALS: Final = 3
+_PATIENCE: Final = 0.5  # seconds
 # Of links and fans of one device; NVML_NVLINK_MAX_LINKS is 36.
 _MOST_PARTS: Final = 64
 
@@ -54,13 +56,14 @@ class Work:
 
 @dataclass(slots=True)
 class Answers:
-    """What one reading has gathered so far.
+    """What one reading, that began at ``began`` (monotonic seconds), has gathered so far.
 
     ``unsupported`` are rows whose column the device does not have, ``refused`` values that were told and are none.
     ``errors`` has the code and the call of rows that lack a value for another reason. ``partial`` tells why most of
     what the device otherwise tells is missing; empty where it is not.
     """
 
+    began: float
     values: dict[Metric, float] = field(default_factory=dict)
     increments: dict[Metric, float] = field(default_factory=dict)
     covered: dict[Metric, float | None] = field(default_factory=dict)
@@ -82,6 +85,11 @@ class Answers:
             *(metric for metric in self.increments if metric not in self.errors),
             *(metric for metric, _ in self.labelled),
         }
+
+    def silent(self) -> bool:
+        """Whether not one call gave a number; an empty buffer is none."""
+        grown = any(self.covered.get(each, 0.0) is not None for each in self.increments if each not in self.errors)
+        return not (self.values or self.labelled or self.fixed or grown)
 
     def has(self, metric: Metric) -> bool:
         """Whether the row has a value, be it one to be kept for good."""
@@ -105,6 +113,7 @@ class Asker:
         self.links: dict[str, int] = {}
         self.fans = 0
         self.has_gpm = False
+        self._monotonic = monotonic
         self._impossible: set[str] = set()  # counts that were logged
         self._gpm = GpmReader(monotonic=monotonic)
         self._link_rows = LinkRows()
@@ -197,7 +206,7 @@ class Asker:
             answers.answered = True
         elif not answers.answered and code != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
             answers.refusals += 1
-            if answers.refusals >= _REFUSALS:
+            if answers.refusals >= _REFUSALS and self._monotonic() - answers.began >= _PATIENCE:
                 raise DeviceFailedError(failure(code, name), code)
 
     def _call(self, rows: list[tuple[Metric, Call]], answers: Answers) -> None:

@@ -10,7 +10,7 @@ import ctypes
 import logging
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pynvml
 
@@ -43,9 +43,20 @@ def unload() -> None:
             return
         pynvml.nvmlLib = None
         pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - these point into the library
+    handle = getattr(library, "_handle", None)
+    if handle is None:  # a recording
+        return
     close = ctypes.CDLL(None).dlclose
     close.argtypes, close.restype = [ctypes.c_void_p], ctypes.c_int
-    close(library._handle)  # noqa: SLF001 - ctypes never closes what it opened
+    close(handle)  # ctypes never closes what it opened
+
+
+def insert(library: Any) -> None:
+    """Put this where pynvml keeps the library, for the next opening; where a session is open it keeps its own."""
+    with pynvml.libLoadLock:
+        if not pynvml._nvmlLib_refcount:  # noqa: SLF001 - there is no other way to know
+            pynvml.nvmlLib = library
+            pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - these are of the one before
 
 
 def outdated(root: Path = Path("/")) -> str | None:

@@ -64,7 +64,8 @@ class Plan:
 
         Raises DeviceFailedError, also where not one call gives a value.
         """
-        answers, now = Answers(), self._monotonic()
+        now = self._monotonic()
+        answers = Answers(began=now)
         self._count(now)
         self._group_all()
         if self._every_tick is not None:
@@ -94,7 +95,7 @@ class Plan:
 
         Raises DeviceFailedError. What is not supported any more is left to the next reading.
         """
-        answers = Answers()
+        answers = Answers(began=self._monotonic())
         columns = ((row.metric, row.column) for row in self._rows.values())
         work = Work(samples=[(metric, column) for metric, column in columns if isinstance(column, Samples)])
         self._asker.perform(work, answers)
@@ -152,7 +153,7 @@ class Plan:
         lapsed = sum(row.lapsed for row in self._fallen)
         if answers.values and not answers.errors and not lapsed:
             return
-        if not (answers.values or answers.labelled or answers.fixed):
+        if answers.silent():
             code, call = next(iter(answers.errors.values()), (0, ""))
             none = Failure("unknown", "not one of its calls gives a value")
             raise DeviceFailedError(failure(code, call) if call else none, code)

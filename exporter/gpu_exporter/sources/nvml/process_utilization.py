@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import pynvml
 
+from gpu_exporter.sources.nvml.again import SOON, Again
 from gpu_exporter.sources.nvml.answers import NO_SUCH_CALL, Buffers
 
 _CALL: Final = "nvmlDeviceGetProcessUtilization"
 # nvml.h, nvmlProcessUtilizationSample_t: pid, time stamp in microseconds, percent of the multiprocessors' time; what
 # follows is of the memory bus (not of memory), the encoder and the decoder.
 _SAMPLE: Final = struct.Struct("@IxxxxQIIII")
-ASK_AGAIN: Final = 300.0  # seconds until what was not supported is asked for again
 _SLACK: Final = 60.0  # seconds that the driver's clock may be ahead of ours
 
 
@@ -32,7 +32,7 @@ class ProcessUtilization:
         self._buffers = buffers
         self._clock = clock
         self._monotonic = monotonic
-        self._ask_at = float("-inf")
+        self._again = Again()
         self._before: frozenset[tuple[int, int]] = frozenset()  # pid and time stamp, of the previous answer
         self._latest: dict[int, float] = {}
 
@@ -43,11 +43,13 @@ class ProcessUtilization:
 
     def ask(self, handle: Any) -> None:
         """Ask the driver. Raises DeviceFailedError or SourceError."""
-        if self._monotonic() < self._ask_at:
+        if not self._again.due(self._monotonic()):
             return
         answer = self._buffers.call(_CALL, _SAMPLE.size, partial(_ask, handle))
         if answer.code in NO_SUCH_CALL or answer.code == pynvml.NVML_ERROR_NOT_SUPPORTED:
-            self._ask_at = self._monotonic() + ASK_AGAIN
+            self._again.later(self._monotonic())
+        elif answer.code in {pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_FOUND}:
+            self._again = Again(most=SOON)  # what has answered is missed
         samples = [_SAMPLE.unpack_from(answer.written, place * _SAMPLE.size)[:3] for place in range(answer.count)]
         # Drivers have been seen to answer with stale and with impossible samples among good ones.
         fresh = [each for each in samples if each[2] <= 100 and each[:2] not in self._before]
@@ -64,7 +66,7 @@ class ProcessUtilization:
 
     def begin_anew(self) -> None:
         """The device's mode has changed, and with it what is supported."""
-        self._ask_at = float("-inf")
+        self._again.at_once()
         self._latest = {}
 
 

@@ -19,9 +19,10 @@ from typing import Any, Final, Literal, NamedTuple
 import pynvml
 
 from gpu_exporter.model import Process
+from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.answers import NO_SUCH_CALL, UNWRITTEN, Answer, Buffers
 from gpu_exporter.sources.nvml.mig import Seen
-from gpu_exporter.sources.nvml.process_utilization import ASK_AGAIN, ProcessUtilization
+from gpu_exporter.sources.nvml.process_utilization import ProcessUtilization
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,10 @@ _VERSIONS: Final = ("_v3", "_v2", "")
 # nvml.h, nvmlProcessInfo_v1_t and _v2_t both begin with pid and used memory.
 _INFO: Final = struct.Struct("@IxxxxQ")
 _INFO_SIZES: Final = (16, 24, 32)
+_NOTHING: Final = UNWRITTEN * _INFO.size
 _UNTOLD: Final = 0xFFFFFFFFFFFFFFFF  # nvml.h: NVML_VALUE_NOT_AVAILABLE
+# For so long a list that answered is missed, whatever the driver says of it; then it is believed not to be supported.
+_BELIEVED_FOR: Final = 300.0  # seconds
 
 
 class Listed(NamedTuple):
@@ -71,7 +75,8 @@ class ProcessLists:
         self._monotonic = monotonic
         self._buffers = Buffers()
         self._utilization = ProcessUtilization(self._buffers, clock=clock, monotonic=monotonic)
-        self._ask_at: dict[str, float] = {}  # by call: when to ask again for what is not supported
+        self._again: dict[str, Again] = {}  # by call: when to ask again for what is not supported
+        self._had: set[str] = set()  # calls that have ever answered
         self._answered: dict[str, float] = {}  # by list: when it answered last
         self._mig = False
 
@@ -82,7 +87,7 @@ class ProcessLists:
         """
         if mig.mode != self._mig:
             self._mig = mig.mode
-            self._ask_at.clear()
+            self._again.clear()
             self._answered.clear()
             self._utilization.begin_anew()
         instances = mig.instances
@@ -118,32 +123,41 @@ class ProcessLists:
     def _best(self, call: str, handle: Any) -> tuple[str, Answer | None]:
         """The newest version that this driver has, and its answer; None where the driver has no such list."""
         now = self._monotonic()
-        if now < self._ask_at.get(call, now):
+        if not self._due(call, now):
             return "", None
         for version in _VERSIONS:
             name = f"{call}{version}"
-            if now < self._ask_at.get(name, now):
+            if not self._due(name, now):
                 continue
             answer = self._buffers.call(name, max(_INFO_SIZES), partial(_ask_list, handle))
             if answer.code in NO_SUCH_CALL:
-                self._ask_at[name] = now + ASK_AGAIN
+                self._later(name, now)
                 continue
             if answer.code == pynvml.NVML_SUCCESS:
                 self._answered[call] = now
+                self._had |= {call, name}
+                self._again.pop(call, None)
             elif answer.code == pynvml.NVML_ERROR_NOT_SUPPORTED and not self._answered_lately(call, now):
                 break
             return version, answer
         self._answered.pop(call, None)
-        self._ask_at[call] = now + ASK_AGAIN
+        self._later(call, now)
         return "", None
+
+    def _due(self, call: str, now: float) -> bool:
+        return call not in self._again or self._again[call].due(now)
+
+    def _later(self, call: str, now: float) -> None:
+        """It is not supported: ask again soon at first, and at least once a minute where it has answered before."""
+        self._again.setdefault(call, Again(most=SOON if call in self._had else SELDOM)).later(now)
 
     def _answered_lately(self, call: str, now: float) -> bool:
         """What answered is not struck off because the driver says "not supported" for a moment."""
-        return now < self._answered.get(call, float("-inf")) + ASK_AGAIN
+        return now < self._answered.get(call, float("-inf")) + _BELIEVED_FOR
 
     def doubt(self) -> None:
         """Believe no earlier "not supported": the device was lost or reset since."""
-        self._ask_at.clear()
+        self._again.clear()
 
 
 def _ask_list(handle: Any, function: Any, count: Any, buffer: Any) -> int:
@@ -158,4 +172,6 @@ def _infos(answer: Answer, *, first: bool) -> Iterable[tuple[int, int]]:
             break
     else:
         size = _INFO_SIZES[0] if first else _INFO_SIZES[1]
-    return [_INFO.unpack_from(answer.written, place * size) for place in range(answer.count)]
+    # A driver that tells of more than it wrote: what it left alone is no process.
+    places = [place * size for place in range(answer.count) if not answer.written.startswith(_NOTHING, place * size)]
+    return [_INFO.unpack_from(answer.written, place) for place in places]
