@@ -128,10 +128,7 @@ class XidListener:
                 return
             event_set, self._set = self._set, None
         if event_set is not None:
-            try:
-                pynvml.nvmlEventSetFree(event_set)
-            except pynvml.NVMLError as error:
-                log.debug("the event set was not freed", extra={"error": str(error)})
+            _free(event_set)
         ended()
 
     def _event_set(self, now: float) -> Any:
@@ -154,6 +151,7 @@ class XidListener:
     def _listen(self, event_set: Any) -> None:
         while not self._stop.wait(_EVERY):
             if not self._take_all(event_set):
+                _free(event_set)  # the driver may have it still, though it does not listen any more
                 break
         with self._lock:
             # Over while nobody closed it: the next reading makes a set and registers everything again.
@@ -193,6 +191,13 @@ class XidListener:
             before = self._heard.get((device, xid))
             count = 1 if before is None else before.count + 1
             self._heard[device, xid] = Xid(device, xid, self._clock(), count)
+
+
+def _free(event_set: Any) -> None:
+    try:
+        pynvml.nvmlEventSetFree(event_set)
+    except pynvml.NVMLError as error:
+        log.debug("the event set was not freed", extra={"error": str(error)})
 
 
 def address(handle: Any) -> int:

@@ -5,7 +5,7 @@
 
 #define POLL_US 5000u
 
-enum { MAX_SETS = 32 };
+enum { MAX_SETS = 256 }; /* a process of tests leaves some behind, beneath calls that hang */
 
 struct event_set {
     bool used;
@@ -18,6 +18,14 @@ struct event_set {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct event_set sets[MAX_SETS];
+
+void free_event_sets(void)
+{
+    pthread_mutex_lock(&lock);
+    for (unsigned i = 0; i < MAX_SETS; i++)
+        sets[i].used = false;
+    pthread_mutex_unlock(&lock);
+}
 
 static bool in_use(nvmlEventSet_t set)
 {

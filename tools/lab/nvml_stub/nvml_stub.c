@@ -353,8 +353,8 @@ API nvmlReturn_t nvmlShutdown(void)
     count_call(F_nvmlShutdown);
     pthread_mutex_lock(&session_lock);
     nvmlReturn_t status = session.users == 0 ? NVML_ERROR_UNINITIALIZED : NVML_SUCCESS;
-    if (session.users > 0)
-        session.users--;
+    if (session.users > 0 && --session.users == 0)
+        free_event_sets();
     pthread_mutex_unlock(&session_lock);
     return status;
 }

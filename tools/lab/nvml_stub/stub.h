@@ -150,6 +150,7 @@ uint64_t now_us(const struct state *state); /* of the machine's wall clock, like
 uint64_t monotonic_us(void);
 void sleep_us(uint64_t us);
 
+void free_event_sets(void); /* as the last session ends */
 struct session session_now(void);
 nvmlDevice_t gpu_handle(unsigned index);
 nvmlDevice_t mig_handle(unsigned index, unsigned instance);
