@@ -9,7 +9,7 @@ import pynvml
 import pytest
 from tools.lab.nvml_stub import Mig, Process, Stub
 
-from gpu_exporter.catalog import OWNER_SECONDS, STATE_SECONDS
+from gpu_exporter.catalog import OWNER_SECONDS, STATE_SECONDS, by_name
 from gpu_exporter.catalog.mig import (
     MIG_DRAM_ACTIVE,
     MIG_INFO,
@@ -373,3 +373,24 @@ def test_samples_are_freed_with_their_instance_and_before_the_driver_is_let_go(
     assert names[-1] == "nvmlShutdown"
     assert names.count("nvmlGpmSampleFree") >= 2
     gpu.source = NvmlSource(monotonic=lambda: gpu.elapsed)
+
+
+def test_what_only_the_whole_gpu_counts_is_absent_in_mig_mode_and_goes_on_after_it(
+    machine: Callable[..., Machine],
+) -> None:
+    """A counter that stood still would tell of idleness."""
+    gpu = machine()
+    seconds = by_name("gpu_sm_active_seconds_total")
+    gpu.stub.gpm(0, {SM: 50.0})
+    gpu.read()
+    assert gpu.read().values[seconds] == pytest.approx(2.5)
+    gpu.stub.mig(0, [device(ONE, 1, 80.0)])
+    gpu.stub.fail("nvmlGpmSampleGet", _NOT_SUPPORTED)
+    gpu.read()
+    assert seconds not in gpu.read().values
+    gpu.stub.fail("nvmlGpmSampleGet", 0)
+    gpu.stub.mig(0, [])
+    gpu.stub.set(0, "mig_mode", 0)
+    for _ in range(3):
+        values = gpu.read().values
+    assert values[seconds] >= 2.5

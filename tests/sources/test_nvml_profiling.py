@@ -243,13 +243,16 @@ def test_a_call_that_fails_loses_nothing(machine: Callable[..., Machine], functi
     assert gpu.read(after=5).values[SM_SECONDS] == pytest.approx(7.5)
 
 
-def test_readings_closer_than_the_drivers_counts_lose_nothing(machine: Callable[..., Machine]) -> None:
+def test_readings_closer_than_the_drivers_counts_lose_nothing(
+    machine: Callable[..., Machine], called: list[str]
+) -> None:
     """nvml.h: the interval between two samples should be greater than 100 ms."""
     gpu = machine()
     gpu.stub.gpm(0, {2: 50.0})
     gpu.read()
     for _ in range(3):
         values = gpu.read(after=0.04).values
+    assert called.count("nvmlGpmMetricsGet") == 1, "between those that are far enough apart"
     assert values[SM_SECONDS] == pytest.approx(0.06)
     assert gpu.read(after=4.88).values[SM_SECONDS] == pytest.approx(2.5)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tools.lab.clock import Clock
-from tools.lab.nvml_stub import MODELS, Stub
+from tools.lab.nvml_stub import MODELS, Mig, Stub
 from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
@@ -417,7 +417,9 @@ def test_links_of_one_kind_are_not_those_of_another(opened: Callable[..., NvmlSo
 
 def test_every_row_that_nvml_has_is_read_from_some_device(opened: Callable[..., NvmlSource], stub: MakeStub) -> None:
     seconds = count(0.0, 5.0)  # a share of no time is none
-    source = opened(stub(*MODELS), monotonic=lambda: next(seconds))
+    machine = stub(*MODELS, "h100")
+    machine.mig(len(MODELS), [Mig("MIG-1", "1g.10gb", 7, 0, 10 * 1024**3, 1024**3)])
+    source = opened(machine, monotonic=lambda: next(seconds))
     seen = set().union(*(named(source.read(device)) for _ in range(2) for device in source.devices))
     asked = [metric for metric in DEVICE_METRICS if any(not isinstance(column, Processes) for column in metric.nvml)]
     missing = [f"{metric!r}: {metric.nvml}" for metric in asked if metric.name not in seen]

@@ -108,8 +108,8 @@ class Ledger:
             values = dict(reading.values)
             self.add_increments(reading)
             activeness = self._integrate(account, reading, elapsed)
-            # A counter that has not moved may be one that the device turns out not to have.
-            values |= {row: total for row, total in account.totals.items() if total or row in reading.increments}
+            # One that is not told any more (MIG mode) is absent: standing still, it would tell of idleness.
+            values |= {row: total for row, total in account.totals.items() if row in reading.increments}
             values |= {counter: integral.total for counter, integral in account.integrals.items()}
             owned = self._charge(account, reading, activeness, elapsed, now)
             if account.holders.unaccounted is not None:

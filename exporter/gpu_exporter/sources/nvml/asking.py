@@ -354,6 +354,8 @@ class Asker:
                     answers.increments[metric] = 0.0
             elif not 0 <= mean <= column.most:
                 answers.refused.append((metric, scaled(mean, column.scale)))
+                if counts:
+                    answers.increments[metric] = 0.0
             elif counts:
                 answers.increments[metric] = scaled(min(mean, column.full) * interval.seconds, column.scale)
             else:
