@@ -19,6 +19,7 @@ from gpu_exporter.http.server import Server
 from gpu_exporter.model import Build, Host, Snapshot
 from gpu_exporter.owners.factory import open_resolver
 from gpu_exporter.pages.application import Application
+from gpu_exporter.pages.compat import Compat
 from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
@@ -73,6 +74,11 @@ def read_once(config: Config) -> tuple[Snapshot, str | None]:
         sampler.close()
 
 
+def build_page(config: Config, *, hostname: str) -> Page:
+    """What renders /metrics as configured; ``hostname`` is the machine's name."""
+    return Page(compat=Compat(config.compat, hostname=hostname) if config.compat else None)
+
+
 def record(config: Config, path: Path, *, readings: int, names: bool) -> tuple[Snapshot, str | None]:
     """Write so many readings into a file; the last snapshot, and what is wrong with it (None: nothing).
 
@@ -118,10 +124,10 @@ def record(config: Config, path: Path, *, readings: int, names: bool) -> tuple[S
 class Site:
     """What the pages ask for: the sampler's newest snapshot, its bytes, the sampler's health, and the machine."""
 
-    def __init__(self, sampler: Sampler, host: HostWatch) -> None:
+    def __init__(self, sampler: Sampler, host: HostWatch, page: Page) -> None:
         self._sampler = sampler
         self._host = host
-        self._page = Page()
+        self._page = page
 
     def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
         """The newest snapshot's bytes."""
@@ -164,7 +170,7 @@ class Exporter:
         self._sampler = build_sampler(config)
         self._host = HostWatch(config.host)
         application = Application(
-            provider=Site(self._sampler, self._host),
+            provider=Site(self._sampler, self._host, build_page(config, hostname=self._host.latest().name)),
             telemetry_path=config.web.telemetry_path,
             process_labels=config.processes.labels,
         )

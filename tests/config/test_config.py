@@ -62,7 +62,7 @@ MESSAGES = {
     "latin-1": "is not text; write YAML in UTF-8",
     "list-as-integer": "collection.expected_gpus: '[8]' is not a whole number from 0 to 4096",
     "list-as-key": "is not YAML: line 1, column 3: found unhashable key",
-    "list-document": "the file is a list; write keys such as source, require_gpu, collection, web, processes, "
+    "list-document": "the file is a list; write keys such as source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "nested-too-deeply": "is not YAML: line 2, column 23: nested too deeply",
     "not-closed": "is not YAML: line 3, column 4: expected ',' or ']', but got ':'",
@@ -76,18 +76,18 @@ MESSAGES = {
     "section-is-number": "fake is a single value; write keys such as gpus, model, seed, owners, scenario",
     "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus",
     "tabs": "is not YAML: line 2, column 1: found character '\\t' that cannot start any token",
-    "text-document": "the file is text; write keys such as source, require_gpu, collection, web, processes, "
+    "text-document": "the file is text; write keys such as source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "timeout-over-default-interval": "collection.timeout: '10s' is longer than collection.interval; write at most 5s",
     "timeout-over-interval": "collection.timeout: '1m30s' is longer than collection.interval; write at most 5s",
     "two-documents": "is not YAML: line 2, column 1: found another document",
     "unknown-format": "log.format: 'yaml' is not known; write one of logfmt, json",
     "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus",
-    "unknown-key": "collector: unknown key; write one of source, require_gpu, collection, web, processes, "
+    "unknown-key": "collector: unknown key; write one of source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",
     "unknown-model": f"fake.model: 'H100' is not known; write one of {', '.join(MODELS)}",
-    "unknown-number-key": "5: unknown key; write one of source, require_gpu, collection, web, processes, "
+    "unknown-number-key": "5: unknown key; write one of source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "unknown-source": f"source: 'rocm' is not known; write one of auto, {', '.join(SOURCES)}",
     "unprintable-path": "fake.scenario: 'a\\x00b' is not a file; write a path",

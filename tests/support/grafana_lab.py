@@ -49,6 +49,7 @@ MACHINES = (
             {"at": 3, "gpu": 4, "fault": "pcie", "width": 8, "count": 150},
             {"at": 3, "gpu": 5, "fault": "nvlink", "links": 2, "count": 40},
             {"at": 2, "gpu": "6-7", "fault": "workload", "workload": "held"},
+            {"at": 3, "gpu": 6, "fault": "dead_pid", "memory": "8GiB"},
             {"at": 3, "gpu": 7, "fault": "process", "process": {"pid": 4242, "slurm_job": "811", **_GIB}},
             {"at": 5, "gpu": 3, "fault": "xid", "xid": 13},
             {"at": 7, "gpu": 3, "fault": "xid", "xid": 79},

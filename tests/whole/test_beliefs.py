@@ -13,7 +13,7 @@ from tools.lab.wait import wait_for
 # The fleet of seed 1: a training job on GPU 0 to 3, a notebook on GPU 6, nobody on GPU 7.
 FLEET = ("--source=fake", "--collection.interval=500ms", "--collection.timeout=500ms")
 # A training job pauses now and then by the time of day; this rate says that it works, whenever the test runs.
-WORKS = "gpu: {}, fault: impossible_value, metrics: gpu_utilization_ratio, value: 0.9"
+WORKS = "gpu: {}, fault: impossible_value, metrics: [gpu_utilization_ratio, gpu_sm_active_ratio], value: 0.9"
 GIB = 1024.0**3
 Play = Callable[..., Exporter]
 
@@ -200,3 +200,32 @@ def test_a_clock_that_is_set_counts_nothing_twice(play: Play, step: str, seconds
     assert stamp is not None
     assert began <= stamp - seconds <= time.time()
     assert busy_seconds(samples, 3) <= sum(states(samples, 3).values())
+
+
+def test_one_block_that_spins_is_idleness_although_utilization_is_full(play: Play) -> None:
+    samples = page(play("gpu: 0, fault: workload, workload: spinning"), charged(0, "idle_held"))
+    assert states(samples, 0)["active"] == 0
+    assert pick(samples, "gpu_utilization_ratio", gpu=0) == 1.0
+    assert pick(samples, "gpu_sm_active_ratio", gpu=0) == pytest.approx(0.0075)
+
+
+def test_where_there_is_no_profiling_the_same_block_is_work(play: Play) -> None:
+    exporter = play("gpu: 0, fault: workload, workload: spinning", arguments=("--fake.model=a100",))
+    times = states(page(exporter, charged(0, "active")), 0)
+    assert times["idle_held"] == times["idle_free"] == 0
+
+
+@pytest.mark.parametrize(
+    ("workload", "instances", "state"),
+    [("inference", 3, "active"), ("held", 2, "idle_held"), ("training", 0, "idle_free")],
+)
+def test_the_time_of_a_partitioned_gpu_is_told_by_its_mig_devices(
+    play: Play, workload: str, instances: int, state: str
+) -> None:
+    mig = f"gpu: 0, fault: mig, instances: {instances}"
+    exporter = play(mig, f"gpu: 0, fault: workload, workload: {workload}")
+    samples = page(exporter, charged(0, state))
+    assert states(samples, 0)["unknown"] == 0
+    told = [labels for name, labels in samples if name == "gpu_mig_info" and dict(labels)["gpu"] == "0"]
+    assert len(told) == instances
+    assert pick(samples, "gpu_utilization_ratio", gpu=0) is None

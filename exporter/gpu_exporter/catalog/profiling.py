@@ -1,6 +1,6 @@
 """What the work does with a GPU, by its profiling counters (GPM; Hopper and newer).
 
-Which metric is which was told by a recorded H200 under known loads (tests/sources/recorded): a bf16 matrix product is
+Which metric is which was told by a recorded H200 under known loads (tests/catalog/recorded): a bf16 matrix product is
 94 % of ANY_TENSOR, one in fp32 76 % of FP32, one in fp64 97 % of ANY_TENSOR and of no pipe, a copy 88 % of DRAM_BW.
 """
 

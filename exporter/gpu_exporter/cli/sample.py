@@ -66,9 +66,10 @@ def sample(form: str, tape: Path | None, ticks: int, *, names: bool, config_file
         click.echo(f"gpu-exporter: no GPU: {trouble or 'the driver lists none'}", err=True)
         return 2
     if form == "prometheus":
-        from gpu_exporter.pages.exposition import Page  # noqa: PLC0415 - only this form needs it
+        from gpu_exporter.host import HostWatch  # noqa: PLC0415 - only this form needs it
 
-        click.echo(Page().body(snapshot, openmetrics=False, gzip=False), nl=False)
+        page = app.build_page(config, hostname=HostWatch(config.host).latest().name)
+        click.echo(page.body(snapshot, openmetrics=False, gzip=False), nl=False)
     elif form == "json":
         from gpu_exporter.pages.documents import gpus_document  # noqa: PLC0415 - only this form needs it
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from gpu_exporter.catalog.compat import GENERATIONS
 from gpu_exporter.catalog.owner_kinds import BY_KIND, PROCESS_LABELS
 from gpu_exporter.config import parsers
 
@@ -270,6 +271,14 @@ class Config:
     )
     require_gpu: bool = _setting(
         False, parsers.boolean, "Exit with status 2 where no GPU can be read at the start.", shown="false"
+    )
+    compat: tuple[str, ...] = _setting(
+        (),
+        parsers.subset(*GENERATIONS),
+        "Also publish what another exporter calls it (docs/MIGRATING.md): dcgm is dcgm-exporter before 4.9, dcgm-4.9 "
+        "the same with the names and units since then.",
+        shown="",
+        many=True,
     )
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     web: WebConfig = field(default_factory=WebConfig)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip as gzip_format
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
@@ -17,11 +17,12 @@ from prometheus_client import Metric as ClientFamily
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from gpu_exporter.catalog import CATALOG
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Device, Reading, Snapshot
+from gpu_exporter.pages.compat import Compat, Family
+from gpu_exporter.pages.lines import go_number, sample_head
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -31,21 +32,23 @@ _PLAIN: Final = 1e6
 # Level 9 takes nine times as long for a page that is a sixth smaller.
 _GZIP_LEVEL: Final = 1
 _generate_openmetrics: Final[Callable[[Collector], bytes]] = openmetrics_exposition.generate_latest
-_go_number: Final[Callable[[float], str]] = floatToGoString
 
 
 class Page:
     """The bytes of /metrics for the newest snapshot asked for, each form rendered when it is first wanted.
 
     It lives as long as the daemon and is the one place that keeps what was rendered. Any thread may call. ``process``
-    collects the ``process_*`` families, by default those of this process.
+    collects the ``process_*`` families, by default those of this process. ``compat`` adds other exporters' names.
     """
 
-    def __init__(self, renderer: Renderer | None = None, *, process: Collector | None = None) -> None:
+    def __init__(
+        self, renderer: Renderer | None = None, *, process: Collector | None = None, compat: Compat | None = None
+    ) -> None:
         self._renderer = renderer or Renderer()
+        self._compat = compat
         self._process = ProcessCollector(registry=None) if process is None else process
         self._lock = threading.Lock()
-        self._samples: list[tuple[_Family, str]] = []
+        self._samples: list[tuple[_Family | Family, str]] = []
         self._collected = _Collected([])
         # Replaced as a pair, so that a scrape which finds its body needs no lock.
         self._rendered: tuple[Snapshot | None, dict[tuple[bool, bool], bytes]] = (None, {})
@@ -62,7 +65,10 @@ class Page:
     def _body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         if self._rendered[0] is not snapshot:
             self._samples, self._rendered = [], (None, {})  # never two pages in memory at once
-            self._samples = self._renderer.samples(snapshot)
+            self._samples = [
+                *self._renderer.samples(snapshot),
+                *(self._compat.samples(snapshot) if self._compat else ()),
+            ]
             self._collected = _Collected(list(self._process.collect()))
             self._rendered = (snapshot, {})
         bodies = self._rendered[1]
@@ -151,7 +157,7 @@ class _Heads(dict[Metric, str]):
     def __missing__(self, row: Metric) -> str:
         labels = {**self._labels, **dict(row.labels)}
         labels.update({name: getattr(self._device, name) for name in row.info})
-        head = self[row] = _head(row.name, labels)
+        head = self[row] = sample_head(row.name, labels)
         return head
 
     def labelled(self, row: Metric, pairs: Iterable[tuple[tuple[str, ...], float]]) -> list[str]:
@@ -162,10 +168,10 @@ class _Heads(dict[Metric, str]):
             line = known.get(labels)
             if line is None:
                 named = {name: text for name, text in zip(row.dynamic, labels, strict=True) if text}
-                head = _head(row.name, fixed | named)
-                line = (len(head), value, f"{head}{_go_number(value)}\n")
+                head = sample_head(row.name, fixed | named)
+                line = (len(head), value, f"{head}{go_number(value)}\n")
             elif line[1] != value or not value:  # 0 equals -0, which is written differently
-                line = (line[0], value, f"{line[2][: line[0]]}{_go_number(value)}\n")
+                line = (line[0], value, f"{line[2][: line[0]]}{go_number(value)}\n")
             lines[labels] = line
         self._labelled[row] = lines
         return [line for _, _, line in lines.values()]
@@ -191,7 +197,7 @@ class _DeviceSamples:
             value = values.get(row)
             if value is not None:
                 number = float(value)
-                text = repr(number) if -_PLAIN < number < _PLAIN else _go_number(number)
+                text = repr(number) if -_PLAIN < number < _PLAIN else go_number(number)
                 lines.append(f"{heads[row]}{text}\n")
         for row in family.special:
             if row.info:
@@ -219,7 +225,9 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
         labels = dict(row.labels)
         if row.dynamic:
             (name,) = row.dynamic
-            lines += [f"{_head(row.name, labels | {name: key})}{_go_number(value[key])}\n" for key in sorted(value)]
+            lines += [
+                f"{sample_head(row.name, labels | {name: key})}{go_number(value[key])}\n" for key in sorted(value)
+            ]
             continue
         if row.kind == "info":
             if isinstance(value, str):
@@ -227,20 +235,7 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
             else:
                 labels.update({name: getattr(value, name) for name in row.info})
             value = 1.0
-        lines.append(f"{_head(row.name, labels)}{_go_number(value)}\n")
-
-
-def _head(name: str, labels: Mapping[str, str]) -> str:
-    """A sample line up to its value: labels sorted by name, as prometheus_client has them."""
-    pairs = [f'{label}="{_escaped(labels[label])}"' for label in sorted(labels)]
-    return f"{name}{{{','.join(pairs)}}} " if pairs else f"{name} "
-
-
-def _escaped(value: str) -> str:
-    """A label value as both formats want it. Half a surrogate pair, which UTF-8 cannot encode, becomes U+FFFD."""
-    if not value.isascii():
-        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+        lines.append(f"{sample_head(row.name, labels)}{go_number(value)}\n")
 
 
 def _natural(pair: tuple[tuple[str, ...], float]) -> tuple[int, tuple[str, ...]]:
