@@ -30,11 +30,11 @@ _H200 = Path(__file__).parents[1] / "tests/catalog/recorded/h200-580.159.04.load
 _HEAD = f"""\
 # What a reading costs, by source
 
-Written by `python -m bench.sources --write`: {GPUS} GPUs, the median of {READINGS} readings, CPU time of the exporter
-and of the programs that it runs. The drivers are stand-ins that answer at once, so this is what the exporter itself
-adds: NVML's stand-in beside a shell script that prints what an nvidia-smi was recorded to print. A real driver's own
-time comes on top: milliseconds a GPU by NVML, some 150 ms by nvidia-smi (one H200, driver 580), which initialises NVML
-for each reading.
+Written by `python -m bench.sources --write`: {GPUS} GPUs, the median of {READINGS} readings, the CPU time of the
+exporter and of the programs that it runs. The drivers are stand-ins that answer at once, so this is what the exporter
+itself adds: NVML's stand-in beside a shell script that prints what an nvidia-smi was recorded to print. A real
+driver's own time comes on top: milliseconds a GPU by NVML, some 150 ms by nvidia-smi (one H200, driver 580), which
+initialises NVML for each reading.
 
 | source | wall, ms | CPU, ms | CPU at one reading each 5 s |
 |---|---|---|---|

@@ -12,7 +12,7 @@ from typing import Any
 import pynvml
 import pytest
 from tools.lab.exporter import Exporter, parse, run
-from tools.lab.nvml_stub import Process, Stub
+from tools.lab.nvml_stub import Mig, Process, Stub
 from tools.lab.smi_stub import SmiStub, capture
 
 import h200_run
@@ -270,6 +270,49 @@ def test_events_and_failures_are_recorded_and_come_again(
     finally:
         again.close()
     assert pynvml.nvmlLib is None, "nothing of the recording is left where the driver's library goes"
+
+
+def test_each_mig_device_has_its_own_counters_again(here: Callable[[Stub], Stub], stub: Callable[..., Stub]) -> None:
+    machine = here(stub("h100"))
+    shares = {1: 80.0, 2: 20.0}
+    gib = 2**30
+    machine.mig(
+        0,
+        [
+            Mig(f"MIG-{number}", "3g.40gb", number, 0, 40 * gib, number * gib, {2: share, 5: share / 2, 10: share / 4})
+            for number, share in shares.items()
+        ],
+    )
+    path = machine.state_file.with_name("recording.jsonl")
+    now = [0.0]
+    with path.open("w") as file:
+        tape = Tape(file, names=False, monotonic=lambda: now[0])
+        recorder = kind_of("nvml").recorder
+        assert recorder is not None
+        source = recorder(configured("nvml"), tape)()
+        for now[0] in (0.0, 1.0, 2.0):
+            machine.now += 1.0
+            told = source.read(source.devices[0])
+            tape.end_reading("nvml", (told,), interval=1.0, version="0")
+        source.close()
+    active = {
+        labels[0]: value for (row, labels), value in told.labelled.items() if row.name == "gpu_mig_sm_active_ratio"
+    }
+    assert active == {"MIG-1": 0.8, "MIG-2": 0.2}
+
+    now[0] = 0.0
+    playback = Playback(load_recording(path), monotonic=lambda: now[0])
+    player = kind_of("nvml").player
+    assert player is not None
+    playback.begin()
+    again = player(configured("nvml"), playback)()
+    try:
+        for now[0] in (0.0, 1.0, 2.0):
+            replayed = again.read(again.devices[0])
+    finally:
+        again.close()
+    assert replayed.labelled == told.labelled
+    assert replayed.mig_uuids == told.mig_uuids == ("MIG-1", "MIG-2")
 
 
 # --- its end ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.lab.exporter import run
+from tools.lab.exporter import Exporter, run
 from tools.lab.nvml_stub import Stub
 from tools.lab.smi_stub import SmiStub, capture
 from tools.lab.wait import wait_for
@@ -643,3 +643,14 @@ def test_doctor_tells_what_is_asked_and_what_to_do(smi: Make, tmp_path: Path) ->
     done = run("doctor", f"--smi.path={stub.path}", "--collection.timeout=5s", extra=nothing)
     assert "nvidia-smi is asked instead" in done.stdout
     assert f"ok    nvidia-smi: {stub.path}" in done.stdout
+
+
+def test_the_daemon_leaves_no_process_behind(smi: Make, tmp_path: Path) -> None:
+    stub = smi(1)
+    marker = f"SMI_TEST={stub.path}"
+    arguments = ("--source=smi", f"--smi.path={stub.path}", "--collection.interval=5s", "--collection.timeout=5s")
+    with Exporter(tmp_path, *arguments, extra={"SMI_TEST": str(stub.path)}) as exporter:
+        exporter.wait(lambda: exporter.value("gpu_up", gpu=0) == 1.0)
+        stub.hang(0)
+        exporter.wait(lambda: [line for line in alive(marker) if line.startswith("sleep")])
+    wait_for(lambda: not alive(marker), lambda: alive(marker))

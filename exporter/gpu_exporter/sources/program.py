@@ -80,6 +80,7 @@ class Program:
         self._asked = path
         self._places = tuple(places)
         self._lock = threading.Lock()
+        self._running: set[int] = set()  # process groups
         self._left: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 
     @property
@@ -111,6 +112,8 @@ class Program:
             raise MissingProgramError(f"{path} cannot be run: {error.strerror}") from None
         except ValueError as error:  # a NUL in an argument
             raise MissingProgramError(f"{path} cannot be run: {error}") from None
+        with self._lock:
+            self._running.add(process.pid)
         try:
             out, err = _collect(process, until=began + timeout)
             if out is None:
@@ -121,6 +124,13 @@ class Program:
             self._end(process, key)
         return Said(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
+    def kill(self) -> None:
+        """End what runs now, with its children: who has asked goes away. May be called from any thread."""
+        with self._lock:
+            for group in self._running:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGKILL)
+
     def _reap(self, key: tuple[str, ...]) -> None:
         """Take leave of those that have ended by now. Raises SlowProgramError where the one of this key has not."""
         with self._lock:
@@ -130,8 +140,10 @@ class Program:
 
     def _end(self, process: subprocess.Popen[bytes], key: tuple[str, ...]) -> None:
         """Kill what is left of its group, while its number is still its own, and take leave of it."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with self._lock:
+            self._running.discard(process.pid)
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()

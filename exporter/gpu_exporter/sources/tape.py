@@ -39,7 +39,7 @@ class Tape:
         self.names: Final = names
         self.readings = 0
         self._file = file
-        self._monotonic = monotonic
+        self.monotonic: Final = monotonic
         self._lock = threading.Lock()
         self._began: float | None = None
         self._at: float | None = None  # of the first answer of this reading
@@ -78,7 +78,7 @@ class Tape:
 
     def _begin(self) -> None:
         if self._at is None:
-            self._at = self._monotonic()
+            self._at = self.monotonic()
             self._began = self._at if self._began is None else self._began
 
     def _write(self, line: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -46,13 +47,21 @@ class SlowError(SourceError):
 class DcgmSource:
     """The Source that asks dcgmi. The constructor raises SourceError where that, or its host engine, does not answer.
 
-    ``timeout`` is how long a reading may take, in seconds.
+    ``timeout`` is how long a reading may take, in seconds; ``ended`` is called as the source is closed.
     """
 
     name = "dcgm"
     simulated = False
 
-    def __init__(self, run: Run, *, timeout: float = 3.0, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        timeout: float = 3.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ended = ended
         self._run = run
         self._timeout = _SHARE * timeout
         listed = table.fields(self._ask(_LIST, _OPENING).out)
@@ -83,7 +92,8 @@ class DcgmSource:
         return ()
 
     def close(self, *, hung: bool = False) -> None:
-        """Nothing is kept open."""
+        """End what still runs."""
+        self._ended()
 
     def _reading(self, device: Device, cells: dict[int, str]) -> Reading:
         values: dict[Metric, float] = {}
@@ -171,22 +181,27 @@ def _advice(said: Said) -> str:
 
 
 def _opener(config: Config) -> Callable[[], DcgmSource]:
-    return _over(_program(config), config)
+    run = _program(config)
+    return _over(run, config, ended=run.kill)
 
 
 def _recorder(config: Config, tape: Tape) -> Callable[[], DcgmSource]:
-    return _over(RecordingRun(_program(config), tape), config)
+    run = _program(config)
+    return _over(RecordingRun(run, tape), config, ended=run.kill)
 
 
 def _player(config: Config, playback: Playback) -> Callable[[], DcgmSource]:
     return _over(RecordedRun(playback), config, monotonic=playback.monotonic)
 
 
-def _over(run: Run, config: Config, *, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], DcgmSource]:
-    def opened() -> DcgmSource:
-        return DcgmSource(run, timeout=config.collection.timeout, monotonic=monotonic)
-
-    return opened
+def _over(
+    run: Run,
+    config: Config,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    ended: Callable[[], None] = lambda: None,
+) -> Callable[[], DcgmSource]:
+    return partial(DcgmSource, run, timeout=config.collection.timeout, monotonic=monotonic, ended=ended)
 
 
 def _program(config: Config) -> Program:

@@ -311,7 +311,11 @@ def _release(driver: Driver) -> int:
 
 
 def _opener(config: Config) -> Callable[[], NvmlSource]:
-    return partial(NvmlSource, processes=config.processes.interval if config.processes.enabled else None)
+    return partial(NvmlSource, processes=_processes(config))
+
+
+def _processes(config: Config) -> float | None:
+    return config.processes.interval if config.processes.enabled else None
 
 
 def recorder(config: Config, tape: Tape) -> Callable[[], NvmlSource]:
@@ -323,7 +327,7 @@ def recorder(config: Config, tape: Tape) -> Callable[[], NvmlSource]:
         except OSError:
             raise source_error(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND) from None
         library.insert(RecordingLibrary(loaded, tape))
-        return _opener(config)()
+        return NvmlSource(processes=_processes(config), monotonic=tape.monotonic)
 
     return opened
 
@@ -331,8 +335,7 @@ def recorder(config: Config, tape: Tape) -> Callable[[], NvmlSource]:
 def _player(config: Config, playback: Playback) -> Callable[[], NvmlSource]:
     def opened() -> NvmlSource:
         library.insert(RecordedLibrary(playback))
-        processes = config.processes.interval if config.processes.enabled else None
-        return NvmlSource(processes=processes, monotonic=playback.monotonic, root=_NOWHERE)
+        return NvmlSource(processes=_processes(config), monotonic=playback.monotonic, root=_NOWHERE)
 
     return opened
 

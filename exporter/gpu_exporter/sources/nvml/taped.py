@@ -102,7 +102,7 @@ class RecordingLibrary:
         code = int(function(*arguments))
         try:
             if name in _GPM_SAMPLES:
-                self._sampled[wire.address(arguments[-1])] = owner
+                self._sampled[wire.address(arguments[-1])] = _sampled(name, owner, arguments)
             if special:
                 self._note(name, code, owner, arguments)
             elif name not in _ALWAYS:
@@ -210,7 +210,7 @@ class RecordedLibrary:
         for target, each in zip(targets, told, strict=False):
             wire.decode(each, target)
         if name in _GPM_SAMPLES:
-            self._sampled[wire.address(arguments[-1])] = owner
+            self._sampled[wire.address(arguments[-1])] = _sampled(name, owner, arguments)
         return int(code)
 
     def _point(self, name: str, arguments: Sequence[Any], target: Any) -> None:
@@ -281,6 +281,11 @@ class RecordedLibrary:
         wire.point(event.device, self._handles.issue(str(told["gpu"])))
         event.eventType, event.eventData = int(told["type"]), int(told["data"])
         return int(pynvml.NVML_SUCCESS)
+
+
+def _sampled(name: str, owner: str, arguments: Sequence[Any]) -> str:
+    """What a GPM sample is of: a GPU, or one of its GPU instances ("0:1")."""
+    return owner if name == _GPM_SAMPLES[0] else f"{owner}:{_whole(arguments[1])}"
 
 
 def _unknown(name: str) -> int:

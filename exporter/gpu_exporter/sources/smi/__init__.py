@@ -44,6 +44,7 @@ class SmiSource:
     """The Source that asks nvidia-smi. The constructor raises SourceError where that cannot be used.
 
     ``timeout`` is how long a reading may take, in seconds; with ``processes``, what computes is listed as well.
+    ``ended`` is called as the source is closed.
     """
 
     name = "smi"
@@ -57,7 +58,9 @@ class SmiSource:
         processes: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
+        self._ended = ended
         query = Query(run)
         listed = ProcessList(run) if processes else None
         self._asking = Asking(query, listed, timeout=_SHARE * timeout, monotonic=monotonic)
@@ -99,7 +102,8 @@ class SmiSource:
         return ()
 
     def close(self, *, hung: bool = False) -> None:
-        """Nothing is kept open."""
+        """End what still runs."""
+        self._ended()
 
     def _ask(self) -> Answers:
         answers = self._asking.ask(self.devices)
@@ -132,21 +136,29 @@ def program(config: Config) -> Program:
 
 
 def _opener(config: Config) -> Callable[[], SmiSource]:
-    return _over(program(config), config)
+    run = program(config)
+    return _over(run, config, ended=run.kill)
 
 
 def recorder(config: Config, tape: Tape) -> Callable[[], SmiSource]:
     """What opens it such that every answer is noted."""
-    return _over(RecordingRun(program(config), tape), config)
+    run = program(config)
+    return _over(RecordingRun(run, tape), config, ended=run.kill)
 
 
 def _player(config: Config, playback: Playback) -> Callable[[], SmiSource]:
     return _over(RecordedRun(playback), config, monotonic=playback.monotonic)
 
 
-def _over(run: Run, config: Config, *, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], SmiSource]:
+def _over(
+    run: Run,
+    config: Config,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    ended: Callable[[], None] = lambda: None,
+) -> Callable[[], SmiSource]:
     processes, timeout = config.processes.enabled, config.collection.timeout
-    return partial(SmiSource, run, timeout=timeout, processes=processes, monotonic=monotonic)
+    return partial(SmiSource, run, timeout=timeout, processes=processes, monotonic=monotonic, ended=ended)
 
 
 def _findings(config: Config, _root: Path) -> Iterator[Finding]:
