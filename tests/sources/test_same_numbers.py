@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
+from tools.lab.dcgmi_stub import DcgmiStub
+from tools.lab.exporter import run
+from tools.lab.programs import program
 from tools.lab.smi_stub import SmiStub, capture
 
 import h200_run
@@ -107,3 +111,25 @@ def test_both_say_who_it_is(by_nvml: Reading, by_smi: Reading) -> None:
     names = ("uuid", "model", "architecture", "brand", "pci_bus_id", "serial", "vbios_version")
     differ = {name for name in names if getattr(one, name) != getattr(other, name)}
     assert differ == IDENTITY.keys(), (one, other)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_promtool_finds_nothing_in_the_page_of_any_source(tmp_path: Path) -> None:
+    smi = SmiStub(tmp_path / "smi", capture(RECORDED / "h200-580.159.04.load.csv") * 2)
+    smi.processes(0, ("1", "20166 MiB"))
+    dcgmi = DcgmiStub(tmp_path / "dcgmi", [{150: "63", 203: "100", 156: "2642545", 319: "0"}] * 2)
+    recording = tmp_path / "idle.jsonl"
+    h200_run.write_idle(recording)
+    for arguments in (
+        ("--source=smi", f"--smi.path={smi.path}", "--collection.timeout=5s"),
+        ("--source=dcgm", f"--dcgm.path={dcgmi.path}", "--collection.timeout=5s"),
+        (f"--source=replay:{recording}",),
+    ):
+        done = run("sample", "--format=prometheus", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        checked = subprocess.run(
+            [program("promtool"), "check", "metrics"], input=done.stdout, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", ""), arguments

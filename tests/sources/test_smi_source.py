@@ -654,3 +654,21 @@ def test_the_daemon_leaves_no_process_behind(smi: Make, tmp_path: Path) -> None:
         stub.hang(0)
         exporter.wait(lambda: [line for line in alive(marker) if line.startswith("sleep")])
     wait_for(lambda: not alive(marker), lambda: alive(marker))
+
+
+def test_an_nvidia_smi_of_windows_is_read_as_far_as_it_tells(tmp_path: Path) -> None:
+    """As one in WSL answers (WDDM): no memory of processes, names that are refused, lines that end as in DOS."""
+    row = {**H200, "fan.speed": "0 %", "driver_model.current": "WDDM", "mig.mode.current": "[N/A]"}
+    row |= {name: "[N/A]" for name in H200 if name.startswith(("ecc.", "remapped", "retired", "fabric", "power.draw"))}
+    stub = SmiStub(tmp_path / "smi", [row])
+    stub.processes(0, ("2936", "[N/A]"), ("2964", "[Insufficient Permissions]"))
+    source = opened(stub)
+    stub.say("--query-gpu", "\r\n".join(table_of(stub, source)) + "\r\n")
+    (reading,) = Pipeline(gap=15).complete(read(source), 0.0)
+    assert (reading.failure, reading.partial) == (None, "")
+    assert reading.values[UTILIZATION] == 1.0
+    assert reading.labelled[by_name("gpu_fan_speed_ratio"), ("0",)] == 0.0
+    assert ECC not in reading.values
+    assert by_name("gpu_power_watts") not in reading.values
+    assert [(each.pid, each.memory_used) for each in reading.processes or ()] == [(2936, None), (2964, None)]
+    assert reading.state == "active"
