@@ -281,7 +281,8 @@ def other_processors_get_the_same(image: Image, folder: Path) -> None:
         for record in packages.glob("*.dist-info/RECORD")
         if any(line.split("/")[0] in compiled and ".so," in line for line in record.read_text().splitlines())
     ]
-    assert {name.lower() for name, _ in owners} == {"bcrypt", "pyyaml"}, "a new one is looked at here"
+    hub = {"aiohttp", "frozenlist", "markupsafe", "msgspec", "multidict", "propcache", "yarl"}
+    assert {name.lower() for name, _ in owners} == {"bcrypt", "pyyaml"} | hub, "a new one is looked at here"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
@@ -294,7 +295,7 @@ def other_processors_get_the_same(image: Image, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(list((folder / "arm64").glob("*aarch64.whl"))) == 2
+    assert len(list((folder / "arm64").glob("*aarch64.whl"))) == len(owners)
 
 
 def test_the_dockerfile_is_the_same_for_every_processor() -> None:

@@ -68,7 +68,7 @@ def table(
         options={
             "showHeader": True,
             "cellHeight": "sm",
-            "footer": {"show": False, "reducer": [], "countRows": False, "enablePagination": True},
+            "enablePagination": True,
             "frameIndex": 0,
             "sortBy": [{"displayName": columns[sort].name, "desc": descending}],
         },
