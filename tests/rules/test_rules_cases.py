@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -32,6 +32,8 @@ from rules import (
 SINGLE = [path for path in CASES if path.stem != "clusters"]  # those that name no cluster
 each_file = pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
 each_single = pytest.mark.parametrize("path", SINGLE, ids=[path.stem for path in SINGLE])
+# Whether the cases are sharp is the same for every release, and takes the longest.
+one_release = pytest.mark.parametrize("release", get_args(Release)[:1], indirect=True)
 
 
 def _run_changed(folder: Path, path: Path, cases: Any, release: Release) -> None:
@@ -277,6 +279,7 @@ def _noticed(folder: Path, change: Callable[[dict[str, Any]], None], wanted: set
     return set(failed)
 
 
+@one_release
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path, release: Release) -> None:
     """Boundaries and waits: a case stands on either side of each."""
@@ -287,6 +290,7 @@ def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path, rel
     assert missed == set(), f"deploy/prometheus/tests: no case notices {mistake}; {WANTED[mistake]}, of\n{told}"
 
 
+@one_release
 @pytest.mark.parametrize("rule", RECORDS, ids=[rule.name for rule in RECORDS])
 def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path, release: Release) -> None:
     shared = rule.file == "recording.yml"
