@@ -87,7 +87,7 @@ def origin(
     config_file: Path | None,
     **given: Any,
 ) -> Origin:
-    """What the options ask for; ``interval`` in seconds, None is what the files say. Raises ConfigError, ClickException.
+    """What the options ask for; ``interval`` in seconds, None as the files say. Raises ConfigError, ClickException.
 
     Without any of them this machine: what an exporter on it tells, or its driver where none runs, or where a source or
     another setting is asked for.
