@@ -163,7 +163,7 @@ class Hub:
             if self._past is not None:
                 await self._past.close()
 
-    def _heard(self, name: str, fetched: Fetched) -> None:
+    def _heard(self, name: str, fetched: Fetched | None) -> None:
         if self._past is not None:
             self._past.heard(name, fetched, time.time())
 
