@@ -272,6 +272,22 @@ def test_what_machines_say_is_kept(tmp_path: Path) -> None:
         assert file.execute("SELECT count(DISTINCT gpu) FROM gpu_minutes").fetchone() == (2,)
 
 
+def test_what_was_worked_out_and_told_outlives_the_hub(tmp_path: Path) -> None:
+    history = tmp_path / "history.db"
+    write(history, LAB, start=time.time() // 60 * 60 - 3600, hours=0.9)
+    nodes = write_nodes(tmp_path / "nodes.json", {})
+    (tmp_path / "hub.yml").write_text("interval: 1s\ncontrol: {url: 'http://127.0.0.1:9/low'}\n")
+    with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+        assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
+        told = hub.json("/api/v1/control")
+        assert {one["payload"]["owner"] for one in told["deliveries"]} == {"bob", "carol"}
+    with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+        assert hub.json("/api/v1/control") == told
+        assert len(hub.json("/api/v1/results/log")["log"]) == 1
+        assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
+        assert hub.json("/api/v1/control") == told, "within the cooldown nothing is told again"
+
+
 def test_where_nothing_is_kept_that_is_said(tmp_path: Path) -> None:
     with exporter(Told()) as server, Hub(tmp_path, write_nodes(tmp_path / "nodes.json", {"x": server.port})) as hub:
         hub.wait_states(x="online")

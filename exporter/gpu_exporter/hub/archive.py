@@ -212,6 +212,10 @@ class PrometheusArchive:
         self.name = "Prometheus"
         self._client = Client(access)
 
+    def find(self, node: str, name: str) -> GpuKey | None:
+        """See Archive. A Prometheus is asked by UUID and index alone, which are not known of a GPU that is gone."""
+        return None
+
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
         """See Archive."""
         _check(self.metrics, metric, start, end, step)
