@@ -219,6 +219,8 @@ class PrometheusArchive:
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
         """See Archive."""
         _check(self.metrics, metric, start, end, step)
+        # On a grid that VictoriaMetrics does not move: it moves others, to cache them.
+        count, start = int((end - start) // step), start // step * step
         seconds = max(round(step), 1)
         words = {
             "gpu": f'uuid="{_quoted(gpu.uuid)}",gpu="{gpu.number}"',
@@ -226,7 +228,6 @@ class PrometheusArchive:
             "rate": f"{max(seconds, _SHORTEST_RATE)}s",
             "seconds": str(seconds),
         }
-        count = int((end - start) // step)
         columns: list[list[float | None]] = []
         for query in _QUERIES[metric]:
             if query is None:
@@ -235,7 +236,7 @@ class PrometheusArchive:
             # HA pairs and replicas tell the same GPU more than once.
             asked = f"max(max by (instance) ({Template(query).substitute(words)}))"
             try:
-                series = self._client.range(asked, start=start + step, end=end, step=step)
+                series = self._client.range(asked, start=start + step, end=start + count * step, step=step)
             except ReportError as error:
                 raise ArchiveError(str(error)) from None
             points = {round((at - start) / step) - 1: value for one in series for at, value in one.points}
