@@ -74,7 +74,7 @@ def _file(flag: str, name: str, variable: str, text: str, default: Path | None =
     "prometheus_url",
     envvar="GPU_EXPORTER_PROMETHEUS_URL",
     metavar="URL",
-    help="Prometheus, Thanos, Mimir or VictoriaMetrics that scrapes the machines: charts and results come from there.",
+    help="Prometheus, or what speaks its API, that scrapes the machines: charts and results come from there.",
 )
 @click.option(
     "--alertmanager.url",

@@ -75,12 +75,14 @@ def percentage(value: Any) -> float:
 def moment(value: Any) -> float:
     """Unix seconds, from a date, a time or Unix seconds. Without a zone it is UTC."""
     try:
-        if re.fullmatch(r"[0-9]{9,10}", value):
+        if re.fullmatch(r"[0-9]{9,10}(\.[0-9]{1,9})?", value):
             return float(value)
         parsed = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value))
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, OverflowError):
-        raise RefusedError(f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z") from None
+        raise RefusedError(
+            f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z, or Unix seconds"
+        ) from None
 
 
 def size(value: Any) -> float:
