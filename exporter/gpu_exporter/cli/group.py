@@ -13,6 +13,7 @@ import click
 
 from gpu_exporter import __version__
 from gpu_exporter.cli.check_config import check_config
+from gpu_exporter.cli.desktop import desktop
 from gpu_exporter.cli.doctor import doctor
 from gpu_exporter.cli.export import export
 from gpu_exporter.cli.free import free
@@ -125,7 +126,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, sample, doctor, metrics, check_config, report, record, export, hub, top, free):
+for command in (serve, sample, doctor, metrics, check_config, report, record, export, hub, top, free, desktop):
     cli.add_command(command)
 
 
