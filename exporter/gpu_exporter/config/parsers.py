@@ -286,8 +286,18 @@ def networks(value: Any) -> tuple[Network, ...]:
                 raise TypeError  # noqa: TRY301 - ipaddress takes numbers too, which nobody means
             parsed.append(ipaddress.ip_network(item.strip()))
         except (TypeError, ValueError):
-            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
+            meant = _network_around(item)
+            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write {meant}") from None
     return tuple(parsed)
+
+
+def _network_around(item: Any) -> str:
+    """What may have been meant where an address has more bits than its network."""
+    try:
+        inner = ipaddress.ip_interface(item.strip())
+    except (AttributeError, ValueError):
+        return "10.0.0.0/8 or ::1/128"
+    return f"{inner.network}, or {inner.ip} for this address alone"
 
 
 def quoted(value: Any) -> str:
