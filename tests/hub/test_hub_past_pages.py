@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tools.lab import ROOT
@@ -37,7 +37,7 @@ def told(gpus: list[Gpu]) -> Told:
         replace(
             FULL,
             device=Device(gpu.index, f"GPU-{gpu.index}", "NVIDIA H100"),
-            state=gpu.state,
+            state=cast(Any, gpu.state),
             holds=(Hold(Owner("user", gpu.owner, ""), 2.0**30),) if gpu.owner else (),
         )
         for gpu in gpus
