@@ -30,7 +30,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
-from tools.chart_moved import MOVED
+from tools.chart_moved import DCGM, MOVED, NVIDIA_GPU_EXPORTER
 from tools.chart_types import TYPES, Kubernetes, Schema, closed
 
 from gpu_exporter.config import Setting, settings
@@ -254,6 +254,27 @@ def table(found: list[Value]) -> str:
     return "\n".join(rows[1:])
 
 
+def page(text: str) -> str:
+    """docs/KUBERNETES.md with its tables of thresholds and of other charts' values."""
+    rows = [f"| `{name}` | `{found['comparison']}` |" for name, found in sorted(thresholds().items())]
+    limits = ["| alert | compares |", "|---|---|", *rows]
+    moved = []
+    for chart, keys in (("dcgm-exporter", DCGM), ("nvidia_gpu_exporter", NVIDIA_GPU_EXPORTER)):
+        moved += [
+            "",
+            f"| {chart} | here |",
+            "|---|---|",
+            *(f"| `{key}` | {now} |" for key, now in sorted(keys.items())),
+        ]
+    for name, lines in {"thresholds": limits, "moved": moved[1:]}.items():
+        part = re.compile(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        made = "\n".join(["", *lines, "", ""])
+        text, count = part.subn(lambda found, made=made: found[1] + made + found[2], text)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"docs/KUBERNETES.md has no place for the table of {name}")
+    return text
+
+
 def copies() -> dict[Path, str]:
     """The chart's copies of deploy/, byte for byte."""
     found: dict[Path, str] = {}
@@ -290,6 +311,7 @@ def made() -> dict[Path, str]:
         )
         + "\n",
         CHART / "files/thresholds.json": json.dumps(thresholds(), indent=1) + "\n",
+        ROOT / "docs/KUBERNETES.md": page((ROOT / "docs/KUBERNETES.md").read_text("utf-8")),
         **copies(),
         CHART / "files/reloaded.json": json.dumps([item.key for item in settings() if item.reload], indent=1) + "\n",
     }
@@ -301,7 +323,7 @@ def main(arguments: list[str]) -> int:
     stale += left_over()
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.relative_to(CHART.parent.parent)} is not current: run make docs", file=sys.stderr)
+            print(f"{path.relative_to(ROOT)} is not current: run make docs", file=sys.stderr)
         return 1 if stale else 0
     for path in left_over():
         path.unlink()

@@ -281,6 +281,7 @@ TYPES: Final[dict[str, Schema]] = {
         closed({**_keys("group kind namespace sectionName", TEXT), "name": _NAMED, "port": {"type": "integer"}}, "name")
     ),
     "path": {"type": "string", "pattern": "^/"},
+    "path?": {"type": "string", "pattern": "^$|^/"},
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
     "port name": {"type": "string", "pattern": "^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$", "maxLength": 15},
     "prometheus config": _PROMETHEUS,
