@@ -255,24 +255,29 @@ def table(found: list[Value]) -> str:
 
 
 def page(text: str) -> str:
-    """docs/KUBERNETES.md with its tables of thresholds and of other charts' values."""
+    """docs/KUBERNETES.md with its table of thresholds."""
+    head, begin, rest = text.partition("<!-- thresholds: made from the rules by `make docs` -->")
+    _, end, tail = rest.partition("<!-- end of thresholds -->")
+    if not end:
+        raise SystemExit("docs/KUBERNETES.md has no place for the table of thresholds")
     rows = [f"| `{name}` | `{found['comparison']}` |" for name, found in sorted(thresholds().items())]
-    limits = ["| alert | compares |", "|---|---|", *rows]
-    moved = []
+    return "\n".join([f"{head}{begin}", "", "| alert | compares |", "|---|---|", *rows, "", f"{end}{tail}"])
+
+
+def migration() -> str:
+    """docs/MIGRATING_CHARTS.md."""
+    lines = ["# From another exporter's chart", ""]
+    lines += ["<!-- made from tools/chart_moved.py by `make docs` -->", ""]
+    lines += [
+        "Keys that mean something are refused with their name here, all at once. Empty ones are passed over, so that a copy"
+    ]
+    lines += [
+        "of the other chart's whole values.yaml is told only what counts. What is not named here has the same name."
+    ]
     for chart, keys in (("dcgm-exporter", DCGM), ("nvidia_gpu_exporter", NVIDIA_GPU_EXPORTER)):
-        moved += [
-            "",
-            f"| {chart} | here |",
-            "|---|---|",
-            *(f"| `{key}` | {now} |" for key, now in sorted(keys.items())),
-        ]
-    for name, lines in {"thresholds": limits, "moved": moved[1:]}.items():
-        part = re.compile(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        made = "\n".join(["", *lines, "", ""])
-        text, count = part.subn(lambda found, made=made: found[1] + made + found[2], text)  # type: ignore[misc]
-        if count != 1:
-            raise SystemExit(f"docs/KUBERNETES.md has no place for the table of {name}")
-    return text
+        lines += ["", f"## {chart}", "", "| there | here |", "|---|---|"]
+        lines += [f"| `{key}` | {now} |" for key, now in sorted(keys.items())]
+    return "\n".join([*lines, ""])
 
 
 def copies() -> dict[Path, str]:
@@ -312,6 +317,7 @@ def made() -> dict[Path, str]:
         + "\n",
         CHART / "files/thresholds.json": json.dumps(thresholds(), indent=1) + "\n",
         ROOT / "docs/KUBERNETES.md": page((ROOT / "docs/KUBERNETES.md").read_text("utf-8")),
+        ROOT / "docs/MIGRATING_CHARTS.md": migration(),
         **copies(),
         CHART / "files/reloaded.json": json.dumps([item.key for item in settings() if item.reload], indent=1) + "\n",
     }

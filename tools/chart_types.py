@@ -267,6 +267,7 @@ TYPES: Final[dict[str, Schema]] = {
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": 65535},
             closed({"enabled": {"type": "boolean"}, "port": {"type": "integer", "minimum": 1, "maximum": 65535}}),
+            {"type": "null"},
         ]
     },
     "integer": {"type": "integer", "minimum": 0},
@@ -325,7 +326,7 @@ class Kubernetes:
         tolerations = self.used["Toleration"]["properties"]
         tolerations["effect"] = {"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute", None]}
         tolerations["operator"] = {"enum": ["", "Equal", "Exists", "Lt", "Gt", None]}
-        made["environment"] = {"anyOf": [TEXTS, made.pop("env list")]}
+        made["environment"] = {"anyOf": [TEXTS, made.pop("env list"), {"type": "null"}]}
         self._of(_PROBE)
         probe = self.used["Probe"]["properties"]
         made["handler"] = closed({key: probe[key] for key in _HANDLERS})

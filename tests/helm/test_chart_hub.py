@@ -111,7 +111,8 @@ def test_who_may_reach_it_and_whom_it_may_reach() -> None:
 
 def test_the_real_hub_finds_the_exporters_by_the_services_name(tmp_path: Path) -> None:
     """What the chart renders, a DNS server that knows the Service, and pods with addresses of their own."""
-    server = DnsServer(**{"gpu-gpu-exporter-exporters": ["127.0.0.2", "127.0.0.3"]})
+    server = DnsServer()
+    server.addresses["gpu-gpu-exporter-exporters"] = ["127.0.0.2", "127.0.0.3"]
     pods = []
     try:
         port = 0

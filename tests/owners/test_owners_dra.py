@@ -46,7 +46,7 @@ class Node:
         place.mkdir(parents=True, exist_ok=True)
         (place / "information").write_text(INFORMATION.format(minor=minor, uuid=uuid, bus=bus))
 
-    def specification(self, name: str, kind: str, **devices: dict[str, Any]) -> None:
+    def specification(self, name: str, kind: str, **devices: Any) -> None:
         tree = {
             "cdiVersion": "0.5.0",
             "kind": kind,
@@ -118,7 +118,7 @@ def test_specifications_tell_device_files(node: Node) -> None:
     )
     assert node.keys("nvidia.com/gpu=0", "") == {GPU(0)}
     (node.cdi / "plugin.yaml").write_text(
-        "kind: nvidia.com/gpu\ndevices: [{name: '0', containerEdits: {deviceNodes: [{path: /dev/nvidia2}, 7]}}, null]\n# new\n"
+        "kind: nvidia.com/gpu\ndevices: [{name: '0', containerEdits: {deviceNodes: [{path: /dev/nvidia2}, 7]}}, null]\n"
     )
     assert node.keys("nvidia.com/gpu=0", "") == {GPU(2)}, "a changed file is read again"
     (node.cdi / "plugin.yaml").unlink()
