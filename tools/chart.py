@@ -269,11 +269,9 @@ def migration() -> str:
     lines = ["# From another exporter's chart", ""]
     lines += ["<!-- made from tools/chart_moved.py by `make docs` -->", ""]
     lines += [
-        "Keys that mean something are refused with their name here, all at once. Empty ones are passed over, so that a copy"
+        "Keys that mean something are refused with their name here, all at once. Empty ones are passed over: a copy of"
     ]
-    lines += [
-        "of the other chart's whole values.yaml is told only what counts. What is not named here has the same name."
-    ]
+    lines += ["the other chart's whole values.yaml is told only what counts. What is not named here has the same name."]
     for chart, keys in (("dcgm-exporter", DCGM), ("nvidia_gpu_exporter", NVIDIA_GPU_EXPORTER)):
         lines += ["", f"## {chart}", "", "| there | here |", "|---|---|"]
         lines += [f"| `{key}` | {now} |" for key, now in sorted(keys.items())]
