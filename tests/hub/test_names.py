@@ -98,6 +98,35 @@ def test_multicast_dns(server: DnsServer) -> None:
     assert server.asked == ["gpu2.local"]
 
 
+@pytest.fixture
+def responder() -> Iterator[DnsServer]:
+    """One that hears what is sent to the group of multicast DNS, on a port of its own."""
+    try:
+        made = DnsServer(group="224.0.0.251", gpu1=["10.1.2.3"], gpu6=["fe80::1", "fd00::6"])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"?", ("224.0.0.251", 9))
+    except OSError as error:
+        pytest.skip(f"no multicast on this machine: {error.strerror}")
+    yield made
+    made.close()
+
+
+def test_multicast_dns_by_multicast(responder: DnsServer) -> None:
+    resolver = Names(None, multicast=responder.address)
+    found = look_up(resolver, "gpu1.local", "GPU6.local.")
+    assert found == [["10.1.2.3"], ["fd00::6"]]
+    assert responder.asked.count("gpu6.local") == 2, "A, and then AAAA"
+
+
+def test_a_local_name_that_nobody_has_by_multicast(responder: DnsServer) -> None:
+    (error,) = look_up(Names(None, multicast=responder.address), "gpu9.local")
+    assert isinstance(error, OSError)
+    assert "nobody on this network answers to that name by multicast DNS (.local); write the machine's address" in str(
+        error
+    )
+    assert responder.asked == ["gpu9.local"] * 2
+
+
 def test_a_local_name_that_nobody_answers_to(server: DnsServer) -> None:
     (error,) = look_up(Names(None, multicast=server.address), "silent.local")
     assert isinstance(error, OSError)

@@ -18,22 +18,29 @@ from gpu_exporter.config import Address
 class DnsServer:
     """Answers by UDP for the names that it has; a name without addresses hangs. ``asked`` has what was asked.
 
-    ``services`` are SRV records by the whole name, as "host port"; ``addresses`` may be changed at any time.
+    ``services`` are SRV records by the whole name, as "host port"; ``addresses`` may be changed at any time. With a
+    ``group`` it hears what is sent to that multicast address, and says nothing of what it has not.
     """
 
-    def __init__(self, *, services: Mapping[str, list[str]] | None = None, **addresses: list[str]) -> None:
+    def __init__(
+        self, *, group: str = "", services: Mapping[str, list[str]] | None = None, **addresses: list[str]
+    ) -> None:
         self.addresses = addresses
+        self.group = group
         self.services = dict(services or {})
         self.asked: list[str] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.address = Address("127.0.0.1", self._socket.getsockname()[1])
+        self._socket.bind(("" if group else "127.0.0.1", 0))
+        self.address = Address(group or "127.0.0.1", self._socket.getsockname()[1])
+        if group:
+            joined = socket.inet_aton(group) + socket.inet_aton("0.0.0.0")  # noqa: S104 - the usual interface
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"", self._socket.getsockname())
+            waker.sendto(b"", ("127.0.0.1", self.address.port))
         self._thread.join()
         self._socket.close()
 
@@ -54,9 +61,11 @@ class DnsServer:
                     self._socket.sendto(reply.to_wire(), client)
                 continue
             known = self.addresses.get(host.partition(".")[0])
-            if known == []:
+            if known == [] or (known is None and self.group):
                 continue
             fitting = [one for one in known or () if (":" in one) == (question.rdtype == dns.rdatatype.AAAA)]
+            if self.group and not fitting:
+                continue
             if known is None:
                 reply.set_rcode(dns.rcode.NXDOMAIN)
             elif fitting:
