@@ -172,9 +172,16 @@ def _whose(process: Process, reading: Reading) -> Identity:
 
 
 def holder_names(reading: Reading) -> list[str] | None:
-    """Who has a process on it, or was given it, as a person would ask for them; those with the most memory first.
+    """The names of ``holder_memory``, those with the most memory first."""
+    held = holder_memory(reading)
+    return None if held is None else [name for name, _ in held]
 
-    An empty name is a holder that is not known. None tells that it is not known whether there is anybody.
+
+def holder_memory(reading: Reading) -> list[tuple[str, float]] | None:
+    """Who has a process on it, or was given it, as a person would ask for them, with bytes of memory, the most first.
+
+    An empty name is a holder that is not known; 0 bytes may be not known. None tells that it is not known whether there
+    is anybody.
     """
     if reading.processes is None and not reading.allocations:
         return None
@@ -186,7 +193,7 @@ def holder_names(reading: Reading) -> list[str] | None:
         held.setdefault(_name(identity), 0.0)
     if unaccounted := reading.values.get(MEMORY_UNACCOUNTED):
         held[""] = unaccounted
-    return sorted(held, key=lambda name: (-held[name], name))
+    return sorted(held.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _name(identity: Identity) -> str:
