@@ -122,6 +122,7 @@ docs: .venv/demo.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
 	$(BIN)/python tools/migrating.py > docs/MIGRATING.md
+	$(BIN)/python tools/xids.py
 	$(BIN)/python tools/hub.py
 	$(BIN)/python tools/versions.py
 	$(BIN)/python tools/chart.py
