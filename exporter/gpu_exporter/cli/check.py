@@ -43,7 +43,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -
     "--expect-gpus",
     type=click.IntRange(0, 4096),
     metavar="N",
-    help="How many GPUs there should be: fewer are critical; 0 is a machine without. Default: collection.expected_gpus.",
+    help="How many GPUs there should be: fewer are critical, 0 is a machine without. Else collection.expected_gpus.",
 )
 @click.option(
     "--timeout",

@@ -1,8 +1,8 @@
 """What makes a GPU sick: one row a criterion, named after the alert that has the same threshold.
 
-tests/verdict/test_same_as_rules.py holds this table and deploy/prometheus/rules equal: it gives the same readings to both.
-What an alert judges over time (rates, increases, a day without work) no single reading can tell, and is not here. Where a
-rule waits (``for``), a reading tells of this moment.
+tests/verdict/test_same_as_rules.py holds this table and deploy/prometheus/rules equal: it gives the same readings to
+both. What an alert judges over time (rates, increases, a day without work) no single reading can tell, and is not here.
+Where a rule waits (``for``), a reading tells of this moment.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
+from gpu_exporter.catalog.xids import XIDS, severity_of
 from gpu_exporter.model import Reading
 
 Severity: TypeAlias = Literal["warning", "critical"]
@@ -25,6 +26,9 @@ ON_BASEBOARD: Final = re.compile(r".*(SXM|HBM3).*")
 EXPLAINED: Final = ("applications_clocks_setting", "hw_slowdown", "sw_power_cap", "sw_thermal_slowdown", "sync_boost")
 # Work enough for link and clocks to be at their full speed (share of the time).
 BUSY: Final = 0.5
+
+# For how long an XID is news, as in the rules.
+XID_NEWS: Final = 3600.0  # seconds
 
 # NVML, nvmlDeviceGpuRecoveryAction_t.
 ACTIONS: Final[Mapping[int, str]] = {
@@ -86,16 +90,17 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criterion:
-    """One thing that is looked at. ``words`` gives one short reason for each fault found."""
+    """One thing that is looked at. ``words`` gives one short reason for each fault found.
+
+    ``alert`` is empty where no rule says the same.
+    """
 
     alert: str
     severity: Severity
     words: Callable[[Told], Iterator[str]]
 
 
-def _where(
-    name: str, sick: Callable[[float], bool], words: str, **labels: str
-) -> Callable[[Told], Iterator[str]]:
+def _where(name: str, sick: Callable[[float], bool], words: str, **labels: str) -> Callable[[Told], Iterator[str]]:
     """A reason for each row of that name whose value is sick; ``words`` has {value}, and its labels by name."""
 
     def look(told: Told) -> Iterator[str]:
@@ -202,9 +207,35 @@ def _ecc_off(told: Told) -> Iterator[str]:
         yield "ECC is off"
 
 
+def _xids(told: Told, severity: Severity, *, listed: bool) -> Iterator[tuple[int, float]]:
+    """XIDs of that severity and how long ago each came, in seconds."""
+    for row, timestamp in told.rows("gpu_xid_last_timestamp_seconds"):
+        number = row["xid"]
+        if number.isdigit() and (int(number) in XIDS) is listed and severity_of(int(number)) == severity:
+            yield int(number), told.now - timestamp
+
+
+def _recent_xid(severity: Severity, *, listed: bool = True) -> Callable[[Told], Iterator[str]]:
+    def look(told: Told) -> Iterator[str]:
+        for number, age in _xids(told, severity, listed=listed):
+            if age < XID_NEWS:
+                yield f"XID {number}" + ("" if listed else ", which is not in our list")
+
+    return look
+
+
+def _uncured_xid(told: Told) -> Iterator[str]:
+    """A critical XID of long ago, where the driver does not tell whether what it asked for was done since."""
+    if told.value("gpu_recovery_action") is None:
+        for number, age in _xids(told, "critical", listed=True):
+            if age >= XID_NEWS:
+                yield f"XID {number} {age / 3600:.0f} h ago, and no reboot since"
+
+
 # Worst first, within a severity by how sure it is.
 CRITERIA: Final[tuple[Criterion, ...]] = (
     Criterion(alert="GPURecoveryActionRequired", severity="critical", words=_recovery_action),
+    Criterion(alert="GPUXidCritical", severity="critical", words=_recent_xid("critical")),
     Criterion(
         alert="GPURowRemapFailure",
         severity="critical",
@@ -229,6 +260,9 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
     Criterion(alert="GPURetiredPagesHigh", severity="critical", words=_retired_pages),
     Criterion(alert="GPUNVLinkDown", severity="critical", words=_nvlinks),
     Criterion(alert="GPUTemperatureNearShutdown", severity="critical", words=_near("shutdown", 3)),
+    Criterion(alert="GPUXidWarning", severity="warning", words=_recent_xid("warning")),
+    Criterion(alert="GPUXidUnknown", severity="warning", words=_recent_xid("warning", listed=False)),
+    Criterion(alert="", severity="warning", words=_uncured_xid),
     Criterion(alert="GPUReadingsPartial", severity="warning", words=_partial),
     Criterion(
         alert="GPURowRemapPending",
@@ -239,7 +273,10 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
         alert="GPURowRemapsHigh",
         severity="warning",
         words=_where(
-            "gpu_remapped_rows", lambda value: value >= 512, "{value} of 512 memory rows remapped", severity="uncorrected"
+            "gpu_remapped_rows",
+            lambda value: value >= 512,
+            "{value} of 512 memory rows remapped",
+            severity="uncorrected",
         ),
     ),
     Criterion(

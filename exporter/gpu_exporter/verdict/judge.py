@@ -112,10 +112,10 @@ def _machine(snapshot: Snapshot, trouble: str | None, expected: int | None) -> I
 
 
 def _gpu(reading: Reading, snapshot: Snapshot, now: float) -> GpuVerdict:
-    if reading.failure is not None:
-        return GpuVerdict(reading.device, (_failed(reading, snapshot),))
+    # Of a GPU that does not answer nothing is told but its XIDs, which may say why.
+    complaints = [] if reading.failure is None else [_failed(reading, snapshot)]
     told = Told(reading, now)
-    complaints = [
+    complaints += [
         Complaint(criterion.severity, words, criterion.alert)
         for criterion in CRITERIA
         for words in criterion.words(told)

@@ -13,9 +13,14 @@ from gpu_exporter.verdict.judge import CODES, Complaint, GpuVerdict, Status, Ver
 
 FailOn: TypeAlias = Literal["warning", "critical"]
 
-# What node-problem-detector keeps of a plugin's output by default (max_output_length), and what fits a line of sinfo -R.
+# What node-problem-detector keeps of a plugin's output by default (max_output_length); it also fits a line of sinfo -R.
 REASON_LENGTH: Final = 80
-_NAGIOS: Final[dict[Status, str]] = {"healthy": "OK", "warning": "WARNING", "critical": "CRITICAL", "unknown": "UNKNOWN"}
+_NAGIOS: Final[dict[Status, str]] = {
+    "healthy": "OK",
+    "warning": "WARNING",
+    "critical": "CRITICAL",
+    "unknown": "UNKNOWN",
+}
 
 
 def exit_code(verdict: Verdict, fail_on: FailOn) -> int:
