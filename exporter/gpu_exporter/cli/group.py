@@ -89,7 +89,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, sample, doctor, check, metrics, check_config, report, record, export, hub):
+for command in (serve, sample, doctor, metrics, check_config, check, report, record, export, hub):
     cli.add_command(command)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from gpu_exporter.model import Device, Reading, Snapshot
+from gpu_exporter.model import Device, Failure, Reading, Reason, Snapshot
 from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.verdict.criteria import CRITERIA, Told
 
@@ -16,6 +16,14 @@ Status: TypeAlias = Literal["healthy", "warning", "critical", "unknown"]
 _ORDER: Final[tuple[Status, ...]] = ("critical", "unknown", "warning", "healthy")
 # As Nagios has them.
 CODES: Final[dict[Status, int]] = {"healthy": 0, "warning": 1, "critical": 2, "unknown": 3}
+# What fits a reason: pages/failures.py has the whole sentence.
+_SHORT: Final[dict[Reason, str]] = {
+    "lost": "lost",
+    "timeout": "does not answer",
+    "reset_required": "needs a reset",
+    "permission": "no permission to read it",
+    "unknown": "unknown driver error",
+}
 _RUNBOOK: Final = "https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/runbooks/{}.md"
 
 
@@ -65,14 +73,29 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[tuple[Status, str], ...]:
-        """Everything that is wrong, worst first, each with the GPU that it is about."""
-        told = [(complaint.status, complaint.reason) for complaint in self.complaints]
-        told += [
-            (complaint.status, f"GPU {gpu.device.index}: {complaint.reason}")
-            for gpu in self.gpus
-            for complaint in gpu.complaints
-        ]
-        return tuple(sorted(told, key=lambda each: _ORDER.index(each[0])))
+        """Everything that is wrong, worst first, with the GPUs that it is about: what they share is told once.
+
+        Of one status the worst of each GPU comes first, then what else it has.
+        """
+        told: dict[tuple[int, Status, str], list[int]] = {}
+        for gpu in self.gpus:
+            for rank, complaint in enumerate(gpu.complaints):
+                told.setdefault((min(rank, 1), complaint.status, complaint.reason), []).append(gpu.device.index)
+        reasons = [(complaint.status, complaint.reason) for complaint in self.complaints]
+        for (_, status, reason), indices in sorted(told.items(), key=lambda item: item[0][0]):
+            reasons.append((status, f"GPU {spans(indices)}: {reason}"))
+        return tuple(sorted(reasons, key=lambda each: _ORDER.index(each[0])))
+
+
+def spans(indices: Iterable[int]) -> str:
+    """Indices as people write them: 0-3,7."""
+    parts: list[list[int]] = []
+    for index in sorted(set(indices)):
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def worst(statuses: Iterable[Status]) -> Status:
@@ -113,7 +136,7 @@ def _machine(snapshot: Snapshot, trouble: str | None, expected: int | None) -> I
 
 def _gpu(reading: Reading, snapshot: Snapshot, now: float) -> GpuVerdict:
     # Of a GPU that does not answer nothing is told but its XIDs, which may say why.
-    complaints = [] if reading.failure is None else [_failed(reading, snapshot)]
+    complaints = [] if reading.failure is None else [_failed(reading, reading.failure, snapshot)]
     told = Told(reading, now)
     complaints += [
         Complaint(criterion.severity, words, criterion.alert)
@@ -123,16 +146,14 @@ def _gpu(reading: Reading, snapshot: Snapshot, now: float) -> GpuVerdict:
     return GpuVerdict(reading.device, tuple(sorted(complaints, key=lambda each: _ORDER.index(each.status))))
 
 
-def _failed(reading: Reading, snapshot: Snapshot) -> Complaint:
+def _failed(reading: Reading, failure: Failure, snapshot: Snapshot) -> Complaint:
     """A GPU that does not answer is lost, unless it is not the GPU: no permission, or a driver that hangs for all."""
-    failure = reading.failure
-    assert failure is not None  # noqa: S101 - the caller looked
     words = WORDS[failure.reason]
     advice = words.advice.format(gpu=reading.device.index)
     if failure.reason == "permission":
-        return Complaint("unknown", words.meaning, "", advice)
+        return Complaint("unknown", _SHORT[failure.reason], "", advice)
     if failure.reason == "timeout" and all(
         each.failure is not None and each.failure.reason == "timeout" for each in snapshot.readings
     ):
         return Complaint("unknown", "the driver hangs", "GPUCollectionFailing", advice)
-    return Complaint("critical", words.meaning, "GPULost", advice)
+    return Complaint("critical", _SHORT[failure.reason], "GPULost", advice)

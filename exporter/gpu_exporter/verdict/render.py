@@ -151,8 +151,8 @@ def _printable(words: str) -> str:
 
 
 def _plain(words: str) -> str:
-    """Printable ASCII without quotes, as it goes through shells, scontrol and JSON of other programs."""
-    return "".join(char if " " <= char <= "~" and char not in "\"'`$\\" else "?" for char in words)
+    """Printable ASCII without what shells read inside double quotes, as it goes through scripts and JSON of others."""
+    return "".join(char if " " <= char <= "~" and char not in '"`$\\' else "?" for char in words)
 
 
 def _nagios_plain(words: str) -> str:
