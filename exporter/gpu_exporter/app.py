@@ -65,12 +65,17 @@ def build_sampler(
     )
 
 
-def read_once(config: Config) -> tuple[Snapshot, str | None]:
-    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError."""
+def read_once(config: Config, *, deadline: float | None = None) -> tuple[Snapshot, str | None]:
+    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError.
+
+    ``deadline`` is how many seconds it may take, by default long enough for a machine without persistence mode.
+    """
     sampler = build_sampler(config)
     sampler.start()
     try:
-        sampler.wait_first(_OPENING + 2 * config.collection.timeout)
+        done = sampler.wait_first(_OPENING + 2 * config.collection.timeout if deadline is None else deadline)
+        if not done and deadline is not None:
+            return sampler.latest(), f"the driver has not answered within {deadline:g} s"
         return sampler.latest(), sampler.ready()
     finally:
         sampler.close()

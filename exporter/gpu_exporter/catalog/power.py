@@ -33,7 +33,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI, slow=True),
         smi=Smi("enforced.power.limit"),
         dcgm=Dcgm(164, "DCGM_FI_DEV_ENFORCED_POWER_LIMIT"),
-        fake=Board("power"),
+        fake="power_limit",
     ),
     gauge(
         "gpu_power_default_limit_watts",
