@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gpu_exporter.config import Watch
+from gpu_exporter.config import Watch, read_file
 
 _LOOK_AGAIN: Final = 10.0  # seconds
 _LARGEST: Final = 4 * 1024 * 1024  # bytes; 10 000 users are a quarter of a megabyte
@@ -46,8 +46,7 @@ class SubordinateUids:
 
     def _read(self) -> Iterator[_Range]:
         try:
-            with self._path.open("rb") as file:
-                text = file.read(_LARGEST).decode("utf-8", "replace")
+            text = read_file(self._path, largest=_LARGEST).decode("utf-8", "replace")
         except OSError:
             return
         for line in text.split("\n"):

@@ -130,6 +130,10 @@ class Gate:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.error("the web configuration stays as it was: %s", error)  # noqa: TRY400 - the line says it all
+        except Exception as error:
+            if repr(error) != self._complaint:
+                self._complaint = repr(error)
+                log.exception("the web configuration stays as it was: this is a bug in gpu-exporter")
         else:
             self._complaint = ""
             log.info("web configuration reloaded")
