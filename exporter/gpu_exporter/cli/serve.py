@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +27,13 @@ def serve(config_file: Path | None, **given: Any) -> None:
     from gpu_exporter.app import StartError  # noqa: PLC0415
 
     config, overrides = load_config(config_file, given)
-    logs.configure(config.log)
+    logs.configure(config.log, waits=False)
     _bound_arenas()
     try:
         daemon.serve(config, path=config_file, overrides=overrides)
     except StartError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo("gpu-exporter: " + " ".join(str(error).split("\n")), err=True)
+        os._exit(2)  # a call may hang in the driver, whose exit handlers would wait for it
 
 
 def _bound_arenas() -> None:
