@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,9 @@ import click
 
 from gpu_exporter.cli.options import load_config, with_settings
 
+# Bytes of address space a thread, for 8 MiB by default: 80 connections fit where it is limited (ulimit -v). What the
+# driver's library needs is not told; musl gives all threads an eighth of this.
+_STACK: Final = 1024 * 1024
 _M_ARENA_MAX: Final = -8  # malloc.h
 
 
@@ -29,6 +33,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
     config, overrides = load_config(config_file, given)
     logs.configure(config.log, waits=False)
     _bound_arenas()
+    threading.stack_size(_STACK)
     try:
         daemon.serve(config, path=config_file, overrides=overrides)
     except StartError as error:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gpu_exporter.config import Watch, read_file
+from gpu_exporter.owners.aside import Aside
 from gpu_exporter.owners.subordinate_uids import SubordinateUids
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class UserNames:
         self._uids: Mapping[str, int] = MappingProxyType({})
         self._complained = False
         self._look_at = float("-inf")
+        self._passwd_read: Aside[None] = Aside(self._read_passwd, None, what=str(passwd))
         # Everything below belongs to the condition's lock.
         self._changed = threading.Condition()
         self._answers: dict[int, tuple[str, float]] = {}  # name (empty: unknown), when to ask again
@@ -109,7 +111,7 @@ class UserNames:
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
-            self._read_passwd()
+            self._passwd_read.latest()
         return now
 
     def _leave_behind(self, now: float) -> None:

@@ -53,23 +53,34 @@ class Pipeline:
         """How many values were refused so far, by the name of their metric."""
         return self._plausibility.counts
 
-    def complete(self, readings: Sequence[Reading], now: float) -> tuple[Reading, ...]:
+    def complete(
+        self,
+        readings: Sequence[Reading],
+        now: float,
+        *,
+        name_owners: Callable[[Sequence[Reading]], Sequence[Reading]] | None = None,
+    ) -> tuple[Reading, ...]:
         """The readings with everything that a snapshot tells of them; ``now`` is monotonic seconds.
 
-        One that cannot be completed is its device's failure, and none of the others'.
+        One that cannot be completed is its device's failure, and none of the others'. ``name_owners`` stands for the
+        method of that name.
         """
         checked = [
             self._survived(reading, lambda each: self._plausibility.check(each, now=now)) or _failed(reading)
             for reading in readings
         ]
         completed = []
-        for reading in self._resolver.name_owners(checked):
+        for reading in (name_owners or self.name_owners)(checked):
             for tried in (reading, _failed(reading)):
                 told = self._survived(tried, lambda each: self._table.add_rows(self._ledger.account(each, now=now)))
                 if told is not None:
                     completed.append(told)
                     break
         return tuple(completed)
+
+    def name_owners(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        """See Resolver.name_owners, which may take as long as file systems do."""
+        return self._resolver.name_owners(readings)
 
     def count_xids(self, events: Iterable[Xid]) -> None:
         """Count XID events; they are told from the next reading on."""

@@ -14,6 +14,7 @@ from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Reading, Snapshot
 from gpu_exporter.sampling.health import HealthLog
 from gpu_exporter.sampling.lifecycle import Lifecycle
+from gpu_exporter.sampling.naming import Naming
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
@@ -95,6 +96,7 @@ class Sampler:
         self._roster = Roster()
         self._poller = Poller(name="poller", monotonic=monotonic, make_room=make_room)
         self._round = Round(roster=self._roster, poller=self._poller, clock=self._since_boot)
+        self._naming = Naming(self._pipeline.name_owners, self._poller)
         self._lifecycle = Lifecycle(
             open_source=open_source,
             poller=self._poller,
@@ -259,7 +261,10 @@ class Sampler:
         self._pipeline.add_late(self._roster.late_readings(), started)
         self._take_events(source)
         now = self._monotonic()
-        complete = self._pipeline.complete(readings, now)
+        name = partial(self._naming.name, timeout=self._collection.timeout)
+        complete = self._pipeline.complete(readings, now, name_owners=name)
+        if self._stopping:
+            return
         self._health.note(complete, now)
         self._publish(complete, started=started, ok=any(reading.failure is None for reading in complete))
 

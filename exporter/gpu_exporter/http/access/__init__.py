@@ -15,7 +15,7 @@ from gpu_exporter.config import ConfigError, Watch
 from gpu_exporter.http.access import file, tls
 from gpu_exporter.http.access.file import AccessConfig
 from gpu_exporter.http.access.rate import Allowance
-from gpu_exporter.http.wsgi import App, Environ, Headers, StartResponse, status_answer
+from gpu_exporter.http.wsgi import GONE, App, Environ, Headers, StartResponse, pieces, status_answer
 
 if TYPE_CHECKING:
     from gpu_exporter.http.access.basic import Passwords
@@ -96,7 +96,7 @@ class Gate:
             asking = [("WWW-Authenticate", "Basic")] if refusal.startswith("401") else []
             status, fields, body = status_answer(refusal, *asking, path=environ["PATH_INFO"])
             start(status, fields)
-            return [body]
+            return list(pieces(body))
 
         return protected
 
@@ -106,7 +106,8 @@ class Gate:
         if not state.config.users or self._checks is None:
             return None
         header = environ.get("HTTP_AUTHORIZATION", "")
-        correct = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
+        peer, gone = environ["REMOTE_ADDR"], environ.get(GONE, lambda: False)
+        correct = self._checks.check(header, state.config.users, peer=peer, gone=gone)
         if correct is None:
             return "429 Too Many Requests"
         return None if correct else "401 Unauthorized"
