@@ -26,7 +26,7 @@ from gpu_exporter.hub import documents
 from gpu_exporter.hub.alerts import Alerts, alert_document
 from gpu_exporter.hub.archive import ArchiveError
 from gpu_exporter.hub.events import Events, FullError
-from gpu_exporter.hub.fleet import Fleet, NodeState
+from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.measures import exposition
 from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import Kept, as_json
@@ -34,6 +34,7 @@ from gpu_exporter.hub.pages import Pages
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, past_routes
 from gpu_exporter.hub.selection import SelectionError, parse
+from gpu_exporter.hub.state import NodeState
 
 log = logging.getLogger(__name__)
 

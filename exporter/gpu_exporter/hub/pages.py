@@ -21,13 +21,14 @@ from gpu_exporter.hub.alerts import Alert, Alerts
 from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
 from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
-from gpu_exporter.hub.fleet import STATES, Fleet, Gpu, Holder, NodeState, Person, disk_share
+from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import packed
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, window_of
 from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
+from gpu_exporter.hub.state import STATES, Gpu, Holder, NodeState, Person, disk_share
 from gpu_exporter.hub.tiles import STATE_WORDS, gpu_url, machine_url, tile
 
 _NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))

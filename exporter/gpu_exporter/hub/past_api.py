@@ -17,10 +17,11 @@ from starlette.routing import Route
 from gpu_exporter.config.parsers import RefusedError, duration_between, moment, quoted
 from gpu_exporter.hub.archive import CHARTS, GpuKey
 from gpu_exporter.hub.control import delivery_document
-from gpu_exporter.hub.fleet import Fleet, Gpu
+from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.packing import as_json
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.results import log_document, results_document, stats_document
+from gpu_exporter.hub.state import Gpu
 
 NOTHING_KEPT: Final = "nothing is kept: start the hub with --history.path FILE, or with --prometheus.url URL"
 WINDOW: Final = duration_between(600, 400 * 86400)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gpu_exporter.config.parsers import quoted
-from gpu_exporter.hub.fleet import STATES, Fleet, Gpu, NodeState
+from gpu_exporter.hub.state import STATES, Gpu, Looks, NodeState
 
 _MOST: Final = 100  # values of one key
 
@@ -53,7 +53,7 @@ class Selection:
             return True
         return any(name in self.users for holder in gpu.holders or () for name in (holder.name, holder.namespace))
 
-    def gpus(self, fleet: Fleet) -> Iterator[Gpu]:
+    def gpus(self, fleet: Looks) -> Iterator[Gpu]:
         """The GPUs that fit, in the order of the machines."""
         for state in fleet:
             if self.node(state):
@@ -80,17 +80,17 @@ def parse(query: Iterable[tuple[str, str]]) -> Selection:
     )
 
 
-def models(fleet: Fleet) -> Sequence[str]:
+def models(fleet: Looks) -> Sequence[str]:
     """Every model there is."""
     return sorted({gpu.model for gpu in fleet.gpus() if gpu.model})
 
 
-def users(fleet: Fleet) -> Sequence[str]:
+def users(fleet: Looks) -> Sequence[str]:
     """Everybody who holds something, by the name that is asked for."""
     return sorted({holder.name for gpu in fleet.gpus() for holder in gpu.holders or () if holder.name})
 
 
-def labels(fleet: Fleet) -> Sequence[str]:
+def labels(fleet: Looks) -> Sequence[str]:
     """Every label of nodes.yml with each of its values."""
     return sorted({f"{name}={value}" for state in fleet for name, value in state.node.labels.items()})
 
