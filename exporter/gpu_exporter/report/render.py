@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from gpu_exporter.history.export import harmless
 from gpu_exporter.report.waste import COLUMNS, FIGURES, WORDS, Report, Row, span
 
 WIDTH: Final = 100
@@ -124,7 +125,7 @@ def as_csv(report: Report) -> str:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in listed:
-        writer.writerow({**row.keys, **_plain(row, report.by)})
+        writer.writerow({name: harmless(cell) for name, cell in {**row.keys, **_plain(row, report.by)}.items()})
     return text.getvalue().rstrip("\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Gate:
         self._complaint = ""
         self._watch = Watch(path)
         self._checks: Passwords | None = None
+        self._told: set[tuple[Path, int]] = set()
         self._state = self._read(None)
 
     @property
@@ -139,6 +141,24 @@ class Gate:
             self._complaint = ""
             log.info("web configuration reloaded")
 
+    def _tell_modes(self, config: AccessConfig) -> None:
+        """Warn of secrets that everybody on this machine may read, and of files that others may change; once each."""
+        secrets = [self._path] if config.users else []
+        if config.tls is not None:
+            key = config.tls.key
+            secrets += [self._path] if key.path is None else [key.path]
+        for path in dict.fromkeys((self._path, *_files(config))):
+            try:
+                mode = path.stat().st_mode
+            except OSError:
+                continue
+            secret = path in secrets
+            wrong = mode & (stat.S_IWGRP | stat.S_IWOTH | (stat.S_IROTH if secret else 0))
+            if wrong and (path, wrong) not in self._told:
+                self._told.add((path, wrong))
+                what = "everybody may read this secret" if wrong & stat.S_IROTH else "others may change this file"
+                log.warning(what, extra={"file": str(path), "mode": f"{mode & 0o777:04o}"})
+
     def _read(self, old: _State | None) -> _State:
         self._watch.mark()
         config = file.load(self._path)
@@ -154,6 +174,7 @@ class Gate:
             if config.tls is not None and old.config.tls is None:
                 raise ConfigError(f"{self._path}: tls_server_config: is new; to serve TLS needs a restart")
         context = None if config.tls is None else tls.make_context(config.tls, file=self._path)
+        self._tell_modes(config)
         if config.users and self._checks is None:
             from gpu_exporter.http.access.basic import Passwords  # noqa: PLC0415 - bcrypt is an extra
 
