@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="put the table into this file, below its heading")
     given = parser.parse_args()
     head = (
-        "| seed | faults | scrapes | slowest, s | worst gap, intervals | RSS, MiB | threads | descriptors | exit, s | |",
+        "| seed | faults | scrapes | slowest, s | gap, intervals | RSS, MiB | threads | descriptors | exit, s | |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     )
     print(*head, sep="\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 from contextlib import suppress
@@ -11,7 +12,9 @@ from typing import Any, Final
 
 import click
 
-from gpu_exporter.cli.options import load_config, with_settings
+from gpu_exporter.cli.options import load_config, with_settings, without_effect
+
+log = logging.getLogger(__name__)
 
 # Bytes of address space a thread, for 8 MiB by default: 80 connections fit where it is limited (ulimit -v). What the
 # driver's library needs is not told; musl gives all threads an eighth of this.
@@ -30,8 +33,10 @@ def serve(config_file: Path | None, **given: Any) -> None:
     from gpu_exporter import daemon, logs  # noqa: PLC0415 - other commands start faster without
     from gpu_exporter.app import StartError  # noqa: PLC0415
 
-    config, overrides = load_config(config_file, given)
+    config, overrides = load_config(config_file, given, told=False)
     logs.configure(config.log, waits=False)
+    for line in without_effect(config.source, overrides):
+        log.warning("%s", line)
     _bound_arenas()
     threading.stack_size(_STACK)
     try:

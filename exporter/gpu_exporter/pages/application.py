@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, pieces, status_answer
-from gpu_exporter.model import Host, Snapshot
+from gpu_exporter.model import Device, Host, Snapshot
 from gpu_exporter.pages import openapi, status_page
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
@@ -44,6 +44,9 @@ class Provider(Protocol):
 
     def host(self) -> Host:
         """The machine around the GPUs; the same object until it was looked at again."""
+
+    def trail(self, device: Device) -> Sequence[float | None]:
+        """The GPU's utilization of the last hour as ratios, a mean a minute, oldest first; None is a gap."""
 
     def interval(self) -> float:
         """Seconds between readings."""
@@ -114,15 +117,23 @@ class Application:
         return "200 OK", headers, self._provider.exposition(openmetrics=openmetrics, gzip=gzip)
 
     def _page(self, _environ: Mapping[str, Any]) -> Answer:
-        snapshot, now = self._provider.snapshot(), time.time()
-        live, ready = self._public(self._provider.live()), self._public(self._provider.ready())
+        provider, now = self._provider, time.time()
+        snapshot, host = provider.snapshot(), provider.host().name
+        live, ready = self._public(provider.live()), self._public(provider.ready())
 
         def render() -> bytes:
-            path = self._telemetry_path
-            return status_page.render(snapshot, live=live, ready=ready, now=now, telemetry_path=path).encode()
+            return status_page.render(
+                snapshot,
+                live=live,
+                ready=ready,
+                now=now,
+                telemetry_path=self._telemetry_path,
+                host=host,
+                trail=provider.trail,
+            ).encode()
 
         # It tells the sample's age, in seconds.
-        body = self._status.page("", (snapshot, live, ready, int(now)), render)
+        body = self._status.page("", (snapshot, live, ready, host, int(now)), render)
         return "200 OK", [_HTML, _FRESH, _NOSNIFF, _CSP, ("Referrer-Policy", "no-referrer")], body
 
     @staticmethod
@@ -131,25 +142,28 @@ class Application:
         return None if why is None else _PRIVATE.sub("...", why)
 
     def _gpus(self, _environ: Mapping[str, Any]) -> Answer:
-        snapshot = self._provider.snapshot()
-        return _json(self._documents.page("gpus", (snapshot,), lambda: _dumped(gpus_document(snapshot))))
+        snapshot, host = self._provider.snapshot(), self._provider.host().name
+        return _json(
+            self._documents.page("gpus", (snapshot, host), lambda: _dumped(gpus_document(snapshot, host=host)))
+        )
 
     def _processes(self, _environ: Mapping[str, Any]) -> Answer:
-        snapshot = self._provider.snapshot()
+        snapshot, host = self._provider.snapshot(), self._provider.host().name
 
         def render() -> bytes:
             return _dumped(processes_document(snapshot, self._labels))
 
-        return _json(self._documents.page("processes", (snapshot,), render))
+        return _json(self._documents.page("processes", (snapshot, host), render))
 
     def _gpu(self, wanted: str) -> Answer:
         # Not isdigit: other alphabets have digits too.
         index = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) <= _INDEX_DIGITS else None
-        snapshot = self._provider.snapshot()
+        snapshot, host = self._provider.snapshot(), self._provider.host().name
         for reading in snapshot.readings:
             if wanted == reading.device.uuid or index == reading.device.index:
                 name = f"gpu {reading.device.key}"
-                return _json(self._documents.page(name, (snapshot,), lambda: _dumped(gpu_document(reading))))  # noqa: B023
+                body = self._documents.page(name, (snapshot, host), lambda: _dumped(gpu_document(reading)))  # noqa: B023
+                return _json(body)
         return status_answer("404 Not Found", path="/api/", why="there is no such GPU, or no fresh sample")
 
     def _snapshot(self, environ: Mapping[str, Any]) -> Answer:
