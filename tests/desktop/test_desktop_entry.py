@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 import shutil
 import subprocess
-from xml.etree import ElementTree as Xml
+from xml.etree import ElementTree as ET
 
 import pytest
 from PySide6.QtCore import QSize
@@ -52,7 +52,7 @@ def test_desktop_file_validate_has_nothing_to_say() -> None:
 
 def test_the_icon_is_the_program_s(application: QApplication) -> None:
     assert ICON.read_bytes() == FILE.read_bytes()
-    root = Xml.parse(ICON).getroot()  # noqa: S314 - it is our own
+    root = ET.parse(ICON).getroot()  # noqa: S314 - it is our own
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("viewBox") == "0 0 64 64"
     assert not program_icon().pixmap(QSize(64, 64)).isNull()
