@@ -193,6 +193,8 @@ URL = "--prometheus.url=http://127.0.0.1:9"
         ([URL, "--end=tomorrow"], "--end: 'tomorrow' cannot be used; write 2026-11-01 or 2026-11-01T08:00:00Z"),
         ([URL, "--fail-over=0.2"], "--fail-over: '0.2' cannot be used; write 20%"),
         ([URL, "--fail-over=120%"], "--fail-over: '120%' cannot be used; write 20%"),
+        ([URL, "--price.kwh=-1"], "--price.kwh: '-1' cannot be used; write 0.30"),
+        ([URL, "--price.gpu-hour=2,50"], "--price.gpu-hour: '2,50' cannot be used; write 0.30"),
         ([URL, "--match=up} or {x"], "--match: 'up} or {x' cannot be used; write"),
         ([URL, "--by=team"], "Invalid value for '--by': 'team' is not one of"),
         ([URL, "--prometheus.header=nonsense"], "--prometheus.header: what was written is not a header; write"),

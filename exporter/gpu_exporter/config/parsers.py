@@ -72,6 +72,14 @@ def percentage(value: Any) -> float:
     return float(match[1]) / 100
 
 
+def price(value: Any) -> float:
+    """An amount of money, from 0 on, as 0.30 or 2.5."""
+    match = re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", value) if isinstance(value, str) else None
+    if match is None:
+        raise RefusedError(f"{quoted(value)} is not a price; write 0.30")
+    return float(match[0])
+
+
 def moment(value: Any) -> float:
     """Unix seconds, from a date, a time or Unix seconds. Without a zone it is UTC."""
     try:

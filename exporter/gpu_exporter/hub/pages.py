@@ -32,7 +32,7 @@ from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
 from gpu_exporter.hub.sheets import Sheet, sheet
 from gpu_exporter.hub.state import STATES, Gpu, Holder, NodeState, Person, disk_share
-from gpu_exporter.hub.tiles import STATE_WORDS, gpu_url, machine_url, tile
+from gpu_exporter.hub.tiles import gpu_url, machine_url, tile
 
 T = TypeVar("T")
 _NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))
@@ -94,7 +94,7 @@ class Pages:
             disk_share=disk_share,
         )
         self._templates.globals.update(
-            nav=_NAV, version=__version__, state_words=STATE_WORDS, states=STATES, machine_url=machine_url,
+            nav=_NAV, version=__version__, state_words=words.STATE_WORDS, states=STATES, machine_url=machine_url,
             gpu_url=gpu_url, user_url=user_url, tile=tile,
         )  # fmt: skip
 
@@ -292,7 +292,7 @@ class Pages:
     def _filters(self, asked: Selection, *, without: Sequence[str] = ()) -> list[tuple[str, str, list[Option]]]:
         """Name, words and choices of every filter that has a choice."""
         filters: list[tuple[str, str, list[tuple[str, str]], Sequence[str]]] = [
-            ("state", "State", [(state, STATE_WORDS[state]) for state in STATES], asked.states),
+            ("state", "State", [(state, words.STATE_WORDS[state]) for state in STATES], asked.states),
             ("user", "Held by", [(user, user) for user in selection.users(self._fleet)], asked.users),
             (
                 "model",
