@@ -13,14 +13,17 @@ import click
 
 from gpu_exporter import __version__
 from gpu_exporter.cli.check_config import check_config
+from gpu_exporter.cli.desktop import desktop
 from gpu_exporter.cli.doctor import doctor
 from gpu_exporter.cli.export import export
+from gpu_exporter.cli.free import free
 from gpu_exporter.cli.hub import hub
 from gpu_exporter.cli.metrics import metrics
 from gpu_exporter.cli.record import record
 from gpu_exporter.cli.report import report
 from gpu_exporter.cli.sample import sample
 from gpu_exporter.cli.serve import serve
+from gpu_exporter.cli.top import top
 from gpu_exporter.config import ConfigError
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -123,7 +126,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, sample, doctor, metrics, check_config, report, record, export, hub):
+for command in (serve, sample, doctor, metrics, check_config, report, record, export, hub, top, free, desktop):
     cli.add_command(command)
 
 

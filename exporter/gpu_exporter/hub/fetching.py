@@ -80,9 +80,10 @@ def access(
     """Read what the configuration names. Raises ConfigError."""
     headers = {"User-Agent": f"gpu-exporter-hub/{__version__}"}
     basic, token = config.basic_auth, config.authorization
-    if basic.username is not None:
+    username = secret(beside, f"{place}.basic_auth.username_file", basic.username, basic.username_file)
+    if username is not None:
         password = secret(beside, f"{place}.basic_auth.password_file", basic.password, basic.password_file)
-        login = base64.b64encode(f"{basic.username}:{password or ''}".encode()).decode()
+        login = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
         headers["Authorization"] = f"Basic {login}"
     credentials = secret(beside, f"{place}.authorization.credentials_file", token.credentials, token.credentials_file)
     if credentials is not None:

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -68,16 +68,16 @@ def load(path: Path) -> Nodes:
             found.append(node)
     if len(found) > _MOST:
         raise ConfigError(f"{path}: has {len(found)} machines; write at most {_MOST}")
-    named = tuple(_named(found))
+    every = tuple(named(found))
     doubled = sorted(alias for alias, count in Counter(node.alias for node in found if node.alias).items() if count > 1)
     notes += [
         f"{path.name}: {quoted(alias)} is the alias of several machines; their addresses tell them apart"
         for alias in doubled
     ]
-    return Nodes(named, tuple(notes))
+    return Nodes(every, tuple(notes))
 
 
-def _named(nodes: list[Node]) -> Iterator[Node]:
+def named(nodes: Sequence[Node]) -> Iterator[Node]:
     """Every node with a name of its own."""
     aliases = Counter(node.alias or node.address for node in nodes)
     taken: set[str] = set()

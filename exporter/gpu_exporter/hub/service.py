@@ -23,6 +23,7 @@ from gpu_exporter.hub.alerts import Alerts
 from gpu_exporter.hub.application import Application
 from gpu_exporter.hub.archive import Archive, ArchiveError, FileArchive, PrometheusArchive
 from gpu_exporter.hub.control import Controller
+from gpu_exporter.hub.discovery import Discovery
 from gpu_exporter.hub.document import shown
 from gpu_exporter.hub.fetching import Access, Fetched, Fetcher, access
 from gpu_exporter.hub.fleet import Fleet
@@ -139,12 +140,14 @@ class Hub:
         names = Names(self._files.config.dns.server)
         fetcher = Fetcher(self._files.access, names)
         poller = Poller(self._fleet, fetcher, heard=self._heard)
-        poller.replace(self._files.nodes)
+        discovery = Discovery(names, fetcher, self._fleet, poller.replace)
+        discovery.use(self._files.nodes, self._files.config)
         self._server.start()
         self._tell_listening()
         tasks = [
             asyncio.create_task(self._beat()),
-            asyncio.create_task(self._follow(poller, fetcher, names, reload)),
+            asyncio.create_task(self._follow(discovery, fetcher, names, reload)),
+            asyncio.create_task(discovery.keep_looking()),
         ]
         if self._alerts is not None:
             tasks.append(asyncio.create_task(self._alerts.keep_asking()))
@@ -189,7 +192,7 @@ class Hub:
                 await self._application.events.beat()
             await asyncio.sleep(min(1.0, max(0.05, due - loop.time())))
 
-    async def _follow(self, poller: Poller, fetcher: Fetcher, names: Names, reload: asyncio.Event) -> None:
+    async def _follow(self, discovery: Discovery, fetcher: Fetcher, names: Names, reload: asyncio.Event) -> None:
         """Put changed files into force; with bad ones, go on as before and tell."""
         watch = Watch(*self._paths())
         watch.mark()
@@ -211,7 +214,7 @@ class Hub:
             self._fleet.interval = files.config.interval
             fetcher.access = files.access
             names.use(files.config.dns.server)
-            poller.replace(files.nodes)
+            discovery.use(files.nodes, files.config)
             if self._past is not None:
                 self._past.use(files.config, files.control)
             watch.follow(*self._paths())
