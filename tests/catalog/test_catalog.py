@@ -30,7 +30,20 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
-from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
+from gpu_exporter.catalog.row import (
+    BASE_UNITS,
+    Call,
+    Fans,
+    Field,
+    Gpm,
+    Kernel,
+    Limit,
+    Links,
+    Metric,
+    Mig,
+    Processes,
+    Samples,
+)
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
@@ -195,6 +208,9 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             newest = [number for _, number in column.renumbered[:1]]
             assert newest in ([], [getattr(pynvml, column.name)])
             assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
+        elif isinstance(column, Kernel):
+            assert column.name == "power/runtime_status"
+            names = []
         elif isinstance(column, (Gpm, Limit, Mig, Processes, Samples)):
             names = [column.name]
         else:

@@ -76,6 +76,13 @@ class CollectionConfig:
         'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
         reload=True,
     )
+    let_sleep: bool = _setting(
+        False,
+        parsers.boolean,
+        "Close the driver where no GPU has worked for a minute, so that laptops and workstations can put theirs to "
+        "sleep. GPUs that are asleep are never woken, whatever this says.",
+        shown="false",
+    )
 
 
 @dataclass(frozen=True, slots=True)
