@@ -74,7 +74,7 @@ MESSAGES = {
     ),
     "section-is-list": "web is a list; write keys such as listen_address, telemetry_path, allow, config_file",
     "section-is-number": "fake is a single value; write keys such as gpus, model, seed, owners, scenario",
-    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus",
+    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus, kernel_log",
     "tabs": "is not YAML: line 2, column 1: found character '\\t' that cannot start any token",
     "text-document": "the file is text; write keys such as source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
@@ -82,7 +82,8 @@ MESSAGES = {
     "timeout-over-interval": "collection.timeout: '1m30s' is longer than collection.interval; write at most 5s",
     "two-documents": "is not YAML: line 2, column 1: found another document",
     "unknown-format": "log.format: 'yaml' is not known; write one of logfmt, json",
-    "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus",
+    "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus, "
+    "kernel_log",
     "unknown-key": "collector: unknown key; write one of source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",

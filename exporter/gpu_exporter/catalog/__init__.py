@@ -29,7 +29,7 @@ from gpu_exporter.catalog import (
 )
 from gpu_exporter.catalog.accounting import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
 from gpu_exporter.catalog.clocks import CLOCK_EVENTS
-from gpu_exporter.catalog.health import GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog.health import EVENTS_TOTAL, GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.identity import DRIVER_INFO, GPU_INFO
 from gpu_exporter.catalog.processes import (
     PROCESS_MEMORY,
@@ -44,6 +44,7 @@ __all__ = [
     "CLOCK_EVENTS",
     "DEVICE_METRICS",
     "DRIVER_INFO",
+    "EVENTS_TOTAL",
     "GPU_INFO",
     "GPU_UP",
     "MEMORY_UNACCOUNTED",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpu_exporter.config import AccountingConfig, ProcessesConfig
-from gpu_exporter.model import Reading, Xid
+from gpu_exporter.model import Event, GpuEvent, Reading
 from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.plausibility import Plausibility
@@ -57,10 +57,13 @@ class Pipeline:
             for reading in self._resolver.name_owners(checked)
         )
 
-    def count_xids(self, events: Iterable[Xid]) -> None:
-        """Count XID events; they are told from the next reading on."""
+    def count_events(self, events: Iterable[Event]) -> None:
+        """Count XIDs and other events; they are told from the next reading on."""
         for event in events:
-            self._ledger.count_xid(event)
+            if isinstance(event, GpuEvent):
+                self._ledger.count_event(event)
+            else:
+                self._ledger.count_xid(event)
 
     def move(self, moves: Iterable[tuple[str, str]]) -> None:
         """Devices got other keys, by (before, now): what is known of each goes with it."""
