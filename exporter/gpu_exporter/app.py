@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, Queue
 from threading import Event
 from typing import Final
 
@@ -19,11 +20,12 @@ from gpu_exporter.host import HostWatch
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.listening import ListenError
 from gpu_exporter.http.server import Server
-from gpu_exporter.model import Build, Host, Snapshot
+from gpu_exporter.model import Build, Device, Host, Snapshot
 from gpu_exporter.owners.factory import open_resolver
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.compat import Compat
 from gpu_exporter.pages.exposition import Page
+from gpu_exporter.pages.trail import Trail
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
 from gpu_exporter.sources import Source, open_source, source_kind
@@ -87,6 +89,21 @@ def read_once(config: Config) -> tuple[Snapshot, str | None]:
         sampler.close()
 
 
+def read_on(config: Config) -> Iterator[tuple[Snapshot, str | None]]:
+    """Every snapshot as it is taken, with what is wrong with it (None: nothing). Raises ConfigError."""
+    taken: Queue[Snapshot] = Queue()
+    sampler = build_sampler(config, published=taken.put)
+    sampler.start()
+    try:
+        while True:
+            with suppress(Empty):
+                # In pieces, so that Ctrl-C is heard on every Python.
+                snapshot = taken.get(timeout=0.5)
+                yield snapshot, sampler.ready()
+    finally:
+        sampler.close()
+
+
 def build_page(config: Config, *, hostname: str) -> Page:
     """What renders /metrics as configured; ``hostname`` is the machine's name."""
     return Page(compat=Compat(config.compat, hostname=hostname) if config.compat else None)
@@ -137,10 +154,11 @@ def record(config: Config, path: Path, *, readings: int, names: bool) -> tuple[S
 class Site:
     """What the pages ask for: the sampler's newest snapshot, its bytes, the sampler's health, and the machine."""
 
-    def __init__(self, sampler: Sampler, host: HostWatch, page: Page) -> None:
+    def __init__(self, sampler: Sampler, host: HostWatch, page: Page, trail: Trail) -> None:
         self._sampler = sampler
         self._host = host
         self._page = page
+        self._trail = trail
 
     def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
         """The newest snapshot's bytes."""
@@ -153,6 +171,10 @@ class Site:
     def host(self) -> Host:
         """See HostWatch.latest."""
         return self._host.latest()
+
+    def trail(self, device: Device) -> Sequence[float | None]:
+        """See Trail.of."""
+        return self._trail.of(device)
 
     def interval(self) -> float:
         """See Sampler.interval."""
@@ -180,10 +202,11 @@ class Exporter:
 
     def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
         self._config = config
-        self._sampler = build_sampler(config)
+        trail = Trail()
+        self._sampler = build_sampler(config, published=trail.add)
         self._host = HostWatch(config.host)
         application = Application(
-            provider=Site(self._sampler, self._host, build_page(config, hostname=self._host.latest().name)),
+            provider=Site(self._sampler, self._host, build_page(config, hostname=self._host.latest().name), trail),
             telemetry_path=config.web.telemetry_path,
             process_labels=config.processes.labels,
         )

@@ -31,6 +31,8 @@ SETS = {
     "build": BUILD,
     "image": [*RUNTIME, *EXTRAS["auth"], *EXTRAS["hub"], *EXTRAS["kubernetes"]],
     "hub": [*RUNTIME, *EXTRAS["hub"]],
+    "top": [*RUNTIME, *EXTRAS["top"]],
+    "desktop": [*RUNTIME, *EXTRAS["desktop"]],
     "pyz": [*RUNTIME, *EXTRAS["kubernetes"]],
     "demo": [*RUNTIME, *EXTRAS["demo"], *EXTRAS["hub"]],
     **{name: [*RUNTIME, *EXTRAS[name]] for name in ("dev", "bench", "previews")},

@@ -10,8 +10,9 @@ import pytest
 
 from gpu_exporter.hub.document import decode
 from gpu_exporter.hub.fetching import Fetched, FetchError
-from gpu_exporter.hub.fleet import Fleet, Gpu, NodeState
+from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.nodes import Node, Nodes
+from gpu_exporter.hub.state import Gpu, NodeState
 
 NODES = Nodes((Node("a", "a", 1), Node("b", "b", 2)))
 REFUSED = FetchError("refused", "refused the connection")

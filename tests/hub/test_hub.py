@@ -156,7 +156,7 @@ def test_pages(lab: Hub, path: str) -> None:
     [
         ("/nothing", 404), ("/api/v1/nothing", 404), ("/static/hub.py", 404), ("/static/..%2fservice.py", 404),
         ("/machines/none", 404), ("/machines/gpu-a/gpus/9", 404), ("/machines/gpu-a/gpus/x", 404),
-        (f"/?q={'x' * 5000}", 414),
+        (f"/?q={'x' * 20_000}", 414),
     ],
 )  # fmt: skip
 def test_what_is_not_there(lab: Hub, path: str, status: int) -> None:
@@ -285,6 +285,12 @@ def test_passwords_and_tls(tmp_path: Path) -> None:
         assert (status, headers["www-authenticate"]) == (401, "Basic")
         assert "content-security-policy" in headers
         assert fetch(hub.port, site.client(), "/", basic("alice", "wrong"))[0] == 401
+        status, headers, text = fetch(hub.port, site.client(), "/api/v1/gpus")
+        assert (status, headers["content-type"], json.loads(text)) == (
+            401,
+            "application/json",
+            {"error": "Unauthorized"},
+        )
         assert fetch(hub.port, site.client(), "/", basic("alice", "secret"))[0] == 200
         assert fetch(hub.port, site.client(), "/livez", basic("alice", "secret"))[2] == "ok\n"
         site.issue("second")  # a certificate that is replaced is served without a restart

@@ -21,20 +21,27 @@ from gpu_exporter.hub.names import Names
 
 
 class DnsServer:
-    """Answers by UDP for the names that it has; a name without addresses hangs. ``asked`` has what was asked."""
+    """Answers by UDP for the names that it has; a name without addresses hangs. ``asked`` has what was asked.
 
-    def __init__(self, **addresses: list[str]) -> None:
+    With a ``group`` it hears what is sent to that multicast address, and says nothing of what it has not.
+    """
+
+    def __init__(self, *, group: str = "", **addresses: list[str]) -> None:
         self.addresses = addresses
+        self.group = group
         self.asked: list[str] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.address = Address("127.0.0.1", self._socket.getsockname()[1])
+        self._socket.bind(("" if group else "127.0.0.1", 0))
+        self.address = Address(group or "127.0.0.1", self._socket.getsockname()[1])
+        if group:
+            joined = socket.inet_aton(group) + socket.inet_aton("0.0.0.0")  # noqa: S104 - the usual interface
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"", self._socket.getsockname())
+            waker.sendto(b"", ("127.0.0.1", self.address.port))
         self._thread.join()
         self._socket.close()
 
@@ -49,9 +56,11 @@ class DnsServer:
             self.asked.append(host)
             reply = dns.message.make_response(query)
             known = self.addresses.get(host.partition(".")[0])
-            if known == []:
+            if known == [] or (known is None and self.group):
                 continue
             fitting = [one for one in known or () if (":" in one) == (question.rdtype == dns.rdatatype.AAAA)]
+            if self.group and not fitting:
+                continue
             if known is None:
                 reply.set_rcode(dns.rcode.NXDOMAIN)
             elif fitting:
@@ -143,6 +152,35 @@ def test_multicast_dns(server: DnsServer) -> None:
     # The same question and answer, at an address of this test instead of the group's.
     assert look_up(Names(None, multicast=server.address), "gpu2.local") == [["10.1.2.4"]]
     assert server.asked == ["gpu2.local"]
+
+
+@pytest.fixture
+def responder() -> Iterator[DnsServer]:
+    """One that hears what is sent to the group of multicast DNS, on a port of its own."""
+    try:
+        made = DnsServer(group="224.0.0.251", gpu1=["10.1.2.3"], gpu6=["fe80::1", "fd00::6"])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"?", ("224.0.0.251", 9))
+    except OSError as error:
+        pytest.skip(f"no multicast on this machine: {error.strerror}")
+    yield made
+    made.close()
+
+
+def test_multicast_dns_by_multicast(responder: DnsServer) -> None:
+    resolver = Names(None, multicast=responder.address)
+    found = look_up(resolver, "gpu1.local", "GPU6.local.")
+    assert found == [["10.1.2.3"], ["fd00::6"]]
+    assert responder.asked.count("gpu6.local") == 2, "A, and then AAAA"
+
+
+def test_a_local_name_that_nobody_has_by_multicast(responder: DnsServer) -> None:
+    (error,) = look_up(Names(None, multicast=responder.address), "gpu9.local")
+    assert isinstance(error, OSError)
+    assert "nobody on this network answers to that name by multicast DNS (.local); write the machine's address" in str(
+        error
+    )
+    assert responder.asked == ["gpu9.local"] * 2
 
 
 def test_a_local_name_that_nobody_answers_to(server: DnsServer) -> None:

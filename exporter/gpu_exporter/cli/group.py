@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
 
 import click
 
@@ -20,6 +23,21 @@ from gpu_exporter.cli.sample import sample
 from gpu_exporter.cli.serve import serve
 from gpu_exporter.config import ConfigError
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+# Names that other exporters have for options of ours.
+_ELSEWHERE: Final = {
+    **dict.fromkeys(
+        ("-p", "--port", "-a", "--address", "--bind", "--bind-address", "--host", "--listen", "--web.port"),
+        "--web.listen-address :9435",
+    ),
+    **dict.fromkeys(("--web-config-file", "--web.config-file"), "--web.config.file"),
+    **dict.fromkeys(("-c", "--collect-interval", "--interval", "--refresh-interval"), "--collection.interval"),
+    **dict.fromkeys(("-f", "--config", "--config-file"), "--config.file"),
+    "--nvidia-smi-command": "--smi.path",
+    "--kubernetes": "--owners.kubernetes",
+}
+
 
 def main() -> NoReturn:
     """Run the command line; every refusal is one line on standard error and status 2."""
@@ -31,7 +49,7 @@ def main() -> NoReturn:
         click.echo(error.format_message())
         sys.exit(2)
     except click.NoSuchOption as error:
-        _refuse(f"{error.format_message()} gpu-exporter {_command_of(error.ctx)}--help lists what there is.")
+        _refuse(_no_such_option(error))
     except click.ClickException as error:
         _refuse(error.format_message())
     except ConfigError as error:
@@ -40,12 +58,22 @@ def main() -> NoReturn:
         # The reader of our output (head, grep -q) has seen enough; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with suppress(OSError):  # what is still in the buffer has no place either
+            sys.stdout.close()
+        _refuse(f"standard output: {error.strerror}")
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _command_of(context: click.Context | None) -> str:
-    name = context.command.name if context is not None else None
-    return f"{name} " if name else ""
+def _no_such_option(error: click.NoSuchOption) -> str:
+    name = error.ctx.command.name if error.ctx is not None else None
+    # What it is called elsewhere comes before what merely sounds like it.
+    meant = [_ELSEWHERE[error.option_name]] if error.option_name in _ELSEWHERE else sorted(error.possibilities or ())
+    hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+    command = f"gpu-exporter {name}" if name else "gpu-exporter"
+    return f"No such option '{error.option_name}'.{hint} {command} --help lists what there is."
 
 
 def _refuse(message: str) -> NoReturn:
@@ -57,11 +85,25 @@ def _refuse(message: str) -> NoReturn:
 class _DefaultGroup(click.Group):
     """A group whose default command is ``serve``."""
 
+    _given: Sequence[str] = ()
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        self._given = tuple(args)
         own = {"--help", "-h", "--version"}
         if not args or (args[0].startswith("-") and args[0] not in own):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            named = [word for word in self._given if word in self.commands]
+            if named and self._given[0].startswith("-") and "unexpected extra argument" in error.format_message():
+                rest = [word for word in self._given if word != named[0]]
+                ordered = " ".join(["gpu-exporter", named[0], *rest])
+                raise click.UsageError(f"the command stands before its options; write: {ordered}") from None
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from gpu_exporter.cli.options import load_config, with_settings
+from gpu_exporter.cli.options import load_config, with_settings, without_effect
+
+log = logging.getLogger(__name__)
 
 _M_ARENA_MAX: Final = -8  # malloc.h
 
@@ -25,8 +28,10 @@ def serve(config_file: Path | None, **given: Any) -> None:
     from gpu_exporter import daemon, logs  # noqa: PLC0415 - other commands start faster without
     from gpu_exporter.app import StartError  # noqa: PLC0415
 
-    config, overrides = load_config(config_file, given)
+    config, overrides = load_config(config_file, given, told=False)
     logs.configure(config.log)
+    for line in without_effect(config.source, overrides):
+        log.warning("%s", line)
     _bound_arenas()
     try:
         daemon.serve(config, path=config_file, overrides=overrides)

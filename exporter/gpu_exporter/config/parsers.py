@@ -75,12 +75,14 @@ def percentage(value: Any) -> float:
 def moment(value: Any) -> float:
     """Unix seconds, from a date, a time or Unix seconds. Without a zone it is UTC."""
     try:
-        if re.fullmatch(r"[0-9]{9,10}", value):
+        if re.fullmatch(r"[0-9]{9,10}(\.[0-9]{1,9})?", value):
             return float(value)
         parsed = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value))
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, OverflowError):
-        raise RefusedError(f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z") from None
+        raise RefusedError(
+            f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z, or Unix seconds"
+        ) from None
 
 
 def size(value: Any) -> float:
@@ -293,8 +295,18 @@ def networks(value: Any) -> tuple[Network, ...]:
                 raise TypeError  # noqa: TRY301 - ipaddress takes numbers too, which nobody means
             parsed.append(ipaddress.ip_network(item.strip()))
         except (TypeError, ValueError):
-            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
+            meant = _network_around(item)
+            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write {meant}") from None
     return tuple(parsed)
+
+
+def _network_around(item: Any) -> str:
+    """What may have been meant where an address has more bits than its network."""
+    try:
+        inner = ipaddress.ip_interface(item.strip())
+    except (AttributeError, ValueError):
+        return "10.0.0.0/8 or ::1/128"
+    return f"{inner.network}, or {inner.ip} for this address alone"
 
 
 def quoted(value: Any) -> str:

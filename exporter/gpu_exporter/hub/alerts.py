@@ -13,7 +13,7 @@ from urllib.parse import quote
 import aiohttp
 
 from gpu_exporter.hub.document import shown
-from gpu_exporter.hub.fleet import NodeState
+from gpu_exporter.hub.state import NodeState
 
 log = logging.getLogger(__name__)
 

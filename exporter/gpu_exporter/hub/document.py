@@ -95,6 +95,8 @@ class Metrics(_Struct, frozen=True):
     gpu_temperature_limit_celsius: tuple[Labelled, ...] = ()
     gpu_power_watts: float | None = None
     gpu_power_limit_watts: float | None = None
+    gpu_sm_active_ratio: float | None = None
+    gpu_fan_speed_ratio: tuple[Labelled, ...] = ()
     gpu_xid_errors_total: tuple[Labelled, ...] = ()
 
 

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from gpu_exporter.hub.document import Disk, amount, share, shown
-from gpu_exporter.hub.fleet import Fleet, Gpu, Holder, NodeState, Person
+from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.selection import Selection
+from gpu_exporter.hub.state import Gpu, Holder, Looks, NodeState, Person
 from gpu_exporter.hub.words import called
 
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-def nodes_document(fleet: Fleet, selection: Selection, now: float) -> dict[str, Any]:
+def nodes_document(fleet: Looks, selection: Selection, now: float) -> dict[str, Any]:
     """Every machine in the order of nodes.yml."""
     nodes = [_node(state) for state in fleet if selection.node(state)]
     return {**_head(fleet, now), "nodes": nodes}
@@ -30,12 +31,12 @@ def node_document(state: NodeState) -> dict[str, Any]:
     }
 
 
-def gpus_document(fleet: Fleet, selection: Selection, now: float) -> dict[str, Any]:
+def gpus_document(fleet: Looks, selection: Selection, now: float) -> dict[str, Any]:
     """The GPUs that were asked for."""
     return {**_head(fleet, now), "gpus": [gpu_document(gpu) for gpu in selection.gpus(fleet)]}
 
 
-def processes_document(fleet: Fleet, selection: Selection, now: float) -> dict[str, Any]:
+def processes_document(fleet: Looks, selection: Selection, now: float) -> dict[str, Any]:
     """The processes on the GPUs that were asked for; of a user, only their own."""
     found = []
     for state in fleet:
@@ -81,6 +82,8 @@ def gpu_document(gpu: Gpu) -> dict[str, Any]:
         "temperature_limit_celsius": gpu.temperature_limit,
         "power_watts": gpu.power,
         "power_limit_watts": gpu.power_limit,
+        "sm_active_ratio": gpu.sm_active,
+        "fan_speed_ratio": gpu.fan,
         "xids": list(gpu.xids),
     }
     if gpu.holders is not None:
@@ -144,7 +147,7 @@ _CSV_HEAD: Final = (
 )  # fmt: skip
 
 
-def _head(fleet: Fleet, now: float) -> dict[str, Any]:
+def _head(fleet: Looks, now: float) -> dict[str, Any]:
     return {"timestamp_seconds": round(now, 3), "simulated": fleet.simulated()}
 
 

@@ -9,10 +9,11 @@ import gzip
 import re
 import ssl
 import zlib
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -23,8 +24,10 @@ from gpu_exporter.hub.names import Names, is_address
 from gpu_exporter.hub.nodes import Node
 from gpu_exporter.hub.settings import HttpConfig, secret
 
+T = TypeVar("T")
 PATH: Final = "/api/v1/snapshot"
 _LARGEST: Final = 16 * 1024**2  # bytes, unpacked: 64 GPUs with 64 processes each need 2 MiB
+_LARGEST_OF_HUB: Final = 256 * 1024**2  # bytes: 8 000 GPUs with a process each are 6 MiB
 _LOOKED_AT: Final = 64 * 1024  # bytes of /metrics that tell an old exporter
 _NO_TLS: Final = "does it speak HTTP? Then write scheme: http, or the label __scheme__: http"
 _WANTS_OURS: Final = "wants a certificate of ours: hub.yml has it in http_config.tls_config"
@@ -110,9 +113,17 @@ class Fetcher:
     async def fetch(self, node: Node, etag: str = "") -> Fetched | None:
         """The machine's snapshot; None where it is still that of the ETag. Raises FetchError."""
         how = self.access
+        return await self._bounded(self._ask(node, how, etag), node, how)
+
+    async def body(self, hub: Node, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        """What a hub answers there. Raises FetchError."""
+        how = self.access
+        return await self._bounded(self._ask_hub(hub, how, path, query), hub, how)
+
+    async def _bounded(self, question: Coroutine[Any, Any, T], node: Node, how: Access) -> T:
         try:
             # Of a name look-up, a handshake and an answer together: no other deadline bounds what trickles.
-            return await asyncio.wait_for(self._ask(node, how, etag), how.timeout)
+            return await asyncio.wait_for(question, how.timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise FetchError("timeout", f"did not answer within {how.timeout:g} s") from None
         except aiohttp.ClientError as error:
@@ -151,6 +162,18 @@ class Fetcher:
             reason: Reason = "version" if "version" in str(error) else "garbage"
             raise FetchError(reason, str(error)) from None
 
+    async def _ask_hub(self, hub: Node, how: Access, path: str, query: Mapping[str, str] | None) -> bytes:
+        url = f"{hub.scheme or how.scheme}://{hub.address}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {**how.headers, "Accept": "application/json", "Accept-Encoding": "gzip"}
+        async with self._get(url, headers, how) as response:
+            if response.status == 404:
+                raise FetchError("not_exporter", f"has no {path}: it is no hub of gpu-exporter, or keeps no history")
+            if response.status != 200:
+                await self._refused(response, url.removesuffix(path), how)
+            if response.content_type != "application/json":
+                raise FetchError("not_exporter", "is no hub of gpu-exporter: it does not answer JSON")
+            return (await _read(response, _LARGEST_OF_HUB))[0]
+
     def _get(self, url: str, headers: Mapping[str, str], how: Access) -> Any:
         return self._session.get(
             url, headers=headers, ssl=how.context, server_hostname=how.server_name, allow_redirects=False
@@ -188,7 +211,7 @@ class Fetcher:
             return b"gpu_exporter_build_info" in begin
 
 
-async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bytes]:
+async def _read(response: aiohttp.ClientResponse, largest: int = _LARGEST) -> tuple[bytes, bytes]:
     """The body, unpacked and packed; nothing that is too large is read to its end."""
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in {"gzip", "identity"}:
@@ -197,16 +220,16 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bytes]:
     pieces: list[bytes] = []
     came: list[bytes] = []
     size = 0
-    if (response.content_length or 0) > _LARGEST:
-        _too_large(response)
+    if (response.content_length or 0) > largest:
+        _too_large(response, largest)
     while chunk := await response.content.readany():
         try:
-            text = chunk if unpacker is None else unpacker.decompress(chunk, _LARGEST - size + 1)
+            text = chunk if unpacker is None else unpacker.decompress(chunk, largest - size + 1)
         except zlib.error:
             raise FetchError("garbage", "answered gzip that cannot be unpacked") from None
         size += len(text)
-        if size > _LARGEST:
-            _too_large(response)
+        if size > largest:
+            _too_large(response, largest)
         came.append(chunk)
         pieces.append(text)
     if unpacker is not None and not unpacker.eof:
@@ -215,9 +238,9 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bytes]:
     return body, b"".join(came) if unpacker is not None else gzip.compress(body, 1)
 
 
-def _too_large(response: aiohttp.ClientResponse) -> NoReturn:
+def _too_large(response: aiohttp.ClientResponse, largest: int) -> NoReturn:
     response.close()
-    raise FetchError("too_large", f"answered more than {_LARGEST // 1024**2} MiB")
+    raise FetchError("too_large", f"answered more than {largest // 1024**2} MiB")
 
 
 def _peer(response: aiohttp.ClientResponse) -> str:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from gpu_exporter.hub import document
-from gpu_exporter.hub.document import Disk, Document, Exporter, Host, shown
+from gpu_exporter.hub.document import Document, Host, shown
 from gpu_exporter.hub.fetching import Fetched, FetchError
-from gpu_exporter.hub.nodes import Node, Nodes
-
-NodeStatus: TypeAlias = Literal["starting", "online", "offline"]
-# What a person asks of a GPU. ``held`` is held and at work, ``idle`` is held and does nothing.
-GpuState: TypeAlias = Literal["free", "held", "idle", "down", "unknown"]
-STATES: Final[tuple[GpuState, ...]] = ("free", "held", "idle", "down", "unknown")
+from gpu_exporter.hub.nodes import Nodes
+from gpu_exporter.hub.state import Gpu, GpuState, Holder, Looks, NodeState, unseen
 
 _STATES: Final[Mapping[str, GpuState]] = {
     "active": "held",
@@ -35,95 +30,7 @@ _FAILED_WORDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Somebody's share of a GPU; ``memory`` in bytes, None where it is not known. An empty name is not known."""
-
-    kind: str
-    name: str
-    namespace: str
-    memory: float | None
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Who it is, wherever."""
-        return self.kind, self.name, self.namespace
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU now. None is what is not known; ``since`` is when its state began, or when we began to look."""
-
-    node: str
-    index: int
-    uuid: str
-    model: str
-    state: GpuState
-    why: str = ""
-    since: float = 0.0
-    since_known: bool = False
-    utilization: float | None = None
-    memory_used: float | None = None
-    memory_total: float | None = None
-    temperature: float | None = None
-    temperature_limit: float | None = None
-    power: float | None = None
-    power_limit: float | None = None
-    xids: tuple[str, ...] = ()
-    holders: tuple[Holder, ...] | None = None
-
-
-@dataclass(slots=True)
-class NodeState:
-    """One machine now. ``since`` is Unix time of the change to ``status``; ``reason`` and ``message`` are why.
-
-    What the exporter told is there while the machine is online, and its GPUs' identities stay when it is not.
-    """
-
-    node: Node
-    status: NodeStatus = "starting"
-    since: float = 0.0
-    reason: str = ""
-    message: str = ""
-    failures: int = 0
-    seen: float | None = None
-    address: str = ""
-    host: Host = field(default_factory=Host)
-    exporter: Exporter | None = None
-    driver: str = ""
-    gpus: tuple[Gpu, ...] = ()
-    processes: tuple[Mapping[str, Any], ...] = ()
-    trouble: str = ""
-    fetched: Fetched | None = None
-    sampled: tuple[float | None, float] = (None, 0.0)  # the sample's time by its clock, and when by ours it came first
-
-    @property
-    def online(self) -> bool:
-        """Whether what is told of it is of now."""
-        return self.status == "online"
-
-    @property
-    def disk(self) -> Disk | None:
-        """The fullest of its disks."""
-        known = [disk for disk in self.host.disks if disk_share(disk) is not None]
-        return max(known, key=lambda disk: disk_share(disk) or 0.0, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Whoever holds GPUs, with all of them."""
-
-    key: tuple[str, str, str]
-    gpus: tuple[Gpu, ...]
-    memory: float
-
-    @property
-    def idle(self) -> tuple[Gpu, ...]:
-        """Those that do nothing."""
-        return tuple(gpu for gpu in self.gpus if gpu.state == "idle")
-
-
-class Fleet:
+class Fleet(Looks):
     """All machines in the order of nodes.yml. ``generation`` grows with every change."""
 
     def __init__(self, *, interval: float, clock: Callable[[], float] = time.time) -> None:
@@ -186,7 +93,7 @@ class Fleet:
         # It was last known to be well when it last answered.
         state.status, state.since = "offline", state.seen if state.seen is not None else self.began
         state.exporter, state.host, state.processes, state.fetched, state.trouble = None, Host(), (), None, ""
-        state.gpus = tuple(_unseen(gpu, "its machine is offline", state.since) for gpu in state.gpus)
+        state.gpus = tuple(unseen(gpu, "its machine is offline", state.since) for gpu in state.gpus)
         for gpu in state.gpus:
             self._since.pop((name, gpu.uuid or str(gpu.index)), None)
         self.generation += 1
@@ -212,7 +119,7 @@ class Fleet:
         name = state.node.name
         gpus = [self._gpu(name, gpu, now) for gpu in told.gpus]
         if state.trouble and (stuck or not told.exporter.sample_success):
-            gpus = [_unseen(gpu, state.trouble, now) for gpu in gpus]
+            gpus = [unseen(gpu, state.trouble, now) for gpu in gpus]
         state.gpus = tuple(gpus)
 
     def _gpu(self, node: str, told: document.Gpu, now: float) -> Gpu:
@@ -247,6 +154,8 @@ class Fleet:
             temperature_limit=_hottest(metrics),
             power=document.watts(metrics.gpu_power_watts),
             power_limit=document.watts(metrics.gpu_power_limit_watts),
+            sm_active=document.share(metrics.gpu_sm_active_ratio),
+            fan=_fastest(metrics),
             xids=_xids(told),
             holders=holders,
         )
@@ -276,49 +185,6 @@ class Fleet:
         """A machine by its name."""
         return self._states.get(name)
 
-    def gpus(self) -> Iterator[Gpu]:
-        """Every GPU, in the order of the machines."""
-        for state in self._states.values():
-            yield from state.gpus
-
-    def people(self) -> tuple[Person, ...]:
-        """Who holds GPUs: those with the most first."""
-        held: dict[tuple[str, str, str], list[tuple[Gpu, Holder]]] = {}
-        for gpu in self.gpus():
-            for holder in gpu.holders or ():
-                held.setdefault(holder.key, []).append((gpu, holder))
-        people = [
-            Person(key, tuple(gpu for gpu, _ in shares), sum(holder.memory or 0.0 for _, holder in shares))
-            for key, shares in held.items()
-        ]
-        return tuple(sorted(people, key=lambda person: (-len(person.gpus), person.key)))
-
-    def counts(self, gpus: Sequence[Gpu] | None = None) -> dict[GpuState, int]:
-        """How many GPUs are in each state."""
-        found = dict.fromkeys(STATES, 0)
-        for gpu in self.gpus() if gpus is None else gpus:
-            found[gpu.state] += 1
-        return found
-
-    def simulated(self) -> bool:
-        """Whether any machine's GPUs are simulated."""
-        return any(state.exporter is not None and state.exporter.simulated for state in self._states.values())
-
-
-def disk_share(disk: Disk) -> float | None:
-    """The share of a disk that is used, as df(1) counts it."""
-    used, free = document.amount(disk.used_bytes), document.amount(disk.free_bytes)
-    total = document.amount(disk.total_bytes)
-    if used is None or (free is None and total is None):
-        return None
-    whole = used + free if free is not None else total or 0.0
-    return min(used / whole, 1.0) if whole > 0 else None
-
-
-def _unseen(gpu: Gpu, why: str, since: float) -> Gpu:
-    """A GPU of which nothing is known now but that it was there."""
-    return replace(Gpu(gpu.node, gpu.index, gpu.uuid, gpu.model, "unknown"), why=why, since=since, since_known=True)
-
 
 def _xids(told: document.Gpu) -> tuple[str, ...]:
     return tuple(shown(one.labels.get("xid", "")) for one in told.metrics.gpu_xid_errors_total if one.value)
@@ -328,3 +194,9 @@ def _hottest(metrics: document.Metrics) -> float | None:
     """The temperature at which it slows down; where that is not told, at which it is shut down."""
     limits = {one.labels.get("limit", ""): document.celsius(one.value) for one in metrics.gpu_temperature_limit_celsius}
     return limits.get("slowdown") or limits.get("shutdown")
+
+
+def _fastest(metrics: document.Metrics) -> float | None:
+    """The speed of its fastest fan, as a share of the maximum."""
+    speeds = [one.value for one in metrics.gpu_fan_speed_ratio if one.value is not None and 0 <= one.value <= 2]
+    return max(speeds, default=None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import jinja2
@@ -16,20 +16,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gpu_exporter import __version__
+from gpu_exporter.config.parsers import RefusedError
 from gpu_exporter.hub import documents, selection, words
 from gpu_exporter.hub.alerts import Alert, Alerts
 from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
 from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
-from gpu_exporter.hub.fleet import STATES, Fleet, Gpu, Holder, NodeState, Person, disk_share
+from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import packed
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, window_of
 from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
+from gpu_exporter.hub.sheets import Sheet, sheet
+from gpu_exporter.hub.state import STATES, Gpu, Holder, NodeState, Person, disk_share
 from gpu_exporter.hub.tiles import STATE_WORDS, gpu_url, machine_url, tile
 
+T = TypeVar("T")
 _NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))
 _CSP_HTML: Final = "text/html; charset=utf-8"
 _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
@@ -41,6 +45,7 @@ _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
     "status": lambda state: (state.status != "offline", not state.trouble, state.status != "starting"),
 }
 _OFFLINE_SHOWN: Final = 6
+_FREE_SHOWN: Final = 60  # machines of a model
 _WEEK: Final = 7 * 86400.0
 _WINDOWS: Final = (("24h", "day"), ("7d", "week"), ("30d", "month"))
 
@@ -107,7 +112,8 @@ class Pages:
             request,
             "machines.html",
             title="Machines",
-            chosen=chosen,
+            sheet=_sheet(request, chosen),
+            sheet_url=partial(_changed, request, "page"),
             offline=offline[:_OFFLINE_SHOWN],
             more_offline=len(offline) - _OFFLINE_SHOWN,
             asked=asked,
@@ -134,7 +140,8 @@ class Pages:
             request,
             "free.html",
             title="Free now",
-            groups=[(model, _by_node(gpus)) for model, gpus in groups],
+            groups=[(model, len(gpus), _by_node(gpus)) for model, gpus in groups],
+            shown=_FREE_SHOWN,
             total=sum(len(gpus) for gpus in free.values()),
             counts=counts,
             filters=self._filters(asked, without=("user", "state")),
@@ -161,7 +168,8 @@ class Pages:
             request,
             "people.html",
             title="People",
-            people=people,
+            sheet=_sheet(request, people),
+            sheet_url=partial(_changed, request, "page"),
             by_node=_by_node,
             holder_of=_holder_of,
             sort=sort,
@@ -324,9 +332,16 @@ def _selection(request: Request) -> Selection:
         raise HTTPException(400, str(error)) from None
 
 
+def _sheet(request: Request, entries: Sequence[T]) -> Sheet[T]:
+    try:
+        return sheet(entries, request.query_params.get("page", ""))
+    except RefusedError as error:
+        raise HTTPException(400, f"page: {error}") from None
+
+
 def _changed(request: Request, key: str, value: str) -> str:
-    """This page with one thing asked for otherwise."""
-    pairs = [(name, text) for name, text in request.query_params.multi_items() if name != key and text]
+    """This page with one thing asked for otherwise; from its beginning."""
+    pairs = [(name, text) for name, text in request.query_params.multi_items() if name not in {key, "page"} and text]
     query = urlencode([*pairs, (key, value)] if value else pairs)
     return f"{request.url.path}?{query}" if query else request.url.path
 

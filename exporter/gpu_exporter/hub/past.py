@@ -27,9 +27,13 @@ class Past:
     config: HubConfig
     recorder: Recorder | None = None
 
-    def heard(self, node: str, fetched: Fetched, at: float) -> None:
-        """Keep what a machine has said."""
-        if self.recorder is not None:
+    def heard(self, node: str, fetched: Fetched | None, at: float) -> None:
+        """Keep what a machine has said; None is the same as before."""
+        if self.recorder is None:
+            return
+        if fetched is None:
+            self.recorder.add_unchanged(node, at)
+        else:
             self.recorder.add(node, whole(fetched.body()), at)
 
     def use(self, config: HubConfig, control: Access) -> None:

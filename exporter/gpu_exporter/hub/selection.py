@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gpu_exporter.config.parsers import quoted
-from gpu_exporter.hub.fleet import STATES, Fleet, Gpu, NodeState
+from gpu_exporter.hub.state import STATES, Gpu, Looks, NodeState
 
 _MOST: Final = 100  # values of one key
 
@@ -53,7 +53,7 @@ class Selection:
             return True
         return any(name in self.users for holder in gpu.holders or () for name in (holder.name, holder.namespace))
 
-    def gpus(self, fleet: Fleet) -> Iterator[Gpu]:
+    def gpus(self, fleet: Looks) -> Iterator[Gpu]:
         """The GPUs that fit, in the order of the machines."""
         for state in fleet:
             if self.node(state):
@@ -64,8 +64,7 @@ def parse(query: Iterable[tuple[str, str]]) -> Selection:
     """What the query of a URL asks for; empty values ask for nothing. Raises SelectionError."""
     found: dict[str, list[str]] = {}
     for key, value in query:
-        if value:
-            found.setdefault(key, []).append(value)
+        found.setdefault(key, []).append(value)
     states = _several(found, "state", commas=True)
     for state in states:
         if state not in STATES:
@@ -80,17 +79,17 @@ def parse(query: Iterable[tuple[str, str]]) -> Selection:
     )
 
 
-def models(fleet: Fleet) -> Sequence[str]:
+def models(fleet: Looks) -> Sequence[str]:
     """Every model there is."""
     return sorted({gpu.model for gpu in fleet.gpus() if gpu.model})
 
 
-def users(fleet: Fleet) -> Sequence[str]:
+def users(fleet: Looks) -> Sequence[str]:
     """Everybody who holds something, by the name that is asked for."""
     return sorted({holder.name for gpu in fleet.gpus() for holder in gpu.holders or () if holder.name})
 
 
-def labels(fleet: Fleet) -> Sequence[str]:
+def labels(fleet: Looks) -> Sequence[str]:
     """Every label of nodes.yml with each of its values."""
     return sorted({f"{name}={value}" for state in fleet for name, value in state.node.labels.items()})
 
@@ -98,10 +97,10 @@ def labels(fleet: Fleet) -> Sequence[str]:
 def _several(found: Mapping[str, list[str]], key: str, *, commas: bool = False) -> tuple[str, ...]:
     values = found.get(key, [])
     if commas:
-        values = [piece.strip() for value in values for piece in value.split(",") if piece.strip()]
+        values = [piece.strip() for value in values for piece in value.split(",")]
     if len(values) > _MOST:
         raise SelectionError(f"{key}: is there {len(values)} times; write it at most {_MOST} times")
-    return tuple(dict.fromkeys(values))
+    return tuple(dict.fromkeys(filter(None, values)))
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from gpu_exporter.config import Address, ConfigError, Watch
 from gpu_exporter.config.parsers import Network
-from gpu_exporter.history import HistoryError, Recorder, Retention
+from gpu_exporter.history import HistoryError, Journal, Recorder, Retention
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.notify import Notifier
 from gpu_exporter.hub import nodes, settings
@@ -87,9 +87,11 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
         return shown(state.host.name) if state is not None and state.host.name else node
 
     recorder: Recorder | None = None
+    journal: Journal | None = None
     archive: Archive
     try:
         if options.history_path is not None:
+            journal = Journal(options.history_path)
             recorder = Recorder(options.history_path, retention=Retention(minutes=files.config.retention))
             recorder.start()
         if options.prometheus is not None:
@@ -103,8 +105,9 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
             recorder.close()
         raise StartError(str(error)) from None
     config = files.config
-    results = Results(archive, config.thresholds, config.window)
-    return Past(archive, results, Controller(config.control, files.control, host_of=host_of), config, recorder)
+    results = Results(archive, config.thresholds, config.window, journal=journal)
+    controller = Controller(config.control, files.control, host_of=host_of, journal=journal)
+    return Past(archive, results, controller, config, recorder)
 
 
 class Hub:
@@ -163,7 +166,7 @@ class Hub:
             if self._past is not None:
                 await self._past.close()
 
-    def _heard(self, name: str, fetched: Fetched) -> None:
+    def _heard(self, name: str, fetched: Fetched | None) -> None:
         if self._past is not None:
             self._past.heard(name, fetched, time.time())
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from gpu_exporter.hub.fleet import Gpu
+from gpu_exporter.hub.state import Gpu
 from gpu_exporter.hub.words import called, percent
 
 STATE_WORDS: Final[Mapping[str, str]] = {

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Final
 
 from gpu_exporter.catalog.owner_kinds import BY_KIND
-from gpu_exporter.hub.fleet import Holder
+from gpu_exporter.hub.state import Holder
 
 NOBODY_KNOWN: Final = "somebody unseen"  # memory in use that no process explains
 _GIB: Final = 2**30

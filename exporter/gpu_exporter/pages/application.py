@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, status_answer
-from gpu_exporter.model import Host, Snapshot
+from gpu_exporter.model import Device, Host, Snapshot
 from gpu_exporter.pages import openapi, status_page
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
@@ -43,6 +43,9 @@ class Provider(Protocol):
 
     def host(self) -> Host:
         """The machine around the GPUs; the same object until it was looked at again."""
+
+    def trail(self, device: Device) -> Sequence[float | None]:
+        """The GPU's utilization of the last hour as ratios, a mean a minute, oldest first; None is a gap."""
 
     def interval(self) -> float:
         """Seconds between readings."""
@@ -118,6 +121,8 @@ class Application:
             ready=self._public(self._provider.ready()),
             now=time.time(),
             telemetry_path=self._telemetry_path,
+            host=self._provider.host().name,
+            trail=self._provider.trail,
         )
         return "200 OK", [_HTML, _FRESH, _NOSNIFF, _CSP, ("Referrer-Policy", "no-referrer")], text.encode()
 
@@ -127,7 +132,7 @@ class Application:
         return None if why is None else _PRIVATE.sub("...", why)
 
     def _gpus(self, _environ: Mapping[str, Any]) -> Answer:
-        return _json(gpus_document(self._provider.snapshot()))
+        return _json(gpus_document(self._provider.snapshot(), host=self._provider.host().name))
 
     def _processes(self, _environ: Mapping[str, Any]) -> Answer:
         return _json(processes_document(self._provider.snapshot(), self._labels))

@@ -14,7 +14,7 @@ from typing import Final
 
 from gpu_exporter.config import Config
 from gpu_exporter.history import Recorder, Retention
-from gpu_exporter.recording.local import ThisMachine
+from gpu_exporter.local import ThisMachine
 from gpu_exporter.recording.targets import Target, Watchers
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def record(config: Config, *, path: Path, retention: Retention, targets: Sequenc
             watchers = Watchers(targets, interval=config.collection.interval, recorder=recorder)
             running.enter_context(closing(watchers)).start()
         else:
-            machine = ThisMachine(config, recorder=recorder, clock=time.time)
+            machine = ThisMachine(config, tell=lambda name, document: recorder.add(name, document, time.time()))
             running.enter_context(closing(machine)).start()
         recorder.start()
         what = ",".join(target.name for target in targets) or (machine.name if machine else "")

@@ -223,7 +223,7 @@ def _users(file: Section) -> dict[str, bytes]:
     section = file.section("basic_auth_users")
     users = dict(_hashes(section))
     if users and find_spec("bcrypt") is None:
-        file.refuse("basic_auth_users", "needs the package bcrypt; run: pip install 'gpu-exporter[auth]'")
+        file.refuse("basic_auth_users", "needs the package bcrypt; run: pip install bcrypt")
     return users
 
 

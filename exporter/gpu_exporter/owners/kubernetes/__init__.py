@@ -107,7 +107,7 @@ class KubernetesAllocations:
             if library not in {"h2", "hpack", "hyperframe"}:
                 raise
             raise MissingExtraError(
-                f"asking the kubelet needs the Python library {library}: pip install 'gpu-exporter[kubernetes]'"
+                f"asking the kubelet needs the Python library {library}: pip install {library}"
             ) from None
         self._client = Client(path=socket, timeout=timeout)
         self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from gpu_exporter.app import build_sampler
 from gpu_exporter.config import Config
-from gpu_exporter.history import Recorder
 from gpu_exporter.host import HostWatch
 from gpu_exporter.model import Snapshot
 from gpu_exporter.pages.documents import snapshot_document
 
 log = logging.getLogger(__name__)
 
+# Takes a machine's name and its document.
+Tell: TypeAlias = Callable[[str, dict[str, Any]], object]
+
 _LOOKS: Final = 5  # at the sampler, an interval
+_OPENING: Final = 10.0  # seconds after which a driver that does not open is told
 _UNNAMED: Final = "localhost"
 
 
 class ThisMachine:
-    """Adds this machine's samples to a recorder, from ``start`` to ``close``. Raises ConfigError."""
+    """Tells every sample of this machine, on a thread of its own, from ``start`` to ``close``. Raises ConfigError."""
 
-    def __init__(self, config: Config, *, recorder: Recorder, clock: Callable[[], float]) -> None:
+    def __init__(self, config: Config, *, tell: Tell) -> None:
         self._labels = config.processes.labels
-        self._recorder = recorder
-        self._clock = clock
+        self._tell = tell
         self._sampler = build_sampler(config)
         self._host = HostWatch(config.host)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="this machine", daemon=True)
 
     @property
     def name(self) -> str:
-        """The machine's name, which is its alias in the history."""
+        """The machine's own name."""
         return self._host.latest().name or _UNNAMED
 
     @property
@@ -56,6 +59,10 @@ class ThisMachine:
         self._host.close()
 
     def _run(self) -> None:
+        # What is there before the first reading tells nothing of the machine.
+        end = time.monotonic() + _OPENING
+        while not self._sampler.wait_first(0.2) and not self._closing.is_set() and time.monotonic() < end:
+            pass
         last: Snapshot | None = None
         simulated = False
         while not self._closing.wait(min(1.0, self._sampler.interval / _LOOKS)):
@@ -67,19 +74,18 @@ class ThisMachine:
                 simulated = True
                 log.warning("the data is simulated: no real GPU is read", extra={"source": snapshot.source})
             try:
-                self._add(snapshot)
+                self._tell_of(snapshot)
             except Exception:  # the thread must outlive a bug
-                log.exception("recording a sample failed: this is a bug in gpu-exporter")
+                log.exception("telling a sample failed: this is a bug in gpu-exporter")
 
-    def _add(self, snapshot: Snapshot) -> None:
+    def _tell_of(self, snapshot: Snapshot) -> None:
         document = snapshot_document(
             snapshot,
             host=self._host.latest(),
             labels=self._labels,
             interval=self._sampler.interval,
-            ready=None,
-            live=None,
+            ready=self._sampler.ready(),
+            live=self._sampler.live(),
         )
         document["exporter"]["sample_age_seconds"] = self._sampler.age(snapshot) or 0.0
-        self._recorder.add(self.name, document, self._clock())
-        log.debug("a sample was recorded", extra={"node": self.name})
+        self._tell(self.name, document)

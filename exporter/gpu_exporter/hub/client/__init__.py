@@ -1,0 +1,1 @@
+"""One client for whoever shows machines without being the hub: the terminal and the window."""
