@@ -190,7 +190,8 @@ class Snapshot:
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
-    ``implausible`` counts refused values by the name of their metric, since the exporter started.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started, and
+    ``reading_seconds`` how long readings took, by their kind (full, light).
     """
 
     build: Build
@@ -208,6 +209,7 @@ class Snapshot:
     config_ok: bool = True
     simulated: bool = False
     implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
+    reading_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:

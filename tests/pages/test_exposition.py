@@ -124,6 +124,7 @@ SNAPSHOT = Snapshot(
     overruns=2,
     gpus_expected=4,
     implausible={"gpu_power_watts": 3, "gpu_energy_joules_total": 1},
+    reading_seconds={"full": 12.5, "light": 0.25},
 )
 EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 
