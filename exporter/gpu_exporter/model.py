@@ -228,7 +228,8 @@ class Snapshot:
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is when the oldest of the readings that succeeded began, in seconds since the boot (CLOCK_BOOTTIME,
     which goes on while the machine sleeps); ``timestamp`` is the same moment in Unix time, of the last success.
-    ``implausible`` counts refused values by the name of their metric, since the exporter started.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started, and
+    ``reading_seconds`` how long readings took, by their kind (full, light).
     ``event_sources`` tells of each way to hear of events whether it works, and ``sxids`` counts faults of NVSwitches
     by number and PCI address.
     """
@@ -250,6 +251,7 @@ class Snapshot:
     implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
     event_sources: Mapping[str, float] = field(default_factory=dict, hash=False)
     sxids: Mapping[tuple[str, str], int] = field(default_factory=dict, hash=False)
+    reading_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:

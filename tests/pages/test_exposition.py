@@ -126,6 +126,7 @@ SNAPSHOT = Snapshot(
     implausible={"gpu_power_watts": 3, "gpu_energy_joules_total": 1},
     event_sources={"nvml": 1.0, "kernel_log": 0.0},
     sxids={("20034", "0000:05:00"): 2, ("12028", "0000:05:00"): 1, ("other", ""): 7},
+    reading_seconds={"full": 12.5, "light": 0.25},
 )
 EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 

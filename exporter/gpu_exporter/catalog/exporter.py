@@ -48,6 +48,13 @@ ROWS: Final[tuple[Metric, ...]] = (
         own="overruns",
     ),
     counter(
+        "gpu_exporter_reading_seconds_total",
+        "Time that readings of all GPUs took, by their kind: full ones, and light ones of the driver's buffers "
+        "alone, which are made in between where collection.interval is longer than these hold.",
+        dynamic=("kind",),
+        own="reading_seconds",
+    ),
+    counter(
         "gpu_exporter_implausible_values_total",
         "Values that the driver told and that cannot be (-1, NaN, 0 °C, more memory used than fitted), by the metric "
         "that is absent instead; appears with the first.",

@@ -92,6 +92,7 @@ class Sampler:
         self._first_cycle = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
+        self._spent = {"full": 0.0, "light": 0.0}  # seconds, by the kind of reading
         self._schedule = Schedule(interval=collection.interval, now=monotonic())
         self._pipeline = pipeline or Pipeline(gap=STALE_AFTER * collection.interval)
         self._events = events or EventLog()
@@ -305,11 +306,14 @@ class Sampler:
         source = self._lifecycle.source
         if not isinstance(source, BufferedSource) or self._lifecycle.paused(self._monotonic()):
             return
+        started = self._monotonic()
         try:
             told = self._round.read_buffers(source, timeout=self._collection.timeout)
         except SourceError as error:  # the next reading will say so as well, and deal with it
             log.debug("the driver's buffers could not be read", extra={"error": str(error)})
             return
+        finally:
+            self._spent["light"] += self._monotonic() - started
         self._pipeline.add_late(told, self._monotonic())
 
     def _before_close(self, source: Source) -> None:
@@ -328,6 +332,7 @@ class Sampler:
         source = self._lifecycle.source
         now = self._since_boot()
         oldest = min(_began(readings), default=now)
+        self._spent["full"] += self._monotonic() - started
         self._snapshot = replace(
             self._snapshot,
             source=source.name if source is not None else self._snapshot.source,
@@ -343,6 +348,7 @@ class Sampler:
             implausible=dict(self._pipeline.implausible),
             event_sources=self._events.sources(nvml=isinstance(source, HearingSource) and source.hears),
             sxids=self._events.sxids,
+            reading_seconds=dict(self._spent),
         )
         self._published(self._snapshot)
 
