@@ -19,9 +19,12 @@ from gpu_exporter.catalog import (
     GPU_INFO,
     GPU_UP,
     MEMORY_UNACCOUNTED,
+    OWNER_ENERGY,
     OWNER_MEMORY,
+    OWNER_SCORE,
     OWNER_SECONDS,
     READ_ERRORS,
+    SCORE_SECONDS,
     STATE_SECONDS,
     XID_ERRORS,
     XID_LAST,
@@ -239,6 +242,7 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
     kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
+    kept |= {SCORE_SECONDS, OWNER_SCORE, OWNER_ENERGY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
     assert has_source == (metric.own is None and metric not in kept)
     # Processes come from the simulated work.

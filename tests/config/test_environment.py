@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tools.lab import ROOT
 from tools.lab.exporter import run
 
-from gpu_exporter.cli import cli
+from gpu_exporter.cli.group import cli
 from gpu_exporter.config import ConfigError, from_environment, refuse_unknown, settings
 
 KNOWN = frozenset(setting.variable for setting in settings()) | {"GPU_EXPORTER_CONFIG_FILE"}

@@ -297,6 +297,17 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
             id="exporter down over its GPUs",
         ),
         pytest.param(
+            [alert("GPUExporterDown", "critical"), LOST, alert("DiskFull", "warning", bundle=""),
+             alert("GPUOfOthers", "warning", 3, bundle="")],
+            {"GPULost 3"},
+            id="alerts of others are never silenced",
+        ),
+        pytest.param(
+            [alert("GPULost", "critical", 3, bundle="others"), HOT],
+            set(),
+            id="nor do they silence ours",
+        ),
+        pytest.param(
             [alert("GPUHostVanished", "critical"), LOST, alert("GPUCollectionFailing", "critical")],
             {"GPULost 3", "GPUCollectionFailing"},
             id="a machine that is no target any more",

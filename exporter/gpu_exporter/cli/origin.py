@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import click
 
+from gpu_exporter.cli.extras import need
 from gpu_exporter.cli.history import parsed
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.config import Config
@@ -32,7 +32,7 @@ def with_origin(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options; the command gets them as keywords, and hands them to ``origin``."""
     for option in reversed(_OPTIONS):
         command = option(command)
-    return with_settings(command)
+    return with_settings(command, shown=("source", "fake.", "smi.", "dcgm."))
 
 
 _OPTIONS: Final = (
@@ -70,11 +70,9 @@ _OPTIONS: Final = (
 )
 
 
-def missing_libraries(extra: str, *more: str) -> None:
-    """Raise ClickException where libraries of the extra are not installed."""
-    if missing := [name for name in (*_NEEDED, *more) if find_spec(name) is None]:
-        names = ", ".join(missing)
-        raise click.ClickException(f"{extra} needs {names}; run: pip install 'gpu-exporter[{extra}]'")
+def missing_libraries(command: str, *more: str) -> None:
+    """Raise ClickException where a library is not installed that the command needs."""
+    need(command, (*_NEEDED, *more))
 
 
 def origin(
@@ -96,6 +94,27 @@ def origin(
 
     config, overrides = load_config(config_file, given)
     logs.configure(config.log, quiet=True)
+    own = config_file is not None or any(not key.startswith("log.") for key in overrides)
+    return opened(
+        interval=interval, targets=targets, nodes_file=nodes_file, hub_url=hub_url, hub_config_file=hub_config_file,
+        config=config, own=own,
+    )  # fmt: skip
+
+
+def opened(
+    *,
+    interval: float | None,
+    targets: tuple[str, ...],
+    nodes_file: Path | None,
+    hub_url: str | None,
+    hub_config_file: Path | None,
+    config: Config,
+    own: bool,
+) -> Origin:
+    """The same of settings that were read before; ``own`` are they where this machine's driver is asked for.
+
+    May be called on any thread, outside of a loop. Raises ConfigError, ClickException.
+    """
     ways = [
         name
         for name, value in (("--target", targets), ("--nodes.file", nodes_file), ("--hub", hub_url))
@@ -109,7 +128,6 @@ def origin(
         return _nodes(nodes_file, hub_config_file, interval)
     if targets:
         return _targets(targets, hub_config_file, interval)
-    own = config_file is not None or any(not key.startswith("log.") for key in overrides)
     exporter = None if own else asyncio.run(_exporter_here(hub_config_file, interval))
     return exporter or _this_machine(config, interval)
 

@@ -191,7 +191,7 @@ class OwnersConfig:
     kubernetes: bool = _setting(
         False,
         parsers.boolean,
-        "Ask the kubelet which pod was given which GPU; needs pip install 'gpu-exporter[kubernetes]'.",
+        "Ask the kubelet which pod was given which GPU; needs the library h2.",
         shown="false",
     )
     kubernetes_socket: Path = _setting(

@@ -347,4 +347,7 @@ class ScenarioFile:
         except ConfigError as error:
             _LOG.warning("the edited scenario is not used, the last good one stays in force: %s", error)
             return False
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the GPUs go on
+            _LOG.exception("the edited scenario is not used: this is a bug in gpu-exporter")
+            return False
         return True
