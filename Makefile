@@ -12,8 +12,9 @@
 # make previews   the dashboards' and the hub's pictures in docs/images (downloads 460 MB of Grafana's own components)
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
-# make package-chart   dist/gpu-exporter-VERSION.tgz: the chart, with copies where the checkout has links
+# make package-chart   dist/gpu-exporter-VERSION.tgz: the chart
 # make image-test   build and run the image, boot the systemd unit
+# make test-cluster   the chart on a real API server, by Helm 3 and 4 (builds them, once: 20 minutes on two cores)
 # make soak   the long runs: flat memory, fault storms
 # make clean  forget all of this
 
@@ -113,15 +114,21 @@ image-test: .venv/dev.stamp
 bench: .venv/bench.stamp
 	$(BIN)/python -m bench
 
+.PHONY: test-cluster
+test-cluster: .venv/dev.stamp
+	tools/cluster
+	$(BIN)/pytest -m slow -n $(JOBS) --dist loadfile tests/helm $(TESTS)
+
 .PHONY: soak
 soak: .venv/dev.stamp
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --ignore=tests/helm
 
 .PHONY: docs
-docs: .venv/demo.stamp
+docs: .venv/dev.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
 	$(BIN)/python tools/migrating.py > docs/MIGRATING.md
+	$(BIN)/python tools/xids.py
 	$(BIN)/python tools/hub.py
 	$(BIN)/python tools/versions.py
 	$(BIN)/python tools/chart.py

@@ -8,6 +8,10 @@ README.md          its table of values
 values.schema.json  types; unknown keys are refused
 defaults.json      what templates fall back on for values that a release of an older chart lacks (``--reuse-values``)
 reloaded.json      the exporter's settings that SIGHUP puts into force
+thresholds.json    alerts whose number `rules.thresholds` changes
+texts.json         values whose keys have text: labels, annotations, environment
+moved.json         keys of other charts, and what they are called here
+files/…            copies of deploy/: rules, dashboards, configurations
 
 ``tools/chart.py`` writes the files, ``--check`` tells which of them are not current.
 """
@@ -24,65 +28,32 @@ from typing import Any, Final
 
 import yaml
 
-from gpu_exporter.config import Setting, settings
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
-CHART: Final = Path(__file__).resolve().parent.parent / "helm/gpu-exporter"
+from tools.chart_moved import DCGM, MOVED, NVIDIA_GPU_EXPORTER
+from tools.chart_types import TYPES, Kubernetes, Schema, closed
+
+from gpu_exporter.config import Setting, settings
+from gpu_exporter.hub.settings import entries
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CHART: Final = ROOT / "helm/gpu-exporter"
 BEGIN: Final = "<!-- values: made from values.yaml by `make docs` -->"
 END: Final = "<!-- end of values -->"
 
-_TEXT: Final = {"type": "string"}
-_TEXTS: Final = {"type": "object", "additionalProperties": {"type": "string"}}
-_OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
-_STRINGS: Final = {"type": "array", "items": {"type": "string"}}
-_QUANTITIES: Final = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
-_NAME: Final = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
-_OVERRIDE: Final = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "enabled": {"type": "boolean"},
-        "expr": {"type": "string", "minLength": 1},
-        "for": {"type": "string", "pattern": r"^([0-9]+(ms|[smhdwy]))+$|^0$"},
-        "keep_firing_for": {"type": "string", "pattern": r"^([0-9]+(ms|[smhdwy]))+$|^0$"},
-        "severity": {"enum": ["critical", "warning", "info", "none"]},
-        "labels": _TEXTS,
-        "annotations": _TEXTS,
-    },
+# What the chart has of deploy/, as copies: a chart goes into other repositories, archives and systems without links.
+COPIES: Final = {
+    "files/alertmanager": "deploy/alertmanager",
+    "files/dashboards": "deploy/grafana/dashboards",
+    "files/prometheus.yml": "deploy/prometheus/prometheus.yml",
+    "files/provisioning": "deploy/grafana/provisioning",
+    "files/rules": "deploy/prometheus/rules",
 }
-TYPES: Final[dict[str, dict[str, Any]]] = {
-    "address": {"type": "string", "pattern": r"^$|^[^\s:/]+:[0-9]+$|^\[[0-9a-fA-F:]+\]:[0-9]+$"},
-    "alerts": {"type": "object", "additionalProperties": _OVERRIDE},
-    "annotations": _TEXTS,
-    "boolean": {"type": "boolean"},
-    "boolean?": {"type": ["boolean", "null"]},
-    "digest": {"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"},
-    "duration": {"type": "string", "pattern": r"^$|^([0-9]+(ms|[smhdwy]))+$"},
-    "environment": {"anyOf": [{"type": "object", "additionalProperties": {"type": "string"}}, _OBJECTS]},
-    "integer": {"type": "integer", "minimum": 0},
-    "labels": _TEXTS,
-    "list": {"type": "array", "items": {"type": ["object", "string"]}},
-    "name": {"type": "string", "pattern": f"^$|^{_NAME}$", "maxLength": 63},
-    "object": {"type": "object"},
-    "objects": _OBJECTS,
-    "path": {"type": "string", "pattern": "^/"},
-    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
-    "pull secrets": {
-        "type": "array",
-        "items": {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "object", "required": ["name"], "additionalProperties": False, "properties": {"name": _TEXT}},
-            ]
-        },
-    },
-    "resources": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES, "claims": _OBJECTS},
-    },
-    "strings": _STRINGS,
-    "url": {"type": "string", "pattern": "^$|^https?://"},
-}
+# A comparison with a number of its own: not a flag (0, 1), not a part of a sum, not the age of an event in seconds.
+_COMPARISON: Final = re.compile(r"(?:<=|>=|<|>) (-?\d+(?:\.\d+)?)\b(?! *[*/^])")
+_NO_THRESHOLD: Final = frozenset({0.0, 1.0, 3600.0})
+_KUBERNETES: Final = Kubernetes()
+_TYPES: Final = {**TYPES, **_KUBERNETES.types()}
 
 
 @dataclass(frozen=True)
@@ -103,13 +74,18 @@ class Value:
         elif self.kind.startswith("one of "):
             words = [{"true": True, "false": False}.get(word, word) for word in self.kind[7:].split("|")]
             made = {"enum": words}
-        elif self.kind in TYPES:
-            made = dict(TYPES[self.kind])
+        elif self.kind == "hub settings":
+            made = _hub_schema()
+        elif self.kind == "thresholds":
+            made = _thresholds_schema()
+        elif self.kind in _TYPES:
+            made = dict(_TYPES[self.kind])
         elif not self.kind and isinstance(self.default, str | bool):
             made = {"type": "boolean" if isinstance(self.default, bool) else "string"}
         else:
             raise SystemExit(f"values.yaml: {'.'.join(self.path)}: unknown type '{self.kind}' of {self.default!r}")
-        return {"description": self.text, **made}
+        # Beside a reference nothing counts.
+        return {"description": self.text, **({"allOf": [made]} if "$ref" in made else made)}
 
 
 def values(text: str) -> list[Value]:
@@ -167,8 +143,62 @@ def schema(found: list[Value]) -> dict[str, Any]:
         "type": "boolean",
         "description": "Not used here: for the condition of a chart that has this one as its dependency.",
     }
+    for path in MOVED:
+        _moved(root, path.split("."))
     title = "Values of the chart gpu-exporter (made from values.yaml by `make docs`)"
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **root}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": title,
+        **root,
+        "definitions": _KUBERNETES.used,
+    }
+
+
+def _moved(place: Schema, path: list[str]) -> None:
+    """Let a key of another chart pass the schema: the chart itself refuses it with the key's new name."""
+    for number, step in enumerate(path):
+        if "$ref" in str(place.get("allOf")):  # Kubernetes' own type: a copy of it with the key
+            name = place.pop("allOf")[0]["$ref"].rpartition("/")[2]
+            place |= json.loads(json.dumps(_KUBERNETES.used[name]))
+        known = place["properties"]
+        if number == len(path) - 1 and step in known:
+            raise SystemExit(f"tools/chart_moved.py: {'.'.join(path)} is a value of this chart")
+        place = known.setdefault(step, {} if number == len(path) - 1 else closed({}))
+
+
+def thresholds() -> dict[str, dict[str, Any]]:
+    """Alerts that compare with one number of their own: the comparison as it is written, and the number."""
+    found = {}
+    for path in sorted((ROOT / COPIES["files/rules"]).glob("*.yml")):
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            for rule in group["rules"]:
+                bare = re.sub(r'"[^"]*"', '""', rule["expr"])
+                own = [match for match in _COMPARISON.finditer(bare) if float(match[1]) not in _NO_THRESHOLD]
+                if "alert" in rule and len(own) == 1 and rule["expr"].count(own[0][0]) == 1:
+                    found[rule["alert"]] = {"comparison": own[0][0], "default": float(own[0][1])}
+    return found
+
+
+def _thresholds_schema() -> Schema:
+    made = {}
+    for name, found in thresholds().items():
+        share = {"maximum": 1} if found["default"] < 1 else {}
+        made[name] = {"type": "number", "minimum": 0, **share, "description": f"Instead of {found['default']:g}."}
+    return closed(made)
+
+
+def _hub_schema() -> Schema:
+    """What hub.config takes: hub.yml but for what the chart writes itself. The hub checks the values."""
+    root = closed({})
+    for key, _, text in entries():
+        *sections, name = key.split(".")
+        if (sections or [name])[0] in {"discovery", "http_config", "scheme"}:
+            continue
+        place = root
+        for step in sections:
+            place = place["properties"].setdefault(step, closed({}))
+        place["properties"][name] = {"description": text, "type": ["string", "number", "boolean", "null"]}
+    return root
 
 
 def _settings_schema() -> dict[str, Any]:
@@ -224,6 +254,46 @@ def table(found: list[Value]) -> str:
     return "\n".join(rows[1:])
 
 
+def page(text: str) -> str:
+    """docs/KUBERNETES.md with its table of thresholds."""
+    head, begin, rest = text.partition("<!-- thresholds: made from the rules by `make docs` -->")
+    _, end, tail = rest.partition("<!-- end of thresholds -->")
+    if not end:
+        raise SystemExit("docs/KUBERNETES.md has no place for the table of thresholds")
+    rows = [f"| `{name}` | `{found['comparison']}` |" for name, found in sorted(thresholds().items())]
+    return "\n".join([f"{head}{begin}", "", "| alert | compares |", "|---|---|", *rows, "", f"{end}{tail}"])
+
+
+def migration() -> str:
+    """docs/MIGRATING_CHARTS.md."""
+    lines = ["# From another exporter's chart", ""]
+    lines += ["<!-- made from tools/chart_moved.py by `make docs` -->", ""]
+    lines += [
+        "Keys that mean something are refused with their name here, all at once. Empty ones are passed over: a copy of"
+    ]
+    lines += ["the other chart's whole values.yaml is told only what counts. What is not named here has the same name."]
+    for chart, keys in (("dcgm-exporter", DCGM), ("nvidia_gpu_exporter", NVIDIA_GPU_EXPORTER)):
+        lines += ["", f"## {chart}", "", "| there | here |", "|---|---|"]
+        lines += [f"| `{key}` | {now} |" for key, now in sorted(keys.items())]
+    return "\n".join([*lines, ""])
+
+
+def copies() -> dict[Path, str]:
+    """The chart's copies of deploy/, byte for byte."""
+    found: dict[Path, str] = {}
+    for target, source in COPIES.items():
+        origin = ROOT / source
+        files = [origin] if origin.is_file() else sorted(path for path in origin.rglob("*") if path.is_file())
+        found |= {CHART / target / path.relative_to(origin): path.read_text("utf-8") for path in files}
+    return found
+
+
+def left_over() -> list[Path]:
+    """Copies of what deploy/ has no more."""
+    known = copies()
+    return [path for target in COPIES for path in (CHART / target).rglob("*") if path.is_file() and path not in known]
+
+
 def made() -> dict[Path, str]:
     """Every generated file with its content."""
     found = values((CHART / "values.yaml").read_text())
@@ -237,19 +307,33 @@ def made() -> dict[Path, str]:
         CHART / "README.md": f"{head}{BEGIN}\n\n{table(found)}\n\n{END}{tail}",
         CHART / "values.schema.json": json.dumps(schema(found), indent=1, ensure_ascii=False) + "\n",
         CHART / "files/defaults.json": json.dumps(defaults, indent=1, ensure_ascii=False) + "\n",
+        CHART / "files/moved.json": json.dumps(MOVED, indent=1, ensure_ascii=False) + "\n",
+        CHART / "files/texts.json": json.dumps(
+            [".".join(value.path) for value in found if value.kind in {"annotations", "environment", "labels"}],
+            indent=1,
+        )
+        + "\n",
+        CHART / "files/thresholds.json": json.dumps(thresholds(), indent=1) + "\n",
+        ROOT / "docs/KUBERNETES.md": page((ROOT / "docs/KUBERNETES.md").read_text("utf-8")),
+        ROOT / "docs/MIGRATING_CHARTS.md": migration(),
+        **copies(),
         CHART / "files/reloaded.json": json.dumps([item.key for item in settings() if item.reload], indent=1) + "\n",
     }
 
 
 def main(arguments: list[str]) -> int:
     """Write the files, or tell which are not current."""
-    stale = [path for path, text in made().items() if not path.exists() or path.read_text() != text]
+    stale = [path for path, text in made().items() if not path.is_file() or path.read_text("utf-8") != text]
+    stale += left_over()
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.relative_to(CHART.parent.parent)} is not current: run make docs", file=sys.stderr)
+            print(f"{path.relative_to(ROOT)} is not current: run make docs", file=sys.stderr)
         return 1 if stale else 0
+    for path in left_over():
+        path.unlink()
     for path, text in made().items():
-        path.write_text(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
     return 0
 
 

@@ -19,15 +19,31 @@ from gpu_exporter.catalog import (
     GPU_INFO,
     GPU_UP,
     MEMORY_UNACCOUNTED,
+    OWNER_ENERGY,
     OWNER_MEMORY,
+    OWNER_SCORE,
     OWNER_SECONDS,
     READ_ERRORS,
+    SCORE_SECONDS,
     STATE_SECONDS,
     XID_ERRORS,
     XID_LAST,
     by_name,
 )
-from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
+from gpu_exporter.catalog.row import (
+    BASE_UNITS,
+    Call,
+    Fans,
+    Field,
+    Gpm,
+    Kernel,
+    Limit,
+    Links,
+    Metric,
+    Mig,
+    Processes,
+    Samples,
+)
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
@@ -192,6 +208,9 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             newest = [number for _, number in column.renumbered[:1]]
             assert newest in ([], [getattr(pynvml, column.name)])
             assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
+        elif isinstance(column, Kernel):
+            assert column.name == "power/runtime_status"
+            names = []
         elif isinstance(column, (Gpm, Limit, Mig, Processes, Samples)):
             names = [column.name]
         else:
@@ -223,6 +242,7 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
     kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
+    kept |= {SCORE_SECONDS, OWNER_SCORE, OWNER_ENERGY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
     assert has_source == (metric.own is None and metric not in kept)
     # Processes come from the simulated work.

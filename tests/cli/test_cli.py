@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 from tools.lab.exporter import command, environment, parse, pick, run
 from tools.lab.nvml_stub import Stub
+from tools.lab.wait import patience
 
 from gpu_exporter import __version__
-from gpu_exporter.cli import cli
 from gpu_exporter.cli.findings import findings
+from gpu_exporter.cli.group import cli
 from gpu_exporter.config import SOURCES, load, settings
 
 SERVE = ("--source=fake", "--web.listen-address=127.0.0.1:0")
@@ -86,7 +88,7 @@ def test_a_command_stands_in_the_module_of_its_name() -> None:
 
 def test_the_commands_import_what_they_need_when_they_run() -> None:
     code = (
-        "import sys, gpu_exporter.cli\n"
+        "import sys, gpu_exporter.cli.group\n"
         "print(*sorted(name for name in sys.modules if name.startswith(('gpu_exporter.', 'prometheus_client', 'ssl'))))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
@@ -130,7 +132,8 @@ def test_sample_table_and_its_status(library: Path, stub: Callable[..., Stub]) -
     machine = stub("h100", "rtx4090")
     done = run("sample", extra=machine.env(library))
     assert (done.returncode, done.stderr) == (0, "")
-    head, first, second = done.stdout.splitlines()
+    head, first, second, last = done.stdout.splitlines()
+    assert last.endswith(": driver 590.48.01, source nvml"), "the machine has a name"
     assert head.split() == ["GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD", "BY", "UUID"]
     told = "0 NVIDIA H100 80GB HBM3 up 100 % 19.4 / 79.6 GiB 59 °C 632 / 700 W unknown GPU-"
     assert " ".join(first.split()).startswith(told)
@@ -188,6 +191,110 @@ def test_doctor(library: Path, stub: Callable[..., Stub]) -> None:
     assert "fail  GPU 1: lost: " in done.stdout
     assert "-> it fell off the bus" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 140])
+def test_the_table_fits_the_terminal(columns: int) -> None:
+    done = run("sample", "--source=fake", "--fake.model=rtx4090", "--host.name=gpu-a", extra={"COLUMNS": str(columns)})
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines[:-2])) <= columns
+    assert ["GPU" in lines[0], "UTIL" in lines[0], "HELD" in lines[0]] == [True] * 3
+    assert ("UUID" in lines[0]) == (columns >= 140)
+    assert (len(lines), lines[-2]) == (1 + 8 + 2, "gpu-a: driver 590.48.01, source fake")
+
+
+def test_what_does_not_fit_leaves_without_the_rest_being_cut() -> None:
+    told = run("sample", "--source=fake", "--fake.gpus=1", extra={"COLUMNS": "80"}).stdout.splitlines()
+    assert told[0].split() == ["GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD", "BY"]
+    assert " H100 80GB HBM3  up " in told[1]
+    assert json.loads(run("sample", "--source=fake", "--host.name=gpu-a", "--format=json").stdout)["host"] == {
+        "name": "gpu-a"
+    }
+
+
+def test_watch_goes_on_until_ctrl_c() -> None:
+    arguments = [*command(), "sample", "--source=fake", "--fake.gpus=1", "--watch", "--collection.interval=100ms"]
+    with subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        heads = (line for line in watching.stdout if line.startswith("GPU "))
+        assert [next(heads, None) is not None for _ in range(3)] == [True] * 3
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=patience())
+    assert (watching.returncode, errors.strip()) == (130, "")
+    assert "leave --record and --format out" in refused("sample", "--watch", "--format=json")
+
+
+@pytest.mark.parametrize("arguments", [("sample", "--source=fake"), ("metrics",), ("doctor", "--source=fake")])
+def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*command(), *arguments], env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "gpu-exporter: standard output: No space left on device\n")
+
+
+def test_ctrl_c_while_modules_are_read_is_no_traceback(tmp_path: Path) -> None:
+    # A module that every command needs, in the place of the true one, which interrupts as a person would.
+    code = (
+        "import os, signal, sys, types\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from gpu_exporter.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--source=fake", "sample"],
+            "the command stands before its options; write: gpu-exporter sample --source=fake",
+        ),
+        (
+            ["--config.file", "f.yml", "doctor"],
+            "the command stands before its options; write: gpu-exporter doctor --config.file f.yml",
+        ),
+        (["sample", "more"], "Got unexpected extra argument (more)"),
+        (["--web.port=9435"], "No such option '--web.port'. Did you mean --web.listen-address :9435?"),
+        (["-p", "9435"], "No such option '-p'. Did you mean --web.listen-address :9435?"),
+        (["sample", "--fake.gpu=2"], "No such option '--fake.gpu'. Did you mean --fake.gpus"),
+        (
+            ["--web.allow=192.168.1.5/24"],
+            "--web.allow: '192.168.1.5/24' is not a network in CIDR form; write 192.168.1.0/24, or 192.168.1.5 for",
+        ),
+    ],
+)
+def test_refusals_name_what_was_meant(arguments: list[str], message: str) -> None:
+    assert refused(*arguments).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--fake.gpus=2"], "--fake.gpus has no effect: the source is nvml; write --source fake"),
+        (["--dcgm.path=x"], "--dcgm.path has no effect: the source is nvml; write --source dcgm"),
+        (["--smi.path=x"], "--smi.path has no effect: the source is nvml; write --source smi"),
+    ],
+)
+def test_what_has_no_effect_is_told(library: Path, stub: Callable[..., Stub], arguments: list[str], line: str) -> None:
+    done = run("sample", "--source=nvml", *arguments, extra=stub("h100").env(library))
+    assert (done.returncode, done.stderr) == (0, f"gpu-exporter: {line}\n")
+
+
+def test_the_help_of_a_command_lists_what_it_is_for() -> None:
+    told = run("doctor", "--help").stdout
+    assert "--owners.kubernetes" in told
+    assert "--web." not in told
+    assert run("doctor", "--source=fake", "--web.allow=10.0.0.0/8").returncode == 0, "it is taken all the same"
 
 
 def test_output_into_a_closed_pipe_is_no_traceback() -> None:

@@ -24,7 +24,7 @@ from tools.lab.wait import wait_for
 from tools.lab.web import answers, ask
 
 from gpu_exporter import __version__
-from gpu_exporter.cli import cli
+from gpu_exporter.cli.group import cli
 from gpu_exporter.config import settings
 from gpu_exporter.config.parsers import duration
 from gpu_exporter.hub.nodes import load

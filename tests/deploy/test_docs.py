@@ -12,7 +12,7 @@ from tools.lab import ROOT
 from tools.lab.exporter import environment
 
 from gpu_exporter.catalog import CATALOG
-from gpu_exporter.cli import cli
+from gpu_exporter.cli.group import cli
 from gpu_exporter.history.schema import FIRST
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

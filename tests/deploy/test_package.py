@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 def test_importing_does_nothing() -> None:
     code = (
         "import sys, threading; before = set(threading.enumerate())\n"
-        "import gpu_exporter.cli, gpu_exporter.daemon, gpu_exporter.cli.findings\n"
+        "import gpu_exporter.cli.group, gpu_exporter.daemon, gpu_exporter.cli.findings\n"
         "import gpu_exporter.catalog.reference, gpu_exporter.report\n"
         "assert set(threading.enumerate()) == before\n"
         "assert 'pynvml' not in sys.modules, 'a simulated fleet needs no binding'\n"

@@ -14,7 +14,7 @@ from tools.lab.hub import Hub, write_nodes
 from tools.lab.programs import program
 from tools.lab.wait import patience
 
-from gpu_exporter.cli import cli
+from gpu_exporter.cli.group import cli
 from manager import Manager
 
 UNIT = ROOT / "deploy/systemd/gpu-exporter-hub.service"

@@ -288,7 +288,13 @@ def test_nodes_are_found_by_labels_unless_told_otherwise() -> None:
     assert terms(named("scheduling")) == ["gpu"]
     assert terms(named("fake")) == ["eks.amazonaws.com/compute-type", "type"]
     assert terms(render({"nodeDetection": {"enabled": False}})) == []
-    assert {item["key"] for item in named("default").pod["tolerations"]} == {"nvidia.com/gpu"}
+    assert {"eks.amazonaws.com/instance-gpu-manufacturer", "doks.digitalocean.com/gpu-brand"} <= set(
+        terms(named("default"))
+    )
+    assert {"operator": "Exists", "effect": "NoSchedule"} in named("default").pod["tolerations"], "sku=gpu, dedicated=…"
+    for name in ("default", "fake", "scheduling"):
+        assert named(name).pod["nodeSelector"]["kubernetes.io/os"] == "linux", "there is no image for Windows"
+    assert named("scheduling").pod["nodeSelector"]["pool"] == "gpu"
     assert named("scheduling").pod["runtimeClassName"] == "nvidia"
     assert "runtimeClassName" not in render({"runtimeClassName": "nvidia", "fake": {"enabled": True}}).pod
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tools.lab.alertmanager import Alertmanager, amtool
+from tools.lab.alertmanager import OURS, Alertmanager, amtool
 from tools.lab.mailbox import Mailbox, part
 from tools.lab.programs import Release
 
@@ -67,7 +67,10 @@ def _route(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_operator(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """alertmanager.yml of the AlertmanagerConfig, where the operator adds no matcher of its own (type None)."""
+    """alertmanager.yml of the AlertmanagerConfig, where the operator adds no matcher of its own (type None).
+
+    Below the operator's own route, which takes what nobody wants, stand those of all AlertmanagerConfigs.
+    """
     receivers = []
     for receiver in spec["receivers"]:
         mails = []
@@ -78,7 +81,7 @@ def _as_operator(spec: Mapping[str, Any]) -> dict[str, Any]:
             mails.append(mail)
         receivers.append({"name": receiver["name"], "email_configs": mails})
     return {
-        "route": _route(spec["route"]),
+        "route": {"receiver": "null", "routes": [{**_route(spec["route"]), "continue": True}]},
         "inhibit_rules": [
             {
                 "source_matchers": _matchers(rule["sourceMatch"]),
@@ -88,17 +91,31 @@ def _as_operator(spec: Mapping[str, Any]) -> dict[str, Any]:
             for rule in spec["inhibitRules"]
         ],
         "time_intervals": _snake(spec["muteTimeIntervals"]),
-        "receivers": receivers,
+        "receivers": [{"name": "null"}, *receivers],
     }
+
+
+def _ours(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The AlertmanagerConfig's route, without what the operator and the chart put around it."""
+    (found,) = tree["route"]["routes"]
+    assert found["matchers"] == ['bundle="gpu-exporter"']
+    assert found["continue"] is True
+    return {key: value for key, value in found.items() if key not in {"matchers", "continue"}}
+
+
+def _every_route(route: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield route
+    for inner in route.get("routes", []):
+        yield from _every_route(inner)
 
 
 def _local(tree: dict[str, Any], mailbox: Mailbox) -> dict[str, Any]:
     """For a mail server of this machine, at once, at any hour."""
-    for route in (tree["route"], *tree["route"]["routes"]):
+    for route in _every_route(tree["route"]):
         route |= {"group_wait": "1s", "group_interval": "2s"}
         route.pop("active_time_intervals", None)
     for receiver in tree["receivers"]:
-        for mail in receiver["email_configs"]:
+        for mail in receiver.get("email_configs", []):
             mail |= {
                 "smarthost": f"127.0.0.1:{mailbox.port}",
                 "from": MAIL["from"],
@@ -157,6 +174,75 @@ def _timeless(text: str) -> str:
     return re.sub(r"\d\d:\d\d:\d\d", "", text)
 
 
+@pytest.mark.parametrize(
+    ("labels", "receivers"),
+    [
+        ({"alertname": "KubePodCrashLooping", "severity": "critical", "namespace": "payments"}, "null"),
+        ({"alertname": "Watchdog", "severity": "none"}, "null"),
+        ({"alertname": "InfoInhibitor", "severity": "none"}, "null"),
+        ({"alertname": "GPUOfOthers", "severity": "warning", "instance": "node-7"}, "null"),
+        ({"alertname": "Watchdog", "severity": "none", **OURS}, "heartbeat"),
+        ({"alertname": "GPULost", "severity": "critical", "namespace": "payments", **OURS}, "oncall"),
+        ({"alertname": "GPUThermalSlowdown", "severity": "warning", **OURS}, "team"),
+        ({"alertname": "GPUIdleHeld", "severity": "info", "owner": "alice", **OURS}, "owner,digest"),
+        ({"alertname": "SiteGpuRule", **OURS}, "team"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["alertname"],
+)
+def test_an_alertmanagerconfig_takes_our_alerts_alone(
+    labels: dict[str, str], receivers: str, tmp_path: Path, release: Release
+) -> None:
+    file = tmp_path / "alertmanager.yml"
+    tree = _as_operator(named("alertmanager-config").one("AlertmanagerConfig")["spec"])
+    tree["receivers"] = [{"name": receiver["name"]} for receiver in tree["receivers"]]
+    file.write_text(yaml.safe_dump(tree))
+    pairs = [f"{name}={value}" for name, value in labels.items()]
+    done = amtool(
+        "config", "routes", "test", f"--config.file={file}", f"--verify.receivers={receivers}", *pairs, release=release
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_inhibition_is_between_our_alerts() -> None:
+    for rule in named("alertmanager-config").one("AlertmanagerConfig")["spec"]["inhibitRules"]:
+        for side in ("sourceMatch", "targetMatch"):
+            assert {"name": "bundle", "matchType": "=", "value": "gpu-exporter"} in rule[side]
+
+
+def test_alerts_of_ones_own_groups_are_ours_too() -> None:
+    groups: list[dict[str, Any]] = [
+        {"name": "site", "rules": [{"alert": "SiteA", "expr": "1"}, {"record": "site:a", "expr": "1"},
+                                   {"alert": "SiteB", "expr": "1", "labels": {"bundle": "other", "a": "b"}}]}
+    ]  # fmt: skip
+    values = {"prometheusRule": {"enabled": True}, "rules": {"additionalGroups": groups}}
+    (found,) = (item for item in render(values).one("PrometheusRule")["spec"]["groups"] if item["name"] == "site")
+    assert [rule.get("labels") for rule in found["rules"]] == [dict(OURS), None, {"bundle": "other", "a": "b"}]
+
+
+def test_receivers_and_routes_can_be_added_to_the_stack(tmp_path: Path, release: Release) -> None:
+    own: dict[str, Any] = {
+        "receivers": [{"name": "chat", "webhook_configs": [{"url": "http://chat.example.org/"}]},
+                      {"name": "heartbeat", "webhook_configs": [{"url": "http://hc.example.org/"}]}],
+        "route": {"routes": [{"receiver": "chat", "matchers": ['severity="critical"'], "continue": True}]},
+        "inhibit_rules": [{"source_matchers": ['alertname="A"'], "target_matchers": ['alertname="B"']}],
+        "time_intervals": [{"name": "weekend", "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}],
+        "global": {"resolve_timeout": "7m"},
+    }  # fmt: skip
+    rendered = render({"mail": MAIL, "stack": {"enabled": True, "alertmanager": {"extraConfig": own}}})
+    found = _stack(rendered)
+    names = [receiver["name"] for receiver in found["receivers"]]
+    assert len(names) == len(set(names))
+    assert {"chat", "oncall", "team"} <= set(names)
+    (heartbeat,) = (receiver for receiver in found["receivers"] if receiver["name"] == "heartbeat")
+    assert heartbeat == own["receivers"][1], "one of a name replaces ours"
+    assert found["route"]["routes"][0]["receiver"] == "chat"
+    assert len(found["route"]["routes"]) == len(DEPLOYED["route"]["routes"]) + 1
+    assert found["global"]["resolve_timeout"] == "7m"
+    assert found["global"]["smtp_smarthost"] == MAIL["smarthost"]
+    done = amtool("check-config", str(_write(rendered, tmp_path)), release=release)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +258,7 @@ def test_amtool_takes_the_stacks_configuration(name: str, tmp_path: Path, releas
 def test_amtool_takes_the_alertmanagerconfig(name: str, tmp_path: Path, release: Release) -> None:
     tree = _as_operator(named(name).one("AlertmanagerConfig")["spec"])
     for receiver in tree["receivers"]:
-        for mail in receiver["email_configs"]:
+        for mail in receiver.get("email_configs", []):
             if "auth_password" in mail:
                 assert mail["auth_password"] == {"name": "smtp", "key": "password"}
                 mail["auth_password"] = PASSWORD
@@ -187,9 +273,10 @@ def test_routes_and_inhibitions_are_deploys() -> None:
     assert full["inhibit_rules"] == DEPLOYED["inhibit_rules"]
     assert full["time_intervals"] == DEPLOYED["time_intervals"]
     operator = _as_operator(named("alertmanager-config").one("AlertmanagerConfig")["spec"])
-    (warning,) = (route for route in operator["route"]["routes"] if route["matchers"] == ['severity="warning"'])
+    ours = _ours(operator)
+    (warning,) = (route for route in ours["routes"] if route["matchers"] == ['severity="warning"'])
     assert warning.pop("active_time_intervals") == ["office-hours"], "who writes office hours wants them"
-    assert operator["route"] == DEPLOYED["route"]
+    assert ours == DEPLOYED["route"]
     assert operator["inhibit_rules"] == DEPLOYED["inhibit_rules"]
     assert [item["name"] for item in operator["time_intervals"]] == ["office-hours", "morning", "digest"]
     own = MAIL["timeIntervals"]["office-hours"][0]
@@ -205,7 +292,7 @@ def test_everybodys_address_is_the_sites() -> None:
     assert '{{ define "gpu.owner.domain" }}users.example.org{{ end }}' in owners
     assert '{{ define "gpu.owner.fallback" }}lost@example.org{{ end }}' in owners
     fewer = {item["name"]: item["email_configs"][0]["to"] for item in _as_operator(
-        named("alertmanager-config-files").one("AlertmanagerConfig")["spec"])["receivers"]}  # fmt: skip
+        named("alertmanager-config-files").one("AlertmanagerConfig")["spec"])["receivers"][1:]}  # fmt: skip
     assert fewer == dict.fromkeys(("oncall", "team", "morning", "digest", "heartbeat"), "oncall@example.org")
     assert "everybody@example.org" in named("everything-else").one("ConfigMap", "-alertmanager")["data"]["owners.tmpl"]
 

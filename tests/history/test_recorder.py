@@ -193,6 +193,38 @@ def test_the_same_sample_counts_once(path: Path) -> None:
     assert gpu.states["active"] == 120
 
 
+def test_the_same_answer_again_is_no_gap(path: Path) -> None:
+    """The exporter reads its GPUs every four minutes, and says meanwhile that nothing is new."""
+    machine, clock = Machine(interval=240.0), Clock()
+    made = recorder(path, clock)
+    assert not made.add_unchanged("gpu1", machine.at), "there is nothing that could be the same"
+    made.add("gpu1", machine.document(), machine.at)
+    for _ in range(5):
+        for second in range(5, 240, 5):
+            assert made.add_unchanged("gpu1", machine.at + second)
+            clock.now = machine.at + second
+            made.flush()
+        made.add("gpu1", machine.step(240.0), machine.at)
+    made.close()
+    (gpu,) = told(path).gpus
+    assert gpu.states["active"] == 1200
+    assert table(path, "SELECT time, seconds, cpu_utilization_ratio FROM host_minutes ORDER BY time") == [
+        (START + 60 * minute, 60, 0.25) for minute in range(20)
+    ]
+
+
+def test_an_exporter_that_says_the_same_for_long_is_not_forgotten(path: Path) -> None:
+    machine, clock = Machine(), Clock()
+    made = recorder(path, clock)
+    made.add("gpu1", machine.document(), machine.at)
+    while clock.now < START + 1800:
+        clock.now += 5
+        made.add_unchanged("gpu1", clock.now)
+        made.flush()
+    made.close()
+    assert table(path, "SELECT count(*), sum(seconds) FROM host_minutes") == [(30, 1800)]
+
+
 def test_samples_are_put_where_they_were_taken(path: Path) -> None:
     """The node's clock is an hour ahead, and its samples are 8 s old when they come: the minute is right."""
     machine, clock = Machine(), Clock()

@@ -7,15 +7,18 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpu_exporter.history import Journal
 from gpu_exporter.hub.control import Controller, Delivery
 from gpu_exporter.hub.fetching import access
 from gpu_exporter.hub.results import Analysis, Result
 from gpu_exporter.hub.settings import BasicAuth, Control, HttpConfig
 from gpu_exporter.model import Owner
+from history_story import Machine, record
 from machines import anything, nobody
 
 BOB = Owner("user", "bob", "")
@@ -65,7 +68,11 @@ def serve() -> Iterator[Callable[[Any], str]]:
 
 
 def tell(
-    config: Control, *rounds: Analysis, clock: Clock | None = None, between: float = 0.0
+    config: Control,
+    *rounds: Analysis,
+    clock: Clock | None = None,
+    between: float = 0.0,
+    journal: Journal | None = None,
 ) -> tuple[list[list[Delivery]], list[float]]:
     """What becomes of each round, and how long it waited between tries."""
     waited: list[float] = []
@@ -77,7 +84,7 @@ def tell(
     async def go() -> list[list[Delivery]]:
         controller = Controller(
             config, access(config.http_config, scheme="http", timeout=5, beside=None), clock=clock, sleep=sleep,
-            host_of=lambda node: f"{node}.example.org",
+            host_of=lambda node: f"{node}.example.org", journal=journal,
         )  # fmt: skip
         made = []
         for one in rounds:
@@ -179,6 +186,113 @@ def test_a_clock_that_steps_back_silences_nobody_for_years(serve: Callable[[Any]
     config = Control(url=serve(Service()), dry_run=False)
     rounds, _ = tell(config, analysis(result()), analysis(result()), clock=clock, between=-10_000)
     assert [len(made) for made in rounds] == [1, 1]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    record(tmp_path / "history.db", Machine(), 1)
+    return Journal(tmp_path / "history.db")
+
+
+def test_a_cooldown_outlives_the_hub(serve: Callable[[Any], str], journal: Journal) -> None:
+    service, clock = Service(), Clock()
+    config = Control(url=serve(service), dry_run=False, cooldown=3600)
+    tell(config, analysis(result(0), result(1, POD)), clock=clock, between=1800, journal=journal)
+    ((again,),) = tell(config, analysis(result(0), result(2)), clock=clock, between=1801, journal=journal)[0]
+    assert again.payload["gpu"] == "GPU-2", "the first was told half an hour ago, by the hub before"
+    ((over,),) = tell(config, analysis(result(0)), clock=clock, journal=journal)[0]
+    assert over.payload["gpu"] == "GPU-0"
+    assert [body["gpu"] for _, body in service.got] == ["GPU-0", "GPU-1", "GPU-2", "GPU-0"]
+
+
+def test_the_log_outlives_the_hub(serve: Callable[[Any], str], journal: Journal) -> None:
+    config = Control(url=serve(Service(422)), dry_run=False)
+    tell(config, analysis(result(0, POD)), journal=journal)
+    (kept,) = Controller(config, access(config.http_config, scheme="http", timeout=5, beside=None), journal=journal).log
+    assert (kept.outcome, kept.tries, kept.message, kept.payload["pod"]) == ("refused", 1, "answered 422", "train-0")
+
+
+def test_what_failed_keeps_its_key_over_restarts_and_periods(serve: Callable[[Any], str], journal: Journal) -> None:
+    """The service may have taken it all the same: it must know it again, also where another period has begun."""
+    service, clock = Service(503, 503, 200), Clock()
+    clock.now = 3600 * 300 - 1.0
+    config = Control(url=serve(service), dry_run=False, cooldown=3600, retries=0)
+    for outcome in ("failed", "failed", "delivered"):
+        ((made,),) = tell(config, analysis(result()), clock=clock, between=900, journal=journal)[0]
+        assert made.outcome == outcome
+    assert len({headers["idempotency-key"] for headers, _ in service.got}) == 1
+
+
+def test_a_dry_run_keeps_nothing_from_being_sent(serve: Callable[[Any], str], journal: Journal) -> None:
+    service = Service()
+    url = serve(service)
+    tell(Control(url=url), analysis(result()), journal=journal)
+    ((made,),) = tell(Control(url=url, dry_run=False), analysis(result()), journal=journal)[0]
+    assert (made.outcome, len(service.got)) == ("delivered", 1)
+
+
+def test_a_service_that_is_down_is_not_asked_for_every_gpu() -> None:
+    config = Control(url=f"http://127.0.0.1:{nobody()}/", dry_run=False, retries=0)
+    ((made,), _) = tell(config, analysis(*map(result, range(50))))
+    assert [one.outcome for one in made] == ["failed"] * 3
+
+
+def test_two_who_ask_at_once_tell_once(serve: Callable[[Any], str]) -> None:
+    service = Service()
+    config = Control(url=serve(service), dry_run=False)
+
+    async def go() -> list[list[Delivery]]:
+        controller = Controller(config, access(config.http_config, scheme="http", timeout=5, beside=None))
+        made = await asyncio.gather(controller.tell(analysis(result())), controller.tell(analysis(result())))
+        await controller.close()
+        return [*made]
+
+    assert sorted(map(len, asyncio.run(go()))) == [0, 1]
+    assert len(service.got) == 1
+
+
+def test_a_journal_whose_disk_fails_is_told_and_the_service_all_the_same(
+    serve: Callable[[Any], str], journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service()
+    for file in tmp_path.glob("history.db*"):
+        file.unlink()
+    ((made,),) = tell(Control(url=serve(service), dry_run=False), analysis(result()), journal=journal)[0]
+    assert (made.outcome, len(service.got)) == ("delivered", 1)
+    assert "what was told is not written down: " in caplog.text
+
+
+class Ill:
+    """A service that is ill in one way, and well from the second request on."""
+
+    def __init__(self, illness: Callable[[socket.socket], object]) -> None:
+        self.illness = illness
+        self.asked = 0
+
+    def __call__(self, connection: socket.socket, _head: bytes) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            self.illness(connection)
+            connection.shutdown(socket.SHUT_RDWR)
+        else:
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 999999 What\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"\x15\x03\x01\0\2\2F",
+    ],
+)
+def test_a_service_that_answers_nonsense_is_tried_again(serve: Callable[[Any], str], said: bytes) -> None:
+    service = Ill(lambda connection: connection.sendall(said))
+    ((made,),) = tell(Control(url=serve(service), dry_run=False, retries=2), analysis(result()))[0]
+    assert made.outcome == "delivered"
 
 
 def test_passwords(serve: Callable[[Any], str]) -> None:

@@ -156,7 +156,7 @@ def test_pages(lab: Hub, path: str) -> None:
     [
         ("/nothing", 404), ("/api/v1/nothing", 404), ("/static/hub.py", 404), ("/static/..%2fservice.py", 404),
         ("/machines/none", 404), ("/machines/gpu-a/gpus/9", 404), ("/machines/gpu-a/gpus/x", 404),
-        (f"/?q={'x' * 5000}", 414),
+        (f"/?q={'x' * 20_000}", 414),
     ],
 )  # fmt: skip
 def test_what_is_not_there(lab: Hub, path: str, status: int) -> None:
@@ -285,6 +285,12 @@ def test_passwords_and_tls(tmp_path: Path) -> None:
         assert (status, headers["www-authenticate"]) == (401, "Basic")
         assert "content-security-policy" in headers
         assert fetch(hub.port, site.client(), "/", basic("alice", "wrong"))[0] == 401
+        status, headers, text = fetch(hub.port, site.client(), "/api/v1/gpus")
+        assert (status, headers["content-type"], json.loads(text)) == (
+            401,
+            "application/json",
+            {"error": "Unauthorized"},
+        )
         assert fetch(hub.port, site.client(), "/", basic("alice", "secret"))[0] == 200
         assert fetch(hub.port, site.client(), "/livez", basic("alice", "secret"))[2] == "ok\n"
         site.issue("second")  # a certificate that is replaced is served without a restart
@@ -333,16 +339,25 @@ def test_slow_clients_keep_nobody_waiting(tmp_path: Path) -> None:
         assert hub.get("/livez").status == 200
 
 
+def resident(hub: Hub) -> float:
+    """MiB of memory that the hub has."""
+    status = Path(f"/proc/{hub.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
 def test_viewers_that_never_read_cost_nobody_else_anything(tmp_path: Path) -> None:
     with exporter(Told()) as server:
         nodes = write_nodes(tmp_path / "nodes.json", {"x": server.port})
         with Hub(tmp_path, nodes) as hub, ExitStack() as stack:
-            hub.wait_states(x="online")
+            began = hub.wait_states(x="online")["x"]["last_seen_timestamp_seconds"]
             for _ in range(500):
                 viewer = stack.enter_context(socket.create_connection(("127.0.0.1", hub.port), timeout=patience()))
                 viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
                 viewer.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
             wait_for(lambda: "gpu_hub_viewers 500.0" in hub.get("/metrics").text)
+            memory = resident(hub)
+            wait_for(lambda: hub.json("/api/v1/nodes/x")["last_seen_timestamp_seconds"] >= began + 10)
+            assert resident(hub) - memory < 64, "ten events that nobody reads wait for nobody"
             before = hub.json("/api/v1/nodes/x")["last_seen_timestamp_seconds"]
             wait_for(lambda: hub.json("/api/v1/nodes/x")["last_seen_timestamp_seconds"] > before)
             for _ in range(120):

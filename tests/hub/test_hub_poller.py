@@ -1,4 +1,4 @@
-"""The poller's tasks end when they should, whatever becomes of a cancellation."""
+"""The poller: it tells of every answer, and its tasks end when they should, whatever becomes of a cancellation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 
 from tools.lab.wait import patience
 
+from gpu_exporter.hub.fetching import Fetched, Fetcher, access
 from gpu_exporter.hub.fleet import Fleet
+from gpu_exporter.hub.names import Names
 from gpu_exporter.hub.nodes import Node, Nodes
 from gpu_exporter.hub.poller import Poller
+from gpu_exporter.hub.settings import HttpConfig
+from machines import Told, exporter
 
 
 class Stubborn:
@@ -53,6 +57,29 @@ def play(story: Any) -> None:
         assert polling() == []
 
     asyncio.run(go())
+
+
+def test_the_same_answer_again_is_heard() -> None:
+    """A real exporter whose snapshot stays the same: every 304 is an answer, to the fleet and to whoever listens."""
+    heard: list[Fetched | None] = []
+
+    async def go(port: int) -> None:
+        fleet = Fleet(interval=0.05)
+        fetcher = Fetcher(access(HttpConfig(), scheme="http", timeout=patience(), beside=None), Names(None))
+        poller = Poller(fleet, fetcher, heard=lambda _name, fetched: heard.append(fetched))
+        poller.replace(Nodes((Node("a", "127.0.0.1", port),)))
+        await until(lambda: len(heard) >= 4)
+        state = fleet.get("a")
+        assert state is not None
+        assert (state.status, fleet.polls["answered"] >= 3) == ("online", True)
+        await poller.close()
+        await fetcher.close()
+
+    with exporter(Told()) as server:
+        asyncio.run(go(server.port))
+    first, *rest = heard
+    assert isinstance(first, Fetched)
+    assert set(rest) == {None}
 
 
 def test_it_ends_though_a_cancellation_was_lost() -> None:

@@ -6,59 +6,12 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rdatatype
-import dns.rrset
 import pytest
 
-from gpu_exporter.config import Address
+from dns_server import DnsServer
 from gpu_exporter.hub import names
 from gpu_exporter.hub.names import Names
-
-
-class DnsServer:
-    """Answers by UDP for the names that it has; a name without addresses hangs. ``asked`` has what was asked."""
-
-    def __init__(self, **addresses: list[str]) -> None:
-        self.addresses = addresses
-        self.asked: list[str] = []
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.address = Address("127.0.0.1", self._socket.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"", self._socket.getsockname())
-        self._thread.join()
-        self._socket.close()
-
-    def _serve(self) -> None:
-        while True:
-            packet, client = self._socket.recvfrom(4096)
-            if not packet:
-                return
-            query = dns.message.from_wire(packet)
-            question = query.question[0]
-            host = question.name.to_text(omit_final_dot=True).lower()
-            self.asked.append(host)
-            reply = dns.message.make_response(query)
-            known = self.addresses.get(host.partition(".")[0])
-            if known == []:
-                continue
-            fitting = [one for one in known or () if (":" in one) == (question.rdtype == dns.rdatatype.AAAA)]
-            if known is None:
-                reply.set_rcode(dns.rcode.NXDOMAIN)
-            elif fitting:
-                kind = dns.rdatatype.to_text(question.rdtype)
-                reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *fitting))
-            with suppress(OSError):
-                self._socket.sendto(reply.to_wire(), client)
 
 
 @pytest.fixture
@@ -143,6 +96,35 @@ def test_multicast_dns(server: DnsServer) -> None:
     # The same question and answer, at an address of this test instead of the group's.
     assert look_up(Names(None, multicast=server.address), "gpu2.local") == [["10.1.2.4"]]
     assert server.asked == ["gpu2.local"]
+
+
+@pytest.fixture
+def responder() -> Iterator[DnsServer]:
+    """One that hears what is sent to the group of multicast DNS, on a port of its own."""
+    try:
+        made = DnsServer(group="224.0.0.251", gpu1=["10.1.2.3"], gpu6=["fe80::1", "fd00::6"])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"?", ("224.0.0.251", 9))
+    except OSError as error:
+        pytest.skip(f"no multicast on this machine: {error.strerror}")
+    yield made
+    made.close()
+
+
+def test_multicast_dns_by_multicast(responder: DnsServer) -> None:
+    resolver = Names(None, multicast=responder.address)
+    found = look_up(resolver, "gpu1.local", "GPU6.local.")
+    assert found == [["10.1.2.3"], ["fd00::6"]]
+    assert responder.asked.count("gpu6.local") == 2, "A, and then AAAA"
+
+
+def test_a_local_name_that_nobody_has_by_multicast(responder: DnsServer) -> None:
+    (error,) = look_up(Names(None, multicast=responder.address), "gpu9.local")
+    assert isinstance(error, OSError)
+    assert "nobody on this network answers to that name by multicast DNS (.local); write the machine's address" in str(
+        error
+    )
+    assert responder.asked == ["gpu9.local"] * 2
 
 
 def test_a_local_name_that_nobody_answers_to(server: DnsServer) -> None:

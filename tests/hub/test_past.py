@@ -10,16 +10,20 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tools.lab.exporter import Exporter, run
 from tools.lab.hub import Hub, write_nodes
 from tools.lab.web import ask
 
+from gpu_exporter.history import METRICS
+from gpu_exporter.history.document import read_document
+from gpu_exporter.hub.document import kept, whole
 from gpu_exporter.hub.results import grade
 from gpu_exporter.hub.settings import Thresholds
 from gpu_exporter.model import Device, Hold, Owner, Reading
-from machines import Told, exporter
+from machines import Told, exporter, nobody
 from past import Gpu, write
 from snapshots import FULL
 
@@ -74,17 +78,80 @@ def test_a_curve(hub: Hub) -> None:
     [
         ("", 400, "gpu: is missing; write a UUID, or an index with node="),
         ("gpu=GPU-9", 404, "there is no such GPU"),
-        ("gpu=0", 404, "there is no such GPU"),
-        ("gpu=GPU-0&metric=gpu_colour", 503, "metric: 'gpu_colour' is not kept; write one of gpu_utilization_ratio"),
+        ("gpu=0", 400, "gpu: '0' is an index; write node= as well, or a UUID"),
+        ("gpu=9&node=gpu-a", 404, "there is no such GPU"),
+        ("gpu=GPU-0&node=gpu-z", 404, "there is no such GPU"),
+        ("gpu=GPU-0&metric=gpu_colour", 400, "metric: 'gpu_colour' is not kept; write one of gpu_utilization_ratio"),
+        ("gpu=GPU-0&metric=" + quote("gpu_power_watts; DROP"), 400, "metric: 'gpu_power_watts; DROP' is not kept"),
         ("gpu=GPU-0&from=yesterday", 400, "from: 'yesterday' is not a time"),
+        ("gpu=GPU-0&to=1e9", 400, "to: '1e9' is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z, or Unix seconds"),
+        ("gpu=GPU-0&to=NaN", 400, "to: 'NaN' is not a time"),
+        ("gpu=GPU-0&from=0001-01-01", 400, "from: '0001-01-01' is out of range; write a time from 2000 to 2099"),
+        ("gpu=GPU-0&to=9999-12-31", 400, "to: '9999-12-31' is out of range"),
         ("gpu=GPU-0&from=2026-01-02&to=2026-01-01", 400, "the window ends before it begins"),
-        ("gpu=GPU-0&step=1s", 400, "step: '1s' is out of range"),
-        ("gpu=GPU-0&from=2000-01-01&step=1m", 503, "points are too many"),
+        ("gpu=GPU-0&from=2026-01-01&to=2026-01-01", 400, "the window ends before it begins"),
+        ("gpu=GPU-0&step=1s", 400, "step: '1s' is out of range; write 1m to"),
+        ("gpu=GPU-0&step=-60", 400, "step: '-60' is not a duration"),
+        ("gpu=GPU-0&from=2001-01-01&to=2026-01-01&step=1m", 400, "points are too many; write 1196m or longer"),
+        ("x=" + "y" * 20_000, 414, "the query is longer than 16384 bytes; ask for less at once"),
     ],
 )
 def test_curves_that_cannot_be_had(hub: Hub, query: str, status: int, error: str) -> None:
     answered = hub.get(f"/api/v1/history?{query}")
-    assert (answered.status, error in json.loads(answered.text)["error"]) == (status, True), answered
+    told = json.loads(answered.text)["error"]
+    assert (answered.status, answered.headers["content-type"], error in told) == (status, "application/json", True), (
+        told
+    )
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "from=2026-01-01T08:00:00%2B01:00&to=2026-01-02",
+        "from=2026-01-01T08:00:00+01:00&to=2026-01-02",  # as people write it
+        "from=1767250000.25&to=1767300000",
+        "from=2026-01-01&to=2026-01-02&step=900",
+        "from=2026-01-01&to=2026-01-02&step=12h",
+        "from=2000-01-01&to=2099-01-01",
+    ],
+)
+def test_times_and_steps_as_they_are_written(hub: Hub, query: str) -> None:
+    told = hub.json(f"/api/v1/history?gpu=GPU-0&node=gpu-a&{query}")
+    assert 0 < len(told["means"]) <= 361
+
+
+def test_every_metric_that_is_kept_can_be_asked_for(hub: Hub) -> None:
+    for metric, column in METRICS.items():
+        told = hub.json(f"/api/v1/history?gpu=GPU-0&node=gpu-a&metric={metric}&step=1h")
+        assert told["unit"] == column.unit
+
+
+def test_a_gpu_that_is_gone_has_its_past(tmp_path: Path) -> None:
+    """Its machine is off since before this hub began: what it did until then can be asked for."""
+    history = tmp_path / "history.db"
+    write(history, {"gone": [Gpu(0, "active", "alice", busy=0.9)]}, start=time.time() // 60 * 60 - 1800, hours=0.4)
+    nodes = write_nodes(tmp_path / "nodes.json", {"gone": nobody()})
+    with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+        hub.wait_states(gone="offline")
+        assert hub.json("/api/v1/gpus")["gpus"] == []
+        for asked in ("gpu=0&node=gone", "gpu=GPU-0"):
+            told = hub.json(f"/api/v1/history?{asked}")
+            assert (told["node"], told["uuid"]) == ("gone", "GPU-0")
+            assert any(value is not None for value in told["means"])
+
+
+def test_a_gpu_of_which_nothing_is_kept_yet_is_told(tmp_path: Path) -> None:
+    with exporter(Told()) as server:
+        nodes = write_nodes(tmp_path / "nodes.json", {"new": server.port})
+        with Hub(tmp_path, nodes, f"--history.path={tmp_path / 'history.db'}") as hub:
+            hub.wait_states(new="online")
+            (gpu,) = hub.json("/api/v1/gpus")["gpus"]
+            answered = hub.get(f"/api/v1/history?gpu={gpu['gpu']}&node=new")
+            assert (answered.status, json.loads(answered.text)) == (
+                404, {"error": "the history has nothing of this GPU yet"},
+            )  # fmt: skip
+            assert "the history has nothing of this GPU yet" in hub.get(f"/machines/new/gpus/{gpu['gpu']}").text
 
 
 def test_results(hub: Hub) -> None:
@@ -205,6 +272,41 @@ def test_what_machines_say_is_kept(tmp_path: Path) -> None:
     with closing(sqlite3.connect(history)) as file:
         assert file.execute("SELECT alias FROM node").fetchall() == [("gpu-a",)]
         assert file.execute("SELECT count(DISTINCT gpu) FROM gpu_minutes").fetchone() == (2,)
+
+
+def test_what_was_worked_out_and_told_outlives_the_hub(tmp_path: Path) -> None:
+    history = tmp_path / "history.db"
+    write(history, LAB, start=time.time() // 60 * 60 - 3600, hours=0.9)
+    nodes = write_nodes(tmp_path / "nodes.json", {})
+    (tmp_path / "hub.yml").write_text("interval: 1s\ncontrol: {url: 'http://127.0.0.1:9/low'}\n")
+    with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+        assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
+        told = hub.json("/api/v1/control")
+        assert {one["payload"]["owner"] for one in told["deliveries"]} == {"bob", "carol"}
+    with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
+        assert hub.json("/api/v1/control") == told
+        assert len(hub.json("/api/v1/results/log")["log"]) == 1
+        assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
+        assert hub.json("/api/v1/control") == told, "within the cooldown nothing is told again"
+
+
+def test_the_history_reads_the_same_of_what_the_hub_unpacks(tmp_path: Path) -> None:
+    """The hub leaves out what a history does not keep: nothing else may be missing."""
+    options = ("--fake.gpus=4", "--fake.model=h100", "--collection.interval=1s", "--collection.timeout=1s")
+    with Exporter(tmp_path, "--source=fake", *options) as machine:
+        body = machine.wait(lambda: ready(machine.get("/api/v1/snapshot").text)).encode()
+    sample = read_document("x", whole(body))
+    assert sample is not None
+    assert sample == read_document("x", kept(body))
+    assert all(gpu.states and gpu.energy and gpu.sm_clock and gpu.score is not None for gpu in sample.gpus)
+    assert len(kept(body)["gpus"][0]["metrics"]) < len(whole(body)["gpus"][0]["metrics"]) / 2
+
+
+def ready(text: str) -> str | None:
+    """The snapshot, once every GPU has been counted for a while."""
+    gpus = json.loads(text)["gpus"]
+    counted = [gpu["metrics"].get("gpu_state_seconds_total", [{"value": 0}]) for gpu in gpus]
+    return text if gpus and all(sum(one["value"] for one in states) > 0 for states in counted) else None
 
 
 def test_where_nothing_is_kept_that_is_said(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import http.client
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from html import unescape
@@ -49,6 +49,9 @@ class Made:
 
     def host(self) -> Host:
         return self.machine
+
+    def trail(self, device: Device) -> Sequence[float | None]:
+        return ()
 
     def interval(self) -> float:
         return 5.0
@@ -239,6 +242,7 @@ def test_gpus_as_json(site: Site) -> None:
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Cache-Control"] == "no-store"
     assert json.loads(answer.text) == {
+        "host": {"name": site.provider.machine.name},
         "source": "nvml",
         "simulated": False,
         "sample_success": True,
@@ -328,6 +332,7 @@ def test_no_path_and_no_handle_leaves_in_the_words_of_a_source(site: Site, priva
 def test_before_the_first_sample_and_while_stale_there_are_no_gpus(site: Site) -> None:
     site.provider.now = snapshot(ok=False, timestamp=None)
     assert json.loads(site.ask("/api/v1/gpus").text) == {
+        "host": {"name": site.provider.machine.name},
         "source": "nvml",
         "simulated": False,
         "sample_success": False,
@@ -345,7 +350,7 @@ def test_json_has_no_infinities_and_keeps_hostile_text_as_text() -> None:
         row("gpu_energy_joules_total"): 1e300,
     }
     told = json.loads(
-        json.dumps(gpus_document(snapshot(Reading(device, values, labelled={(XID_ERRORS, (NASTY,)): 1.0}))))
+        json.dumps(gpus_document(snapshot(Reading(device, values, labelled={(XID_ERRORS, (NASTY,)): 1.0})), host=""))
     )
     gpu = told["gpus"][0]
     assert (gpu["uuid"], gpu["model"], gpu["serial"]) == (NASTY, NASTY, NASTY)

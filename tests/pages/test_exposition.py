@@ -32,7 +32,9 @@ from gpu_exporter.catalog import (
     DEVICE_METRICS,
     DRIVER_INFO,
     GPU_UP,
+    OWNER_ENERGY,
     OWNER_MEMORY,
+    OWNER_SCORE,
     OWNER_SECONDS,
     PROCESS_MEMORY,
     PROCESS_UTILIZATION,
@@ -98,7 +100,8 @@ def healthy(index: int) -> Reading:
     values |= {metric: 0.0 for metric in PLAIN if metric.name.startswith("gpu_clock_event_active")}
     labelled: Labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
     labelled |= {(row, WHO): 0.5 for row in (PROCESS_MEMORY, PROCESS_UTILIZATION)}
-    labelled |= {(row, ("user", "alice", "")): 7.5 for row in (*OWNER_SECONDS.values(), OWNER_MEMORY)}
+    of_owners = (*OWNER_SECONDS.values(), OWNER_SCORE, OWNER_ENERGY, OWNER_MEMORY)
+    labelled |= {(row, ("user", "alice", "")): 7.5 for row in of_owners}
     labelled |= {(row, ("MIG-1",)): 0.25 for row in mig.ROWS[1:]}
     labelled |= {(mig.MIG_INFO, ("MIG-1", "7", "0", "1g.10gb")): 1.0, (mig.MIG_INFO, ("MIG-2", "8", "0", "")): 1.0}
     labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}

@@ -7,7 +7,7 @@ import http.client
 import json
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from tools.lab.wait import patience
 
 from gpu_exporter.catalog import GPU_UP
 from gpu_exporter.http.server import Server
-from gpu_exporter.model import Disk, Driver, Failure, Hold, Host, Identity, Owner, Process, Snapshot
+from gpu_exporter.model import Device, Disk, Driver, Failure, Hold, Host, Identity, Owner, Process, Snapshot
 from gpu_exporter.pages import documents, snapshot_page
 from gpu_exporter.pages.application import Application
 from gpu_exporter.pages.documents import gpu_document, processes_document, snapshot_document
@@ -74,6 +74,9 @@ class Told:
 
     def host(self) -> Host:
         return self.machine
+
+    def trail(self, device: Device) -> Sequence[float | None]:
+        return ()
 
     def interval(self) -> float:
         return self.every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from itertools import count
 
@@ -71,7 +72,7 @@ def test_the_page_shows_what_a_gpu_does() -> None:
             "Temp.": "41 °C",
             "Power": "123 / 700 W",
             "Held by": "n/a",
-            "Throttled by": "sw power cap",
+            "Throttled by": "power limit",
         }
     ]
     for text in ("1 GPU", "driver 590.48.01", "CUDA 13.1", "4 s ago", "source nvml", "1.2.3"):
@@ -129,6 +130,8 @@ def test_the_page_says_who_holds_a_gpu_most_memory_first() -> None:
     assert held_by(of(5.0, None), of(1.0, Identity(container="0123456789ab"))) == "unknown0123456789ab"
     assert held_by(allocations=(pod,)) == "ml/train-0", "a pod holds what it was given, busy or not"
     assert held_by() == "nobody"
+    assert held_by(of(21.5 * 2**30, alice), of(300.0 * 2**20, job)) == "alice 21.5 GiBbob, job 17 0.3 GiB"
+    assert held_by(of(7.0 * 2**20, alice)) == "alice 7 MiB"
     many = [of(float(memory), Identity(user=f"user{memory}")) for memory in range(9)]
     assert held_by(*many) == "user8user7user6and 6 more"
     assert "python" not in held_by(of(1.0, Identity(process="python"))), "a program is not somebody"
@@ -150,6 +153,61 @@ def test_the_page_tells_trouble_once() -> None:
 @pytest.mark.parametrize(("age", "text"), [(-5, "0 s"), (119, "119 s"), (600, "10 min"), (90000, "25 h")])
 def test_the_age_of_a_sample(age: float, text: str) -> None:
     assert f"last successful sample {text} ago" in page(snapshot(timestamp=1004.0 - age)).words
+
+
+def test_the_page_names_the_machine() -> None:
+    html = render(snapshot(FULL), live=None, ready=None, now=1004.0, telemetry_path="/metrics", host=f"gpu-a{NASTY}")
+    made = Page(html)
+    assert f"gpu-a{NASTY}: 1 GPU" in made.words, "the title, which tells tabs apart"
+    assert "script" not in made.tags
+
+
+def limited(index: int, celsius: float) -> Reading:
+    limits = {"slowdown": 89.0, "shutdown": 92.0}
+    values = {row("gpu_temperature_limit_celsius", ("limit", name)): value for name, value in limits.items()}
+    return reading(index, {row("gpu_temperature_celsius"): celsius, **values})
+
+
+def test_a_temperature_is_judged_by_the_gpus_own_limits() -> None:
+    now = snapshot(limited(0, 83.0), limited(1, 84.0), limited(2, 89.0), limited(3, 93.0))
+    html = render(now, live=None, ready=None, now=1004.0, telemetry_path="/metrics")
+    classes = re.findall(r'<span class="number ?(\w*)">(\d+) °C', html)
+    assert classes == [("", "83"), ("warm", "84"), ("hot", "89"), ("hot", "93")]
+    made = Page(html)
+    assert "4 GPUs, 2 hot (GPU 2, 3)" in made.words
+    assert made.rows[3]["Temp."] == "89 °Cslows down at 89, shuts down at 92"
+    unlimited = reading(0, {row("gpu_temperature_celsius"): 150.0})
+    assert page(snapshot(unlimited)).rows[1]["Temp."] == "150 °C", "no limit is told, so nothing is judged"
+
+
+@pytest.mark.parametrize(
+    ("active", "words", "alarms"),
+    [
+        (("sw_power_cap",), "power limit", False),
+        (("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown"), "too hot", True),
+        (("hw_slowdown", "hw_power_brake_slowdown", "sw_power_cap"), "power brake, power limit", True),
+        (("hw_slowdown",), "hardware slowdown", True),
+        (("gpu_idle",), "none", False),
+    ],
+)
+def test_several_reasons_are_one_cause(active: tuple[str, ...], words: str, *, alarms: bool) -> None:
+    values = {row("gpu_clock_event_active", ("reason", reason)): 1.0 for reason in active}
+    html = render(snapshot(reading(0, values)), live=None, ready=None, now=1004.0, telemetry_path="/metrics")
+    assert Page(html).rows[1]["Throttled by"] == words
+    assert ('<span class="bad">' in html) is alarms
+
+
+def test_the_last_hour_is_a_line() -> None:
+    def drawn(*minutes: float | None) -> str:
+        html = render(
+            snapshot(reading()), live=None, ready=None, now=1.0, telemetry_path="/metrics", trail=lambda _: minutes
+        )
+        found = re.search(r'aria-label="([^"]*)"><path d="([^"]*)">', html)
+        return "" if found is None else f"{found[1]}: {found[2]}"
+
+    assert drawn() == drawn(0.5) == drawn(None, 0.5) == "", "one point is no line"
+    assert drawn(0.0, 1.0) == "the last 2 minutes: 50% on average, 100% at most: M58 20.0L59 0.0"
+    assert drawn(0.5, None, 0.25, 0.25) == "the last 4 minutes: 33% on average, 50% at most: M56 10.0M58 15.0L59 15.0"
 
 
 def test_nothing_a_driver_says_becomes_markup() -> None:

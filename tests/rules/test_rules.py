@@ -119,12 +119,14 @@ def test_names_are_unique_and_groups_small() -> None:
 
 @alerts
 def test_alert_names_and_severities(rule: Rule) -> None:
+    labels = dict(rule.body.get("labels", {}))
+    assert labels.pop("bundle", "") == "gpu-exporter", f"{where(rule)}: write labels: {{…, bundle: gpu-exporter}}"
     if rule.name == "Watchdog":
-        assert rule.body["labels"]["severity"] == "none"
+        assert labels == {"severity": "none"}
         return
     assert re.fullmatch(r"GPU[A-Z]\w{,36}", rule.name), f"{where(rule)}: a name is GPU and words, 40 characters at most"
     severities = [{"severity": severity} for severity in ("critical", "warning", "info")]
-    assert rule.body.get("labels") in severities, f"{where(rule)}: write labels: {{severity: critical|warning|info}}"
+    assert labels in severities, f"{where(rule)}: write labels: {{severity: critical|warning|info, bundle: …}}"
 
 
 def test_recording_rules_are_named_level_metric_operations() -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 from tools.lab import ROOT
+from tools.lab.alertmanager import OURS
 from tools.lab.programs import Release
 
 import rules
@@ -165,7 +166,7 @@ def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path
                         "eval_time": "24h",
                         "alertname": name,
                         "exp_alerts": [
-                            {"exp_labels": {**labels, "severity": severity}, "exp_annotations": annotations}
+                            {"exp_labels": {**labels, **OURS, "severity": severity}, "exp_annotations": annotations}
                             for labels, annotations in zip(held, told, strict=True)
                         ],
                     }

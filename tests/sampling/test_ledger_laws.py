@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gpu_exporter.catalog import OWNER_SECONDS, STATE_SECONDS, by_name
+from gpu_exporter.catalog import OWNER_ENERGY, OWNER_SCORE, OWNER_SECONDS, SCORE_SECONDS, STATE_SECONDS, by_name
 from gpu_exporter.catalog.row import PERCENT, Metric
 from gpu_exporter.model import Device, Failure, Identity, Process, Reading
 from gpu_exporter.sampling.integral import PATIENCE
@@ -125,7 +125,15 @@ class Story(RuleBasedStateMachine):
         self.looked, self.was_up = self.now, up
         complete = self.ledger.account(reading, now=self.now)
         after: dict[object, float] = {metric: complete.values[metric] for metric in STATE_SECONDS.values()}
-        after |= {metric: complete.values[metric] for metric in (BUSY, ENERGY) if metric in complete.values}
+        kept = (BUSY, ENERGY, SCORE_SECONDS)
+        after |= {metric: complete.values[metric] for metric in kept if metric in complete.values}
+        earned = {key: value for key, value in complete.labelled.items() if key[0] in (OWNER_SCORE, OWNER_ENERGY)}
+        drawn = sum(value for key, value in earned.items() if key[0] is OWNER_ENERGY)
+        most = after.get(ENERGY, self.before.get(ENERGY, 0.0))
+        assert drawn <= most + 1e-3, "owners have no energy that was not drawn"
+        scored = sum(value for key, value in earned.items() if key[0] is OWNER_SCORE)
+        assert scored <= after.get(SCORE_SECONDS, self.before.get(SCORE_SECONDS, 0.0)) + 1e-6
+        self.never_falls(earned.items())
         owned = {key: value for key, value in complete.labelled.items() if key[0] in OWNER_SECONDS.values()}
         assert sum(owned.values()) == pytest.approx(self.held, abs=1e-6), "owners are charged what was held"
         self.never_falls((after | owned).items())
@@ -134,7 +142,7 @@ class Story(RuleBasedStateMachine):
             grown = after.get(BUSY, 0.0) - self.before.get(BUSY, 0.0)
             assert grown <= self.unseen + PATIENCE + 1e-6, "only what passed since, and what the buffer was behind"
             self.unseen = 0.0
-        self.before |= after | owned
+        self.before |= after | owned | earned
 
     def never_falls(self, after: Iterable[tuple[object, float]]) -> None:
         for what, value in after:
@@ -192,6 +200,7 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def busy_is_never_more_than_was_observed(self) -> None:
         assert self.before.get(BUSY, 0.0) <= self.observed + 1e-6
+        assert self.before.get(SCORE_SECONDS, 0.0) <= self.observed + 1e-6
         assert self.before.get(ENERGY, 0.0) <= 700.0 * self.observed + 1e-3
 
 

@@ -6,7 +6,7 @@ import gzip
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ from tools.lab.ports import free_port
 
 from gpu_exporter.config import Address
 from gpu_exporter.http.server import Server
-from gpu_exporter.model import Host, Snapshot
+from gpu_exporter.model import Device, Host, Snapshot
 from gpu_exporter.pages.application import Application
 from snapshots import FULL, snapshot
 
@@ -38,6 +38,9 @@ class Told:
 
     def host(self) -> Host:
         return self.machine
+
+    def trail(self, device: Device) -> Sequence[float | None]:
+        return ()
 
     def interval(self) -> float:
         return 5.0

@@ -27,7 +27,15 @@ from gpu_exporter.catalog import (
     thermals,
     utilization,
 )
-from gpu_exporter.catalog.accounting import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS
+from gpu_exporter.catalog.accounting import (
+    MEMORY_UNACCOUNTED,
+    OWNER_ENERGY,
+    OWNER_MEMORY,
+    OWNER_SCORE,
+    OWNER_SECONDS,
+    SCORE_SECONDS,
+    STATE_SECONDS,
+)
 from gpu_exporter.catalog.clocks import CLOCK_EVENTS
 from gpu_exporter.catalog.health import GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.identity import DRIVER_INFO, GPU_INFO
@@ -47,13 +55,16 @@ __all__ = [
     "GPU_INFO",
     "GPU_UP",
     "MEMORY_UNACCOUNTED",
+    "OWNER_ENERGY",
     "OWNER_MEMORY",
+    "OWNER_SCORE",
     "OWNER_SECONDS",
     "PROCESSES",
     "PROCESSES_DROPPED",
     "PROCESS_MEMORY",
     "PROCESS_UTILIZATION",
     "READ_ERRORS",
+    "SCORE_SECONDS",
     "STATE_SECONDS",
     "XID_ERRORS",
     "XID_LAST",

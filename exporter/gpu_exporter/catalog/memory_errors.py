@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Dcgm, Field, Metric, Nvml, Smi, row
+from gpu_exporter.catalog.row import ON_OFF, YES_NO, Call, Dcgm, Field, Metric, Nvml, Smi, row
 
 gauge: Final = partial(row, "gauge", "memory errors")
 counter: Final = partial(row, "counter", "memory errors")
@@ -71,7 +71,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
         smi=Smi("ecc.mode.current", words=ON_OFF),
         dcgm=Dcgm(300, "DCGM_FI_DEV_ECC_CURRENT"),
-        fake=Board("ecc_enabled"),
+        fake="ecc_enabled",
     ),
     *(
         counter(

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from gpu_exporter.cli.group import cli, main
+import signal
+from typing import NoReturn
 
-__all__ = ["cli", "main"]
+
+def main() -> NoReturn:
+    """Run the command line."""
+    # Ctrl-C while modules are read ends the process as it ends any program, without a traceback.
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from gpu_exporter.cli import group  # noqa: PLC0415 - see above
+
+    if heard:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    group.main()

@@ -13,7 +13,7 @@ _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
-@with_settings
+@with_settings(shown=("source", "collection.timeout", "owners.", "smi.", "dcgm."))
 def doctor(config_file: Path | None, **given: Any) -> int:
     """Tell what works, what does not, and what to do about it.
 

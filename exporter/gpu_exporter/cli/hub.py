@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from gpu_exporter.cli.extras import need
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import ConfigError, LogConfig, settings
 from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
@@ -74,7 +74,7 @@ def _file(flag: str, name: str, variable: str, text: str, default: Path | None =
     "prometheus_url",
     envvar="GPU_EXPORTER_PROMETHEUS_URL",
     metavar="URL",
-    help="Prometheus, Thanos, Mimir or VictoriaMetrics that scrapes the machines: charts and results come from there.",
+    help="Prometheus, or what speaks its API, that scrapes the machines: charts and results come from there.",
 )
 @click.option(
     "--alertmanager.url",
@@ -100,8 +100,7 @@ def hub(
     SIGHUP reads the files again, SIGTERM and SIGINT stop. docs/HUB.md tells more.
     """
     check_environment()
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise click.ClickException(f"the hub needs {', '.join(missing)}; run: pip install 'gpu-exporter[hub]'")
+    need("the hub", _NEEDED)
     from gpu_exporter import logs  # noqa: PLC0415 - other commands start faster without
     from gpu_exporter.hub import service  # noqa: PLC0415
     from gpu_exporter.hub.settings import url as settings_url  # noqa: PLC0415

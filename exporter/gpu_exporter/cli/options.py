@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -22,8 +23,20 @@ _WITHOUT_FLAG: Final = (
 )
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add one option a setting, and the configuration file; the command gets ``config_file`` and ``given``."""
+# The sources that each section is for.
+_OF_SOURCES: Final = {"fake": ("fake",), "smi": ("smi", "auto"), "dcgm": ("dcgm",)}
+
+
+def with_settings(
+    command: Callable[..., Any] | None = None, *, shown: tuple[str, ...] | None = None
+) -> Callable[..., Any]:
+    """Add one option a setting, and the configuration file; the command gets ``config_file`` and ``given``.
+
+    ``shown`` are beginnings of the keys that the command's help lists; every setting is taken by every command, since
+    all read the same file.
+    """
+    if command is None:
+        return partial(with_settings, shown=shown)
     for setting in reversed(list(settings())):
         switch = setting.switch
         default = f"  [default: {setting.shown}]" if setting.shown and not switch else ""
@@ -37,6 +50,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
             is_flag=switch is not None,
             flag_value=switch,
             multiple=setting.many,
+            hidden=shown is not None and not setting.key.startswith(shown),
         )(command)
     return click.option(
         "--config.file",
@@ -48,10 +62,10 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def load_config(config_file: Path | None, given: dict[str, Any]) -> tuple[Config, Overrides]:
+def load_config(config_file: Path | None, given: dict[str, Any], *, told: bool = True) -> tuple[Config, Overrides]:
     """The configuration that file, environment and flags make together, and what goes over the file.
 
-    Raises ConfigError.
+    What of it has no effect is told on standard error, unless the command logs it itself. Raises ConfigError.
     """
     check_environment()
     overrides = from_environment(os.environ)
@@ -59,7 +73,19 @@ def load_config(config_file: Path | None, given: dict[str, Any]) -> tuple[Config
         flag = given[_parameter(setting)]
         if flag not in (None, ()):
             overrides[setting.key] = (setting.flag, ",".join(flag) if setting.many else flag)
-    return load(config_file, overrides), overrides
+    config = load(config_file, overrides)
+    if told:
+        for line in without_effect(config.source, overrides):
+            click.echo(f"gpu-exporter: {line}", err=True)
+    return config, overrides
+
+
+def without_effect(source: str, overrides: Overrides) -> Iterator[str]:
+    """Flags and variables of a source that is not asked. In a file they may wait for their day."""
+    for key, (place, _) in overrides.items():
+        of = next((sources for section, sources in _OF_SOURCES.items() if key.startswith(f"{section}.")), None)
+        if of is not None and source not in of:
+            yield f"{place} has no effect: the source is {source}; write --source {of[0]}"
 
 
 def check_environment() -> None:

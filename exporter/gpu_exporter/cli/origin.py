@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import click
 
+from gpu_exporter.cli.extras import need
 from gpu_exporter.cli.history import parsed
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.config import Config
@@ -32,7 +32,7 @@ def with_origin(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options; the command gets them as keywords, and hands them to ``origin``."""
     for option in reversed(_OPTIONS):
         command = option(command)
-    return with_settings(command)
+    return with_settings(command, shown=("source", "fake.", "smi.", "dcgm."))
 
 
 _OPTIONS: Final = (
@@ -70,11 +70,9 @@ _OPTIONS: Final = (
 )
 
 
-def missing_libraries(extra: str, *more: str) -> None:
-    """Raise ClickException where libraries of the extra are not installed."""
-    if missing := [name for name in (*_NEEDED, *more) if find_spec(name) is None]:
-        names = ", ".join(missing)
-        raise click.ClickException(f"{extra} needs {names}; run: pip install 'gpu-exporter[{extra}]'")
+def missing_libraries(command: str, *more: str) -> None:
+    """Raise ClickException where a library is not installed that the command needs."""
+    need(command, (*_NEEDED, *more))
 
 
 def origin(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
 from gpu_exporter.catalog import by_name
 from gpu_exporter.cli.options import load_config, with_settings
+from gpu_exporter.config import Config
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.sampling.tenancy import holder_names
 
 _GIB: Final = 1024**3
+# The settings of one reading; those of a daemon are taken as well, and are no part of the help.
+SHOWN: Final = ("source", "collection.", "processes.", "owners.", "smi.", "dcgm.", "fake.", "log.level")
 
 
 @click.command()
@@ -46,9 +53,23 @@ _GIB: Final = 1024**3
     is_flag=True,
     help="Record serial numbers, and names of users, processes and pods, as they are, not left out or numbered.",
 )
-@with_settings
-def sample(form: str, tape: Path | None, ticks: int, *, names: bool, config_file: Path | None, **given: Any) -> int:
-    """Write one reading of every GPU to standard output.
+@click.option(
+    "--watch",
+    is_flag=True,
+    help='Write the table again at every collection.interval, until Ctrl-C; "gpu-exporter top" shows more.',
+)
+@with_settings(shown=SHOWN)
+def sample(
+    form: str,
+    tape: Path | None,
+    ticks: int,
+    *,
+    names: bool,
+    watch: bool,
+    config_file: Path | None,
+    **given: Any,
+) -> int:
+    """Write one reading of every GPU to standard output. The table fits the terminal.
 
     The status is 0 where every GPU answered, 1 where some did not, 2 where there is no source.
     """
@@ -56,8 +77,12 @@ def sample(form: str, tape: Path | None, ticks: int, *, names: bool, config_file
 
     if tape is None and (names or ticks != 1):
         raise click.UsageError("--ticks and --record-names are of a recording; write --record FILE as well")
+    if watch and (tape is not None or form != "table"):
+        raise click.UsageError("--watch is for the table; leave --record and --format out")
     config, _ = load_config(config_file, given)
     logs.configure(config.log, quiet=True)
+    if watch:
+        return _watch(config)
     if tape is None:
         snapshot, trouble = app.read_once(config)
     else:
@@ -66,35 +91,116 @@ def sample(form: str, tape: Path | None, ticks: int, *, names: bool, config_file
         click.echo(f"gpu-exporter: no GPU: {trouble or 'the driver lists none'}", err=True)
         return 2
     if form == "prometheus":
-        from gpu_exporter.host import HostWatch  # noqa: PLC0415 - only this form needs it
-
-        page = app.build_page(config, hostname=HostWatch(config.host).latest().name)
+        page = app.build_page(config, hostname=_machine(config))
         click.echo(page.body(snapshot, openmetrics=False, gzip=False), nl=False)
     elif form == "json":
         from gpu_exporter.pages.documents import gpus_document  # noqa: PLC0415 - only this form needs it
 
-        click.echo(json.dumps(gpus_document(snapshot), indent=2))
+        click.echo(json.dumps(gpus_document(snapshot, host=_machine(config)), indent=2))
     else:
-        click.echo(_table(snapshot))
+        click.echo(_table(snapshot, _machine(config), width=_width()))
     return int(snapshot.gpus_up < snapshot.gpus_found)
 
 
-def _table(snapshot: Snapshot) -> str:
+def _watch(config: Config) -> NoReturn:
+    """The table at every reading; on a terminal in the place of the one before."""
+    from gpu_exporter import app  # noqa: PLC0415
+
+    machine = _machine(config)
+    for snapshot, trouble in app.read_on(config):
+        click.clear()
+        table = _table(snapshot, machine, width=_width()) if snapshot.readings else f"no GPU: {trouble or 'none there'}"
+        click.echo(f"{datetime.now().astimezone():%H:%M:%S}\n{table}")
+    raise AssertionError  # it goes on until Ctrl-C
+
+
+def _machine(config: Config) -> str:
+    from gpu_exporter.host import HostWatch  # noqa: PLC0415
+
+    return HostWatch(config.host).latest().name
+
+
+def _width() -> int | None:
+    """Columns that the reader has; None where no terminal reads, and nobody said how wide it is."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+        return max(40, shutil.get_terminal_size((80, 24)).columns)
+    return None
+
+
+def _table(snapshot: Snapshot, machine: str, *, width: int | None) -> str:
     """The readings as aligned columns; n/a is what a GPU does not have."""
-    head = ("GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD BY", "UUID")
-    rows = [head, *(_row(reading) for reading in snapshot.readings)]
-    right = {"UTIL", "MEMORY", "TEMP", "POWER"}
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    rows: Sequence[Sequence[str]] = [_HEAD, *(_row(reading) for reading in snapshot.readings)]
+    if width is not None:
+        rows = _narrowed(rows, width)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if title in right else cell.ljust(width)
-            for title, cell, width in zip(head, row, widths, strict=True)
+            cell.rjust(width) if title in _RIGHT else cell.ljust(width)
+            for title, cell, width in zip(rows[0], row, widths, strict=True)
         ).rstrip()
         for row in rows
     ]
+    driver = snapshot.driver.driver_version if snapshot.driver is not None else ""
+    lines.append(f"{machine or 'this machine'}: {f'driver {driver}, ' if driver else ''}source {snapshot.source}")
     if snapshot.simulated:
         lines.append("simulated data: no real GPU was read")
     return "\n".join(lines)
+
+
+def _narrowed(rows: Sequence[Sequence[str]], width: int) -> list[tuple[str, ...]]:
+    """Less of what can be done without, in that order, until a line fits: UUIDs, makers, long names, power, states."""
+    columns = {row[0]: list(row) for row in zip(*rows, strict=True)}
+
+    def over() -> int:
+        return sum(max(map(len, column)) for column in columns.values()) + 2 * (len(columns) - 1) - width
+
+    for step in _STEPS:
+        if over() <= 0:
+            break
+        step(columns, over())
+    return list(zip(*columns.values(), strict=True))
+
+
+def _without(name: str) -> Callable[[dict[str, list[str]], int], None]:
+    def drop(columns: dict[str, list[str]], _: int) -> None:
+        columns.pop(name)
+
+    return drop
+
+
+def _shorter(name: str, least: int) -> Callable[[dict[str, list[str]], int], None]:
+    """Cut a column by what is too much, but for its first characters."""
+
+    def cut(columns: dict[str, list[str]], over: int) -> None:
+        most = max(least, max(map(len, columns[name])) - over)
+        columns[name] = [text if len(text) <= most else text[: most - 1] + "~" for text in columns[name]]
+
+    return cut
+
+
+def _without_maker(columns: dict[str, list[str]], _: int) -> None:
+    columns["MODEL"] = [text.removeprefix("NVIDIA ").removeprefix("GeForce ") for text in columns["MODEL"]]
+
+
+def _closer(columns: dict[str, list[str]], _: int) -> None:
+    for name in ("MEMORY", "POWER"):
+        columns[name] = [text.replace(" / ", "/") for text in columns[name]]
+    columns["UTIL"] = [text.replace(" %", "%") for text in columns["UTIL"]]
+
+
+_HEAD: Final = ("GPU", "MODEL", "STATE", "UTIL", "MEMORY", "TEMP", "POWER", "HELD BY", "UUID")
+_RIGHT: Final = frozenset({"UTIL", "MEMORY", "TEMP", "POWER"})
+_STEPS: Final = (
+    _without("UUID"),
+    _without_maker,
+    _closer,
+    _shorter("HELD BY", 12),
+    _shorter("MODEL", 8),
+    _without("POWER"),
+    _without("STATE"),
+    _without("MODEL"),
+    _shorter("HELD BY", 7),
+)
 
 
 def _row(reading: Reading) -> Sequence[str]:

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 
 _UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m(?!s)": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in _UNITS))
+# Half a character, which YAML can write and no file name or certificate holds.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SIZES: Final = {"": 1.0, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
 Word = TypeVar("Word", bound=str)
 
@@ -72,15 +74,25 @@ def percentage(value: Any) -> float:
     return float(match[1]) / 100
 
 
+def price(value: Any) -> float:
+    """An amount of money, from 0 on, as 0.30 or 2.5."""
+    match = re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", value) if isinstance(value, str) else None
+    if match is None:
+        raise RefusedError(f"{quoted(value)} is not a price; write 0.30")
+    return float(match[0])
+
+
 def moment(value: Any) -> float:
     """Unix seconds, from a date, a time or Unix seconds. Without a zone it is UTC."""
     try:
-        if re.fullmatch(r"[0-9]{9,10}", value):
+        if re.fullmatch(r"[0-9]{9,10}(\.[0-9]{1,9})?", value):
             return float(value)
         parsed = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value))
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, OverflowError):
-        raise RefusedError(f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z") from None
+        raise RefusedError(
+            f"{quoted(value)} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z, or Unix seconds"
+        ) from None
 
 
 def size(value: Any) -> float:
@@ -133,7 +145,7 @@ def words(value: Any) -> tuple[str, ...]:
 
 def text(value: Any) -> str:
     """Any text that a file name or a PEM block may be."""
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or "\0" in value or _SURROGATE.search(value):
         raise RefusedError(f"{quoted(value)} is not text; put it in quotes")
     return value
 
@@ -284,8 +296,18 @@ def networks(value: Any) -> tuple[Network, ...]:
                 raise TypeError  # noqa: TRY301 - ipaddress takes numbers too, which nobody means
             parsed.append(ipaddress.ip_network(item.strip()))
         except (TypeError, ValueError):
-            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write 10.0.0.0/8 or ::1/128") from None
+            meant = _network_around(item)
+            raise RefusedError(f"{quoted(item)} is not a network in CIDR form; write {meant}") from None
     return tuple(parsed)
+
+
+def _network_around(item: Any) -> str:
+    """What may have been meant where an address has more bits than its network."""
+    try:
+        inner = ipaddress.ip_interface(item.strip())
+    except (AttributeError, ValueError):
+        return "10.0.0.0/8 or ::1/128"
+    return f"{inner.network}, or {inner.ip} for this address alone"
 
 
 def quoted(value: Any) -> str:

@@ -76,6 +76,13 @@ class CollectionConfig:
         'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
         reload=True,
     )
+    let_sleep: bool = _setting(
+        False,
+        parsers.boolean,
+        "Close the driver where no GPU has worked for a minute, so that laptops and workstations can put theirs to "
+        "sleep. GPUs that are asleep are never woken, whatever this says.",
+        shown="false",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class OwnersConfig:
     kubernetes: bool = _setting(
         False,
         parsers.boolean,
-        "Ask the kubelet which pod was given which GPU; needs pip install 'gpu-exporter[kubernetes]'.",
+        "Ask the kubelet which pod was given which GPU; needs the library h2.",
         shown="false",
     )
     kubernetes_socket: Path = _setting(

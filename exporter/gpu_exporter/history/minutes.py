@@ -197,6 +197,15 @@ class Minutes:
         known.at, known.sample = at, sample
         return True
 
+    def add_unchanged(self, alias: str, at: float) -> bool:
+        """A node has answered with its newest document once more; False where there is none."""
+        known = self._nodes.get(alias)
+        if known is None:
+            return False
+        self._add_host(known, known.sample, at)
+        known.at = at
+        return True
+
     def take(self, before: float) -> Batch:
         """What is over by that time: it is told once."""
         minute = _minute(before)

@@ -173,7 +173,7 @@ class Reader:
         first, grain = int(start // MINUTES.grain * MINUTES.grain), max(int(step), MINUTES.grain)
         with self.asking() as connection:
             oldest = connection.execute(f"SELECT min(id) FROM {kind}_minute").fetchone()[0]  # noqa: S608 - our names
-            old = oldest is None or first < (int(oldest) >> 22) * HOUR
+            old = oldest is None or first < (int(oldest) >> MINUTES.shift) * HOUR
             if old:
                 grain = max(grain, QUARTERS.grain)
                 first = first // QUARTERS.grain * QUARTERS.grain
@@ -182,10 +182,21 @@ class Reader:
                 raise ValueError(f"{count} points are too many; ask for a longer step")
             sums: dict[int, tuple[float, float, float | None]] = {}
             for span in (MINUTES, QUARTERS) if old else (MINUTES,):
+                # However long the window is, only where there are rows is looked.
+                table = f"{kind}_{span.suffix}"
+                ends = connection.execute(
+                    f"SELECT (SELECT min(id) FROM {table}), (SELECT max(id) FROM {table})"  # noqa: S608 - our names
+                ).fetchone()
+                if ends[0] is None:
+                    continue
+                keys = (
+                    max(first // span.unit, int(ends[0]) >> span.shift),
+                    min(int(end // span.unit), int(ends[1]) >> span.shift),
+                )
                 for slot, area, weight, high in connection.execute(
                     _series_query(kind, span, column),
                     {"first": first, "end": end, "step": grain, "subject": subject << span.low,
-                     "low": first // span.unit, "high": int(end // span.unit)},
+                     "low": keys[0], "high": keys[1]},
                 ):  # fmt: skip
                     before = sums.get(slot, (0.0, 0.0, None))
                     highs = [value for value in (before[2], high) if value is not None]

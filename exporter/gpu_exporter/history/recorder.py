@@ -74,6 +74,14 @@ class Recorder:
         with self._lock:
             return self._minutes.add(node, document, at)
 
+    def add_unchanged(self, node: str, at: float) -> bool:
+        """The node has answered at that time, with the document that was added last: the time is no gap.
+
+        False where there is no such document. Any thread; never waits for the disk.
+        """
+        with self._lock:
+            return self._minutes.add_unchanged(node, at)
+
     def flush(self, now: float | None = None) -> None:
         """Write the minutes that are over. The thread does so by itself; not to be called beside it."""
         now = self._clock() if now is None else now

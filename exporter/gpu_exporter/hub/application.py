@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_exporter.http.access import Gate
 from gpu_exporter.hub import documents
 from gpu_exporter.hub.alerts import Alerts, alert_document
-from gpu_exporter.hub.archive import ArchiveError
+from gpu_exporter.hub.archive import ArchiveError, NothingYetError, QuestionError
 from gpu_exporter.hub.events import Events, FullError
 from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.measures import exposition
@@ -52,7 +52,9 @@ _SECURITY: Final = (
     ("cross-origin-resource-policy", "same-origin"),
 )
 _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-_LONGEST_QUERY: Final = 4096
+_LONGEST_QUERY: Final = 16_384  # bytes: a hundred names of machines
+
+_TOO_LONG: Final = f"414 the query is longer than {_LONGEST_QUERY} bytes; ask for less at once"
 
 _TOLD: Final[set[str]] = set()  # bugs that stand in the log
 
@@ -88,6 +90,8 @@ class Application:
             exception_handlers={
                 HTTPException: _failed,
                 SelectionError: _misunderstood,
+                QuestionError: _misunderstood,
+                NothingYetError: _nothing_yet,
                 ArchiveError: _no_archive,
                 Exception: _broken,
             },
@@ -220,18 +224,23 @@ async def _static(request: Request) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """A refusal: JSON below /api/, one line elsewhere."""
+    """A refusal; JSON below /api/, one line elsewhere."""
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
-    headers = dict(error.headers or {})
-    if request.url.path.startswith("/api/"):
-        return Response(
-            msgspec.json.encode({"error": error.detail}), error.status_code, headers, media_type="application/json"
-        )
-    return PlainTextResponse(f"{error.status_code} {error.detail}\n", error.status_code, headers)
+    return _refusal(request.url.path, error.status_code, error.detail, error.headers or {})
+
+
+def _refusal(path: str, status: int, why: str, headers: Mapping[str, str]) -> Response:
+    if path.startswith("/api/"):
+        return Response(msgspec.json.encode({"error": why}), status, headers, media_type="application/json")
+    return PlainTextResponse(f"{status} {why}\n", status, headers)
 
 
 async def _misunderstood(request: Request, error: Exception) -> Response:
     return await _failed(request, HTTPException(400, str(error)))
+
+
+async def _nothing_yet(request: Request, error: Exception) -> Response:
+    return await _failed(request, HTTPException(404, str(error)))
 
 
 async def _no_archive(request: Request, error: Exception) -> Response:
@@ -254,7 +263,7 @@ async def _nothing_kept(_request: Request) -> Response:
 
 _NO_PAST: Final = tuple(
     Route(path, _nothing_kept, methods=["GET", "POST"])
-    for path in ("/api/v1/history", "/api/v1/results{rest:path}", "/api/v1/analyze")
+    for path in ("/api/v1/history", "/api/v1/results{rest:path}", "/api/v1/analyze", "/api/v1/control")
 )
 
 
@@ -271,7 +280,7 @@ class _Guard:
         if scope["type"] != "http":
             return
         headers: Sequence[tuple[str, str]] = _SECURITY
-        refusal = "414 URI Too Long" if len(scope["query_string"]) > _LONGEST_QUERY else None
+        refusal = _TOO_LONG if len(scope["query_string"]) > _LONGEST_QUERY else None
         if refusal is None and self._gate is not None:
             refusal, own = await self._judged(scope)
             replaced = {name.lower() for name in own}
@@ -287,7 +296,8 @@ class _Guard:
             await self._application(scope, receive, send_guarded)
             return
         asking = {"www-authenticate": "Basic"} if refusal.startswith("401") else {}
-        await PlainTextResponse(f"{refusal}\n", int(refusal[:3]), asking)(scope, receive, send_guarded)
+        answer = _refusal(scope["path"], int(refusal[:3]), refusal[4:], asking)
+        await answer(scope, receive, send_guarded)
 
     async def _judged(self, scope: Scope) -> tuple[str | None, Mapping[str, str]]:
         gate = self._gate

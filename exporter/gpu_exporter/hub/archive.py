@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Final, NamedTuple, Protocol
 
+from gpu_exporter.config.parsers import quoted
 from gpu_exporter.history import HistoryError
+from gpu_exporter.history.document import STATES
 from gpu_exporter.history.reader import METRICS, Reader
 from gpu_exporter.history.usage import usage
 from gpu_exporter.hub.settings import Weights
@@ -22,7 +26,7 @@ CHARTS: Final[Mapping[str, str]] = {
     "gpu_temperature_celsius": "Temperature",
     "gpu_power_watts": "Power",
 }
-_MOST_POINTS: Final = 11_000  # what Prometheus answers at most
+MOST_POINTS: Final = 11_000  # of a curve; what Prometheus answers at most
 
 
 USUAL: Final = Weights()
@@ -30,6 +34,14 @@ USUAL: Final = Weights()
 
 class ArchiveError(Exception):
     """There is no answer; the message is one line for the person who asked."""
+
+
+class QuestionError(ArchiveError):
+    """What was asked for cannot be told; the message has what is accepted."""
+
+
+class NothingYetError(ArchiveError):
+    """Nothing is known of this GPU."""
 
 
 class GpuKey(NamedTuple):
@@ -79,9 +91,13 @@ class Archive(Protocol):
     """Where history comes from. Every method may wait, from any thread, and raises ArchiveError."""
 
     name: str
+    metrics: Collection[str]
+
+    def find(self, node: str, name: str) -> GpuKey | None:
+        """A GPU that was there once, by UUID, or by its index on a machine; None where nothing is known of it."""
 
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
-        """One metric of METRICS of a GPU."""
+        """One of ``metrics`` of a GPU. Raises QuestionError too, and NothingYetError."""
 
     def totals(self, start: float, end: float) -> Totals:
         """What became of all GPUs' time."""
@@ -93,6 +109,8 @@ class Archive(Protocol):
 class FileArchive:
     """The history file that this hub writes."""
 
+    metrics: Collection[str] = METRICS.keys()
+
     def __init__(self, path: Path, *, weights: Weights = USUAL) -> None:
         self.name = path.name
         self.weights = weights
@@ -101,20 +119,28 @@ class FileArchive:
         except HistoryError as error:
             raise ArchiveError(str(error)) from None
 
+    def find(self, node: str, name: str) -> GpuKey | None:
+        """See Archive."""
+        try:
+            known = self._reader.gpus()
+        except HistoryError as error:
+            raise ArchiveError(str(error)) from None
+        for one in known:
+            if (not node or one.node == node) and name in ((one.uuid, str(one.number)) if node else (one.uuid,)):
+                return GpuKey(one.node, one.number, one.uuid)
+        return None
+
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
         """See Archive."""
-        if metric not in METRICS:
-            raise ArchiveError(f"metric: '{metric}' is not kept; write one of {', '.join(METRICS)}")
+        _check(self.metrics, metric, start, end, step)
         try:
             found = [one for one in self._reader.gpus() if (one.node, one.number) == gpu[:2]]
             same = [one for one in found if one.uuid == gpu.uuid] or found
             if not same:
-                raise ArchiveError("the history has nothing of this GPU yet")
+                raise NothingYetError("the history has nothing of this GPU yet")
             series = self._reader.series(same[0], metric, start=start, end=end, step=step)
         except HistoryError as error:
             raise ArchiveError(str(error)) from None
-        except ValueError as error:
-            raise ArchiveError(f"from, to, step: {error}") from None
         return Curve(series.start, series.step, series.unit, series.means, series.highs)
 
     def totals(self, start: float, end: float) -> Totals:
@@ -146,35 +172,76 @@ class FileArchive:
         self._reader.close()
 
 
+def _gauge(selector: str) -> tuple[str, str | None]:
+    """Mean and maximum of a gauge over the step, of one scrape of the GPU."""
+    return f"avg_over_time({selector}[$step])", f"max_over_time({selector}[$step])"
+
+
+def _share(selector: str) -> tuple[str, str | None]:
+    """The share of the time that a counter of seconds grew by."""
+    return f"sum by (instance) (rate({selector}[$rate]))", None
+
+
+# Of what a history file keeps: PromQL for the mean and the highest. $gpu are the GPU's matchers, $step is the step, and
+# $rate no shorter than what has two scrapes in it for certain.
+_QUERIES: Final[Mapping[str, tuple[str, str | None]]] = {
+    "gpu_utilization_ratio": _gauge("gpu_utilization_ratio{$gpu}"),
+    "gpu_memory_io_utilization_ratio": _gauge("gpu_memory_io_utilization_ratio{$gpu}"),
+    "gpu_memory_used_bytes": _gauge("gpu_memory_used_bytes{$gpu}"),
+    "gpu_temperature_celsius": _gauge("gpu_temperature_celsius{$gpu}"),
+    "gpu_power_watts": _gauge("gpu_power_watts{$gpu}"),
+    "gpu_energy_joules": ("rate(gpu_energy_joules_total{$gpu}[$rate]) * $seconds", None),
+    "gpu_sm_clock_hertz": _gauge('gpu_clock_hertz{clock="sm",$gpu}'),
+    "gpu_slowed_ratio": _share('gpu_clock_event_seconds_total{reason=~"hw_slowdown|sw_thermal_slowdown",$gpu}'),
+    "gpu_score_ratio": (
+        "rate(gpu_score_seconds_total{$gpu}[$rate]) or avg_over_time(instance_gpu:gpu_score:ratio{$gpu}[$rate])",
+        None,
+    ),
+    "gpu_processes": ("sum by (instance) (avg_over_time(gpu_processes{$gpu}[$step]))", None),
+    **{f"gpu_{state}_ratio": _share(f'gpu_state_seconds_total{{state="{state}",$gpu}}') for state in STATES},
+}
+_SHORTEST_RATE: Final = 300  # seconds, as in the rules
+
+
 class PrometheusArchive:
-    """A Prometheus, or what speaks its API: Thanos, Mimir, VictoriaMetrics."""
+    """A Prometheus, or what speaks its API."""
+
+    metrics: Collection[str] = _QUERIES.keys()
 
     def __init__(self, access: Access) -> None:
         self.name = "Prometheus"
         self._client = Client(access)
 
+    def find(self, node: str, name: str) -> GpuKey | None:
+        """See Archive. A Prometheus is asked by UUID and index alone, which are not known of a GPU that is gone."""
+        return None
+
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
         """See Archive."""
-        if metric not in CHARTS:
-            raise ArchiveError(f"metric: '{metric}' cannot be asked for; write one of {', '.join(CHARTS)}")
-        if not end > start or (end - start) / step > _MOST_POINTS:
-            raise ArchiveError("from, to, step: ask for a later end, or a longer step")
-        chosen = f'{metric}{{uuid="{_quoted(gpu.uuid)}",gpu="{gpu.number}"}}'
-        window = f"[{max(round(step), 1)}s]"
-        count = int((end - start) // step)
-        columns = []
-        for function in ("avg_over_time", "max_over_time"):
+        _check(self.metrics, metric, start, end, step)
+        # On a grid that VictoriaMetrics does not move: it moves others, to cache them.
+        count, start = int((end - start) // step), start // step * step
+        seconds = max(round(step), 1)
+        words = {
+            "gpu": f'uuid="{_quoted(gpu.uuid)}",gpu="{gpu.number}"',
+            "step": f"{seconds}s",
+            "rate": f"{max(seconds, _SHORTEST_RATE)}s",
+            "seconds": str(seconds),
+        }
+        columns: list[list[float | None]] = []
+        for query in _QUERIES[metric]:
+            if query is None:
+                columns.append([None] * count)
+                continue
+            # HA pairs and replicas tell the same GPU more than once.
+            asked = f"max(max by (instance) ({Template(query).substitute(words)}))"
             try:
-                # HA pairs and replicas tell the same GPU more than once.
-                series = self._client.range(
-                    f"max(max by (instance) ({function}({chosen}{window})))", start=start + step, end=end, step=step
-                )
+                series = self._client.range(asked, start=start + step, end=start + count * step, step=step)
             except ReportError as error:
                 raise ArchiveError(str(error)) from None
             points = {round((at - start) / step) - 1: value for one in series for at, value in one.points}
             columns.append([points.get(place) for place in range(count)])
-        unit = metric.rpartition("_")[2]
-        return Curve(start, step, unit, columns[0], columns[1])
+        return Curve(start, step, METRICS[metric].unit, columns[0], columns[1])
 
     def totals(self, start: float, end: float) -> Totals:
         """See Archive."""
@@ -198,6 +265,19 @@ class PrometheusArchive:
 
     def close(self) -> None:
         """See Archive."""
+
+
+def _check(metrics: Collection[str], metric: str, start: float, end: float, step: float) -> None:
+    """Raise QuestionError for a curve that nobody can draw."""
+    if metric not in metrics:
+        raise QuestionError(f"metric: {quoted(metric)} is not kept; write one of {', '.join(metrics)}")
+    if not end > start:
+        raise QuestionError("from, to: the window ends before it begins; write an earlier from, or a later to")
+    if (end - start) / step > MOST_POINTS:
+        least = f"{math.ceil((end - start) / MOST_POINTS / 60)}m"
+        raise QuestionError(
+            f"step: {(end - start) / step:.0f} points are too many; write {least} or longer, or a shorter window"
+        )
 
 
 def _who(gpu: object, name: tuple[str, str]) -> tuple[str, int, str, str]:

@@ -26,6 +26,7 @@ _KEPT: Final = 30.0  # seconds that an answer is used
 _KEPT_FAILURE: Final = 4.0
 _LIFETIME: Final = 2.0  # seconds for the DNS server
 _MULTICAST: Final = Address("224.0.0.251", 5353)  # RFC 6762
+_MULTICAST_SECONDS: Final = 0.7  # for one question
 _MOST_LOOKUPS: Final = 256  # system lookups under way; each has a thread, because none can be stopped
 
 
@@ -134,27 +135,36 @@ class Names(aiohttp.abc.AbstractResolver):
 
     async def _ask_around(self, host: str) -> list[str]:
         """One question to the local network; who has the name answers for itself."""
-        query = dns.message.make_query(host, dns.rdatatype.A)
-        query.flags &= ~dns.flags.RD
-        query.id = 0
-        try:
-            answer = await dns.asyncquery.udp(
-                query,
-                self._multicast.host,
-                port=self._multicast.port,
-                timeout=1.0,
-                ignore_unexpected=True,
-                ignore_errors=True,
-            )
-        except (dns.exception.DNSException, OSError):
-            raise UnknownNameError(
-                "nobody on this network answers to that name by multicast DNS (.local); "
-                "write the machine's address, or a dns.server that knows it"
-            ) from None
-        found = [str(record.address) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.A for record in rrset]
-        if not found:
-            raise UnknownNameError("the answer by multicast DNS has no address")
-        return found
+        # Whoever has the name has an IPv4 address as a rule; who has none says nothing to that question.
+        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
+            query = dns.message.make_query(host, kind)
+            query.flags &= ~dns.flags.RD
+            query.id = 0
+            try:
+                answer = await dns.asyncquery.udp(
+                    query,
+                    self._multicast.host,
+                    port=self._multicast.port,
+                    timeout=_MULTICAST_SECONDS,
+                    ignore_unexpected=True,
+                    ignore_errors=True,
+                )
+            except (dns.exception.DNSException, OSError):
+                continue
+            found = [
+                address
+                for rrset in answer.answer
+                if rrset.rdtype == kind
+                for record in rrset
+                # Of an address that counts on one link only nobody tells on which.
+                if not ipaddress.ip_address(address := str(record.address)).is_link_local or kind == dns.rdatatype.A
+            ]
+            if found:
+                return found
+        raise UnknownNameError(
+            "nobody on this network answers to that name by multicast DNS (.local); "
+            "write the machine's address, or a dns.server that knows it"
+        )
 
     async def _ask_system(self, host: str) -> list[str]:
         """Ask getaddrinfo on a thread of its own: the loop's few would all be taken by names that hang."""

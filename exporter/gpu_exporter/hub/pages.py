@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import jinja2
@@ -16,21 +16,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gpu_exporter import __version__
+from gpu_exporter.config.parsers import RefusedError
 from gpu_exporter.hub import documents, selection, words
 from gpu_exporter.hub.alerts import Alert, Alerts
 from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
 from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
 from gpu_exporter.hub.fleet import Fleet
+from gpu_exporter.hub.groups import by_holder, by_node, holders, oldest_idle
 from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import packed
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, window_of
 from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
+from gpu_exporter.hub.sheets import Sheet, sheet
 from gpu_exporter.hub.state import STATES, Gpu, Holder, NodeState, Person, disk_share
 from gpu_exporter.hub.tiles import gpu_url, machine_url, tile
 
+T = TypeVar("T")
 _NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))
 _CSP_HTML: Final = "text/html; charset=utf-8"
 _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
@@ -42,6 +46,7 @@ _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
     "status": lambda state: (state.status != "offline", not state.trouble, state.status != "starting"),
 }
 _OFFLINE_SHOWN: Final = 6
+_FREE_SHOWN: Final = 60  # machines of a model
 _WEEK: Final = 7 * 86400.0
 _WINDOWS: Final = (("24h", "day"), ("7d", "week"), ("30d", "month"))
 
@@ -108,7 +113,8 @@ class Pages:
             request,
             "machines.html",
             title="Machines",
-            chosen=chosen,
+            sheet=_sheet(request, chosen),
+            sheet_url=partial(_changed, request, "page"),
             offline=offline[:_OFFLINE_SHOWN],
             more_offline=len(offline) - _OFFLINE_SHOWN,
             asked=asked,
@@ -117,7 +123,7 @@ class Pages:
             sort_url=partial(_changed, request, "sort"),
             counts=self._fleet.counts(),
             filters=self._filters(asked),
-            holders=_holders,
+            holders=holders,
             memory_share=_memory_share,
             unfiltered=not request.query_params,
         )
@@ -135,11 +141,12 @@ class Pages:
             request,
             "free.html",
             title="Free now",
-            groups=[(model, _by_node(gpus)) for model, gpus in groups],
+            groups=[(model, len(gpus), by_node(gpus)) for model, gpus in groups],
+            shown=_FREE_SHOWN,
             total=sum(len(gpus) for gpus in free.values()),
             counts=counts,
             filters=self._filters(asked, without=("user", "state")),
-            idle=[gpu for gpu in asked.gpus(self._fleet) if gpu.state == "idle"],
+            idle=by_holder(gpu for gpu in asked.gpus(self._fleet) if gpu.state == "idle"),
             unfiltered=not request.query_params,
         )
 
@@ -162,13 +169,14 @@ class Pages:
             request,
             "people.html",
             title="People",
-            people=people,
-            by_node=_by_node,
+            sheet=_sheet(request, people),
+            sheet_url=partial(_changed, request, "page"),
+            by_node=by_node,
             holder_of=_holder_of,
             sort=sort,
             sort_url=partial(_changed, request, "sort"),
             filters=self._filters(asked, without=("state",)),
-            oldest_idle=_oldest_idle,
+            oldest_idle=oldest_idle,
             unfiltered=not request.query_params,
         )
 
@@ -325,27 +333,18 @@ def _selection(request: Request) -> Selection:
         raise HTTPException(400, str(error)) from None
 
 
+def _sheet(request: Request, entries: Sequence[T]) -> Sheet[T]:
+    try:
+        return sheet(entries, request.query_params.get("page", ""))
+    except RefusedError as error:
+        raise HTTPException(400, f"page: {error}") from None
+
+
 def _changed(request: Request, key: str, value: str) -> str:
-    """This page with one thing asked for otherwise."""
-    pairs = [(name, text) for name, text in request.query_params.multi_items() if name != key and text]
+    """This page with one thing asked for otherwise; from its beginning."""
+    pairs = [(name, text) for name, text in request.query_params.multi_items() if name not in {key, "page"} and text]
     query = urlencode([*pairs, (key, value)] if value else pairs)
     return f"{request.url.path}?{query}" if query else request.url.path
-
-
-def _by_node(gpus: Iterable[Gpu]) -> list[tuple[str, list[Gpu]]]:
-    found: dict[str, list[Gpu]] = {}
-    for gpu in gpus:
-        found.setdefault(gpu.node, []).append(gpu)
-    return sorted(found.items(), key=lambda entry: -len(entry[1]))
-
-
-def _holders(state: NodeState) -> list[tuple[Holder, int]]:
-    """Who holds GPUs of a machine, and how many: those with most first."""
-    counts: dict[tuple[str, str, str], list[Holder]] = {}
-    for gpu in state.gpus:
-        for holder in gpu.holders or ():
-            counts.setdefault(holder.key, []).append(holder)
-    return sorted(((held[0], len(held)) for held in counts.values()), key=lambda entry: (-entry[1], entry[0].key))
 
 
 def _holder_of(person: Person) -> Holder:
@@ -356,10 +355,6 @@ def _holder_of(person: Person) -> Holder:
 def _memory_share(state: NodeState) -> float | None:
     used, total = state.host.memory_used_bytes, state.host.memory_total_bytes
     return min(used / total, 1.0) if used is not None and total and used >= 0 else None
-
-
-def _oldest_idle(gpus: Sequence[Gpu]) -> Gpu | None:
-    return min((gpu for gpu in gpus if gpu.state == "idle"), key=lambda gpu: gpu.since, default=None)
 
 
 def _all_metrics(state: NodeState, index: int) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpu_exporter.history import Recorder
 from gpu_exporter.hub.archive import Archive, ArchiveError, FileArchive
 from gpu_exporter.hub.control import Controller
-from gpu_exporter.hub.document import whole
+from gpu_exporter.hub.document import kept
 from gpu_exporter.hub.fetching import Access, Fetched
 from gpu_exporter.hub.results import Analysis, Results
 from gpu_exporter.hub.settings import HubConfig
@@ -27,10 +27,14 @@ class Past:
     config: HubConfig
     recorder: Recorder | None = None
 
-    def heard(self, node: str, fetched: Fetched, at: float) -> None:
-        """Keep what a machine has said."""
-        if self.recorder is not None:
-            self.recorder.add(node, whole(fetched.body()), at)
+    def heard(self, node: str, fetched: Fetched | None, at: float) -> None:
+        """Keep what a machine has said; None is the same as before."""
+        if self.recorder is None:
+            return
+        if fetched is None:
+            self.recorder.add_unchanged(node, at)
+        else:
+            self.recorder.add(node, kept(fetched.body()), at)
 
     def use(self, config: HubConfig, control: Access) -> None:
         """Put changed settings into force; how long history is kept waits for a restart."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -21,10 +22,11 @@ from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.packing import as_json
 from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.results import log_document, results_document, stats_document
-from gpu_exporter.hub.state import Gpu
 
 NOTHING_KEPT: Final = "nothing is kept: start the hub with --history.path FILE, or with --prometheus.url URL"
 WINDOW: Final = duration_between(600, 400 * 86400)
+_EARLIEST: Final = 946_684_800.0  # 2000-01-01
+_LATEST: Final = 4_102_444_800.0  # 2100-01-01
 _POINTS: Final = 360  # of a curve, unless a step is asked for
 _LARGEST_BODY: Final = 4096
 _BODY_SECONDS: Final = 5.0
@@ -56,22 +58,17 @@ class _PastApi:
 
     async def history(self, request: Request) -> Response:
         query = request.query_params
-        gpu = self._gpu(query.get("gpu", ""), query.get("node", ""))
+        gpu = await self._gpu(query.get("gpu", ""), query.get("node", ""))
         metric = query.get("metric", "gpu_utilization_ratio")
-        now = time.time()
-        end = _moment(query.get("to"), "to", now)
+        end = _moment(query.get("to"), "to", time.time())
         start = _moment(query.get("from"), "from", end - 3600)
-        if not start < end:
-            raise HTTPException(400, "from, to: the window ends before it begins")
         step = _step(query.get("step"), start, end)
-        curve = await asyncio.to_thread(
-            self._past.archive.curve, GpuKey(gpu.node, gpu.index, gpu.uuid), metric, start=start, end=end, step=step
-        )
+        curve = await asyncio.to_thread(self._past.archive.curve, gpu, metric, start=start, end=end, step=step)
         return as_json(
             request,
             {
                 "node": gpu.node,
-                "gpu": gpu.index,
+                "gpu": gpu.number,
                 "uuid": gpu.uuid,
                 "metric": metric,
                 "title": CHARTS.get(metric, metric),
@@ -119,15 +116,17 @@ class _PastApi:
         analysis = await self._past.analyse(window)
         return as_json(request, stats_document(analysis, price=config.price, currency=config.currency))
 
-    def _gpu(self, name: str, node: str) -> Gpu:
-        """A GPU by its UUID, or by index on a machine."""
-        for gpu in self._fleet.gpus():
-            if (not node or gpu.node == node) and (gpu.uuid == name if not node or not name.isdecimal() else False):
-                return gpu
-            if node and gpu.node == node and name == str(gpu.index):
-                return gpu
+    async def _gpu(self, name: str, node: str) -> GpuKey:
+        """A GPU by its UUID, or by index on a machine: of those that are there, or were."""
         if not name:
             raise HTTPException(400, "gpu: is missing; write a UUID, or an index with node=")
+        for gpu in self._fleet.gpus():
+            if (not node or gpu.node == node) and name in ((gpu.uuid, str(gpu.index)) if node else (gpu.uuid,)):
+                return GpuKey(gpu.node, gpu.index, gpu.uuid)
+        if found := await asyncio.to_thread(self._past.archive.find, node, name):
+            return found
+        if name.isdecimal() and not node:
+            raise HTTPException(400, f"gpu: {quoted(name)} is an index; write node= as well, or a UUID")
         raise HTTPException(404, "there is no such GPU; /api/v1/gpus lists them")
 
 
@@ -149,17 +148,21 @@ def _moment(text: str | None, name: str, default: float) -> float:
     if not text:
         return default
     try:
-        return moment(text)
+        # The + of a zone is a space in a URL, unless it is written %2B.
+        told = moment(re.sub(r" (\d\d:?\d\d)$", r"+\1", text))
     except RefusedError as error:
         raise HTTPException(400, f"{name}: {error}") from None
+    if not _EARLIEST <= told <= _LATEST:
+        raise HTTPException(400, f"{name}: {quoted(text)} is out of range; write a time from 2000 to 2099")
+    return told
 
 
 def _step(text: str | None, start: float, end: float) -> float:
-    """Whole minutes, so that a chart of any length has about as many points."""
+    """Seconds; without a wish whole minutes, so that a chart of any length has about as many points."""
     if not text:
         return max(60.0, math.ceil((end - start) / _POINTS / 60) * 60.0)
     try:
-        return duration_between(60, 400 * 86400)(text)
+        return duration_between(60, 400 * 86400)(f"{text}s" if re.fullmatch(r"[0-9]{1,8}", text) else text)
     except RefusedError as error:
         raise HTTPException(400, f"step: {error}") from None
 
@@ -190,4 +193,6 @@ async def _asked_window(request: Request) -> float | None:
     for key in asked:
         if key != "window":
             raise HTTPException(400, f"{quoted(key)[1:-1]}: unknown key; write window")
+    if asked and asked["window"] in (None, ""):
+        raise HTTPException(400, "window: is empty; write 24h or 7d, or leave it out")
     return _window(asked.get("window"))

@@ -20,10 +20,12 @@ _LATEST: Final = 0.2  # intervals within which the very first question goes out
 class Poller:
     """Keeps a task a machine from ``replace`` to ``close``. ``interval`` may be changed at any time.
 
-    ``heard`` is called with every new snapshot, for the history.
+    ``heard`` is called with every answer, for the history; None is the same snapshot as before.
     """
 
-    def __init__(self, fleet: Fleet, fetcher: Fetcher, *, heard: Callable[[str, Fetched], None] | None = None) -> None:
+    def __init__(
+        self, fleet: Fleet, fetcher: Fetcher, *, heard: Callable[[str, Fetched | None], None] | None = None
+    ) -> None:
         self._fleet = fleet
         self._fetcher = fetcher
         self._heard = heard
@@ -85,7 +87,7 @@ class Poller:
             log.exception("asking a machine failed: this is a bug in gpu-exporter", extra={"node": node.name})
             self._fleet.failed(node.name, FetchError("error", "could not be asked: see the hub's log"))
             return
-        if fetched is not None and self._heard is not None:
+        if self._heard is not None:
             self._heard(node.name, fetched)
         self._fleet.answered(node.name, fetched)
         if was_offline:

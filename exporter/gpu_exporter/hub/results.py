@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from gpu_exporter.history import AnalysisEntry, HistoryError, Journal
 from gpu_exporter.hub.archive import Archive, ArchiveError, Total, Totals
 from gpu_exporter.hub.document import shown
 from gpu_exporter.hub.settings import Thresholds
@@ -138,8 +139,7 @@ def _result(total: Total, thresholds: Thresholds) -> Result:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(NamedTuple):
     """One analysis, as the log tells it."""
 
     at: float
@@ -158,9 +158,18 @@ class Results:
     thresholds: Thresholds
     window: float
     clock: Callable[[], float] = time.time
+    journal: Journal | None = None
     log: deque[Logged] = field(default_factory=lambda: deque(maxlen=_LOGGED))
     _kept: dict[float, Analysis] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        if self.journal is None:
+            return
+        try:
+            self.log.extend(Logged(*entry) for entry in self.journal.analyses())
+        except HistoryError as error:
+            log.warning("what was worked out before is not known: %s", error)
 
     def use(self, thresholds: Thresholds, window: float) -> None:
         """Grade by these from now on."""
@@ -184,17 +193,22 @@ class Results:
             try:
                 totals = await asyncio.to_thread(self.archive.totals, now - length, now)
             except ArchiveError as error:
-                self._note(Logged(now, length, time.monotonic() - began, 0, 0, str(error)))
+                await self._note(Logged(now, length, time.monotonic() - began, 0, 0, str(error)))
                 raise
             made = analyse(totals, self.thresholds, made=now, source=self.archive.name)
             while len(self._kept) >= 16:
                 del self._kept[next(iter(self._kept))]
             self._kept[length] = made
-            self._note(Logged(now, length, time.monotonic() - began, len(made.gpus), len(made.low)))
+            await self._note(Logged(now, length, time.monotonic() - began, len(made.gpus), len(made.low)))
             return made
 
-    def _note(self, entry: Logged) -> None:
+    async def _note(self, entry: Logged) -> None:
         self.log.append(entry)
+        if self.journal is not None:
+            try:
+                await asyncio.to_thread(self.journal.add_analysis, AnalysisEntry(*entry))
+            except HistoryError as error:
+                log.warning("what was worked out is not written down: %s", error)
         log.info(
             "results worked out" if not entry.error else "results could not be worked out",
             extra={

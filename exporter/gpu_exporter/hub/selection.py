@@ -64,8 +64,7 @@ def parse(query: Iterable[tuple[str, str]]) -> Selection:
     """What the query of a URL asks for; empty values ask for nothing. Raises SelectionError."""
     found: dict[str, list[str]] = {}
     for key, value in query:
-        if value:
-            found.setdefault(key, []).append(value)
+        found.setdefault(key, []).append(value)
     states = _several(found, "state", commas=True)
     for state in states:
         if state not in STATES:
@@ -98,10 +97,10 @@ def labels(fleet: Looks) -> Sequence[str]:
 def _several(found: Mapping[str, list[str]], key: str, *, commas: bool = False) -> tuple[str, ...]:
     values = found.get(key, [])
     if commas:
-        values = [piece.strip() for value in values for piece in value.split(",") if piece.strip()]
+        values = [piece.strip() for value in values for piece in value.split(",")]
     if len(values) > _MOST:
         raise SelectionError(f"{key}: is there {len(values)} times; write it at most {_MOST} times")
-    return tuple(dict.fromkeys(values))
+    return tuple(dict.fromkeys(filter(None, values)))
 
 
 def _label(text: str) -> tuple[str, str]:

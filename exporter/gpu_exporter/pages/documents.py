@@ -17,9 +17,10 @@ SCHEMA: Final = 1
 _LISTED: Final = frozenset(metric.name for metric in CATALOG if metric.labels or metric.dynamic)
 
 
-def gpus_document(snapshot: Snapshot) -> dict[str, Any]:
-    """The whole snapshot: its source, the driver, and every GPU."""
+def gpus_document(snapshot: Snapshot, *, host: str) -> dict[str, Any]:
+    """The whole snapshot: the machine's name, its source, the driver, and every GPU."""
     body: dict[str, Any] = {
+        **({"host": {"name": host}} if host else {}),
         "source": snapshot.source,
         "simulated": snapshot.simulated,
         "sample_success": snapshot.ok,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
-from gpu_exporter.catalog import CLOCK_EVENTS, XID_ERRORS, by_name
+from gpu_exporter.catalog import CATALOG, CLOCK_EVENTS, XID_ERRORS, by_name
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Reading, Snapshot
+from gpu_exporter.model import Device, Reading, Snapshot
 from gpu_exporter.pages.failures import WORDS
-from gpu_exporter.sampling.tenancy import holder_names
+from gpu_exporter.pages.trail import MINUTES
+from gpu_exporter.sampling.tenancy import holder_memory
 
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
@@ -18,10 +19,26 @@ _MEMORY_TOTAL: Final = by_name("gpu_memory_total_bytes")
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _POWER: Final = by_name("gpu_power_watts")
 _POWER_LIMIT: Final = by_name("gpu_power_limit_watts")
-# An idle GPU is not throttled.
-_REASONS: Final = {row: reason.replace("_", " ") for reason, row in CLOCK_EVENTS.items() if reason != "gpu_idle"}
+_LIMITS: Final = {
+    dict(metric.labels)["limit"]: metric for metric in CATALOG if metric.name == "gpu_temperature_limit_celsius"
+}
+# What holds the clocks down, in a person's words. Several reasons are one cause; an idle GPU is not throttled.
+_CAUSES: Final[dict[str, tuple[str, ...]]] = {
+    "too hot": ("sw_thermal_slowdown", "hw_thermal_slowdown"),
+    "power brake": ("hw_power_brake_slowdown",),
+    "hardware slowdown": ("hw_slowdown",),
+    "power limit": ("sw_power_cap",),
+    "clock setting": ("applications_clocks_setting", "display_clock_setting"),
+    "sync boost": ("sync_boost",),
+}
+# A busy GPU at its power limit, or at clocks that somebody chose, is as it should be.
+_NORMAL: Final = frozenset({"power limit", "clock setting", "sync boost"})
+_WARM: Final = 5.0  # °C below its slowdown limit
+_GIB: Final = 2**30
+_MIB: Final = 2**20
 _HOLDERS: Final = 3  # names in a cell
-_DOWN: Final = 8  # GPUs that are named above the table
+_SPARK: Final = 20  # height of a sparkline, in its own units
+_NAMED: Final = 8  # GPUs that are named above the table
 _ABSENT: Final = '<span class="na">n/a</span>'
 
 _STYLE: Final = """
@@ -49,7 +66,10 @@ td small{color:var(--dim);display:block;overflow-wrap:anywhere}
 .sick td{background:var(--badbg)}.sick td:first-child{box-shadow:inset .25rem 0 var(--bad)}
 .sick small{color:inherit}
 tbody td:first-child,thead th:first-child{padding-left:.7rem}
-.up{color:var(--ok);font-weight:600}.down{color:var(--bad);font-weight:600}.held{color:var(--warn);font-weight:600}
+.up{color:var(--ok);font-weight:600}.down,.hot,.bad{color:var(--bad);font-weight:600}
+.warm{color:var(--warn);font-weight:600}
+.spark{display:block;width:100%;max-width:9rem;height:1.3rem;margin-top:.3rem}
+.spark path{fill:none;stroke:var(--fill);stroke-width:1.5;vector-effect:non-scaling-stroke}
 .bar{height:.35rem;border-radius:.2rem;background:var(--bar);margin-top:.3rem;min-width:4.5rem;max-width:9rem}
 .bar i{display:block;height:100%;border-radius:.2rem;background:var(--fill)}
 @media(max-width:64rem){body{padding:.8rem}thead{display:none}.id{white-space:normal}
@@ -61,15 +81,33 @@ tbody td:first-child{padding-left:0}td>div{flex:1;min-width:0}}
 """
 
 
-def render(snapshot: Snapshot, *, live: str | None, ready: str | None, now: float, telemetry_path: str) -> str:
-    """The whole page; ``now`` is Unix time."""
+def render(
+    snapshot: Snapshot,
+    *,
+    live: str | None,
+    ready: str | None,
+    now: float,
+    telemetry_path: str,
+    host: str = "",
+    trail: Callable[[Device], Sequence[float | None]] = lambda _: (),
+) -> str:
+    """The whole page; ``now`` is Unix time, ``trail`` has a GPU's utilization of each of the last minutes."""
     notes = []
     if snapshot.simulated:
         notes.append(f'<p class="note sim">SIMULATED DATA: no real GPU is read (source: {escape(snapshot.source)})</p>')
     notes += [f'<p class="note trouble">{escape(why)}</p>' for why in dict.fromkeys((live, ready)) if why]
     down = snapshot.gpus_found - snapshot.gpus_up
     count = f"{snapshot.gpus_found} GPU{'' if snapshot.gpus_found == 1 else 's'}"
-    summary = f"{count}, {down} down{_named_down(snapshot)}" if down else count
+    hot = [reading for reading in snapshot.readings if reading.failure is None and _heat(reading) == "hot"]
+    failed = [reading for reading in snapshot.readings if reading.failure is not None]
+    summary = ", ".join(
+        (
+            count,
+            *((f"{down} down{_named(failed)}",) if down else ()),
+            *((f"{len(hot)} hot{_named(hot)}",) if hot else ()),
+        )
+    )
+    title = f"{host}: {summary}" if host else summary
     facts = [_age(snapshot, now)]
     if snapshot.driver is not None and snapshot.driver.driver_version:
         facts.append(f"driver {snapshot.driver.driver_version}")
@@ -87,38 +125,43 @@ def render(snapshot: Snapshot, *, live: str | None, ready: str | None, now: floa
         (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">',
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
-            f"<title>{escape(summary)} - gpu-exporter</title><style>{_STYLE}</style></head><body>",
-            "<header><h1>gpu-exporter</h1>",
-            f'<span class="{"down" if down else "dim"}">{escape(summary)}</span>',
+            f"<title>{escape(title)} - gpu-exporter</title><style>{_STYLE}</style></head><body>",
+            f"<header><h1>{escape(host or 'gpu-exporter')}</h1>",
+            f'<span class="{"down" if down or hot else "dim"}">{escape(summary)}</span>',
             *(f'<span class="dim">{escape(fact)}</span>' for fact in facts),
             "</header><main>",
             *notes,
-            _table(snapshot.readings),
+            _table(snapshot.readings, trail),
             "</main><nav>",
             *(f'<a href="{escape(path)}">{escape(text)}</a>' for path, text in links),
-            f'<span class="dim">version {escape(snapshot.build.version)}, refreshes every 5 s</span>',
+            f'<span class="dim">gpu-exporter {escape(snapshot.build.version)}, refreshes every 5 s</span>',
             "</nav></body></html>\n",
         )
     )
 
 
-def _named_down(snapshot: Snapshot) -> str:
-    """Which GPUs are down, so that nobody has to scroll to find them."""
-    indices = sorted(reading.device.index for reading in snapshot.readings if reading.failure is not None)
-    more = ", ..." if len(indices) > _DOWN else ""
-    return f" (GPU {', '.join(map(str, indices[:_DOWN]))}{more})" if indices else ""
+def _named(readings: Sequence[Reading]) -> str:
+    """Which GPUs these are, so that nobody has to scroll to find them."""
+    indices = sorted(reading.device.index for reading in readings)
+    more = ", ..." if len(indices) > _NAMED else ""
+    return f" (GPU {', '.join(map(str, indices[:_NAMED]))}{more})" if indices else ""
 
 
-def _table(readings: Sequence[Reading]) -> str:
+def _table(readings: Sequence[Reading], trail: Callable[[Device], Sequence[float | None]]) -> str:
     if not readings:
         return "<p>There is no fresh reading of any GPU.</p>"
     heads = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
-    rows = "".join(_row_of(reading) for reading in sorted(readings, key=lambda reading: reading.device.index))
+    rows = "".join(
+        _row_of(reading, trail(reading.device))
+        for reading in sorted(readings, key=lambda reading: reading.device.index)
+    )
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _row_of(reading: Reading) -> str:
-    cells = "".join(f'<td data-th="{name}"><div>{cell(reading)}</div></td>' for name, cell in _COLUMNS.items())
+def _row_of(reading: Reading, minutes: Sequence[float | None]) -> str:
+    texts = {name: cell(reading) for name, cell in _COLUMNS.items()}
+    texts["Utilization"] += _sparkline(minutes)
+    cells = "".join(f'<td data-th="{name}"><div>{text}</div></td>' for name, text in texts.items())
     return f"<tr>{cells}</tr>" if reading.failure is None else f'<tr class="sick">{cells}</tr>'
 
 
@@ -162,7 +205,28 @@ def _memory(reading: Reading) -> str:
 
 def _temperature(reading: Reading) -> str:
     celsius = reading.values.get(_TEMPERATURE)
-    return _ABSENT if celsius is None else _number(f"{celsius:.0f} °C")
+    if celsius is None:
+        return _ABSENT
+    heat = _heat(reading)
+    if not heat:
+        return _number(f"{celsius:.0f} °C")
+    limits = {"slows down": "slowdown", "shuts down": "shutdown"}
+    told = [
+        f"{verb} at {value:.0f}"
+        for verb, limit in limits.items()
+        if limit in _LIMITS and (value := reading.values.get(_LIMITS[limit])) is not None
+    ]
+    return f'<span class="number {heat}">{celsius:.0f} °C</span><small>{escape(", ".join(told))}</small>'
+
+
+def _heat(reading: Reading) -> str:
+    """How near the GPU is to its own limits: hot, warm, or neither."""
+    celsius = reading.values.get(_TEMPERATURE)
+    limits = [reading.values.get(_LIMITS[name]) for name in ("slowdown", "shutdown") if name in _LIMITS]
+    lowest = min((limit for limit in limits if limit is not None), default=None)
+    if celsius is None or lowest is None or celsius < lowest - _WARM:
+        return ""
+    return "hot" if celsius >= lowest else "warm"
 
 
 def _power(reading: Reading) -> str:
@@ -171,21 +235,51 @@ def _power(reading: Reading) -> str:
 
 def _holders(reading: Reading) -> str:
     """Who has a process on it, or was given it; those with the most memory first."""
-    names = holder_names(reading)
-    if names is None:
+    held = holder_memory(reading)
+    if held is None:
         return _ABSENT
-    shown = [escape(name) if name else '<span class="dim">unknown</span>' for name in names[:_HOLDERS]]
-    more = f'<span class="dim">and {len(names) - _HOLDERS} more</span>' if len(names) > _HOLDERS else ""
+    shown = [_holder(name, memory) for name, memory in held[:_HOLDERS]]
+    more = f'<span class="dim">and {len(held) - _HOLDERS} more</span>' if len(held) > _HOLDERS else ""
     text = "<br>".join([*shown, *([more] if more else [])])
     return f'<span class="who">{text}</span>' if text else '<span class="dim">nobody</span>'
 
 
+def _holder(name: str, memory: float) -> str:
+    text = escape(name) if name else '<span class="dim">unknown</span>'
+    if memory < _MIB:
+        return text
+    amount = f"{memory / _GIB:.1f} GiB" if memory >= _GIB / 10 else f"{memory / _MIB:.0f} MiB"
+    return f'{text} <span class="dim number">{amount}</span>'
+
+
 def _throttled(reading: Reading) -> str:
-    known = {text: value for metric, text in _REASONS.items() if (value := reading.values.get(metric)) is not None}
+    known = {reason: value for reason, row in CLOCK_EVENTS.items() if (value := reading.values.get(row)) is not None}
     if not known:
         return _ABSENT
-    active = [text for text, value in known.items() if value]
-    return f'<span class="held">{escape(", ".join(active))}</span>' if active else '<span class="dim">none</span>'
+    causes = [cause for cause, reasons in _CAUSES.items() if any(known.get(reason) for reason in reasons)]
+    if "hardware slowdown" in causes and {"too hot", "power brake"} & set(causes):
+        causes.remove("hardware slowdown")  # the driver raises it with either of them
+    classes = {cause: "dim" if cause in _NORMAL else "bad" for cause in causes}
+    told = ", ".join(f'<span class="{css}">{escape(cause)}</span>' for cause, css in classes.items())
+    return told or '<span class="dim">none</span>'
+
+
+def _sparkline(minutes: Sequence[float | None]) -> str:
+    """The last hour, a mean a minute, newest on the right; nothing before there are two minutes."""
+    known = [(MINUTES - len(minutes) + place, ratio) for place, ratio in enumerate(minutes) if ratio is not None]
+    if len(known) < 2:
+        return ""
+    mean = sum(ratio for _, ratio in known) / len(known)
+    words = f"the last {len(minutes)} minutes: {mean:.0%} on average, {max(ratio for _, ratio in known):.0%} at most"
+    path = ""
+    for number, (at, ratio) in enumerate(known):
+        # A gap is a new beginning, not a line across it.
+        joined = number > 0 and known[number - 1][0] == at - 1
+        path += f"{'L' if joined else 'M'}{at} {_SPARK * (1 - min(max(ratio, 0.0), 1.0)):.1f}"
+    return (
+        f'<svg class="spark" viewBox="0 0 {MINUTES - 1} {_SPARK}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{words}"><path d="{path}"></path></svg>'
+    )
 
 
 def _share(reading: Reading, part: Metric, whole: Metric, show: Callable[[float], str], unit: str) -> str:

@@ -13,6 +13,7 @@ from gpu_exporter.sampling.integral import PATIENCE, Grown
 
 BUSY: Final = by_name("gpu_busy_seconds_total")
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_SUSPENDED: Final = by_name("gpu_suspended")
 _SM_ACTIVE: Final = by_name("gpu_sm_active_ratio")
 _GRAPHICS_ACTIVE: Final = by_name("gpu_graphics_active_ratio")
 _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
@@ -42,10 +43,13 @@ class Activity:
 
     def judge(self, reading: Reading, busy: Grown, elapsed: float, *, active_ratio: float) -> Activeness:
         """What a good reading says of the ``elapsed`` seconds before it; ``busy`` is what they added to the counter."""
+        if reading.values.get(_SUSPENDED) == 1:  # the kernel puts no GPU to sleep that works
+            self.interrupt()
+            return "idle"
         told = self._by_utilization(reading, busy, elapsed, active_ratio)
-        if _is_partitioned(reading):
+        if is_partitioned(reading):
             return self._of_all(reading, elapsed, active_ratio)
-        work = _share_of(reading, _SM_ACTIVE) if elapsed else None
+        work = share_of(reading, _SM_ACTIVE) if elapsed else None
         if told is not None and work is not None:
             told = _by_profiling(reading, work, told, active_ratio)
         if told == "idle" and _works_otherwise(reading, active_ratio):
@@ -66,7 +70,7 @@ class Activity:
 
     def _by_utilization(self, reading: Reading, busy: Grown, elapsed: float, active_ratio: float) -> Activeness | None:
         """What utilization says; None where it is not told."""
-        share, rate = self._share(reading, busy, elapsed, active_ratio), _share_of(reading, _UTILIZATION)
+        share, rate = self._share(reading, busy, elapsed, active_ratio), share_of(reading, _UTILIZATION)
         steady = share is not None and share >= 1.0 - active_ratio
         if not (steady and rate is not None and rate < active_ratio):
             self._against = 0.0
@@ -104,11 +108,12 @@ def of_instances(reading: Reading, *, active_ratio: float) -> Mapping[str, Activ
     return told
 
 
-def _is_partitioned(reading: Reading) -> bool:
+def is_partitioned(reading: Reading) -> bool:
+    """Whether it is in MIG mode, with MIG devices or without."""
     return bool(reading.mig_whole or reading.mig_uuids or reading.values.get(_MIG_MODE))
 
 
-def _share_of(reading: Reading, row: Metric) -> float | None:
+def share_of(reading: Reading, row: Metric) -> float | None:
     """A share; None where it is not told, or impossible."""
     share = reading.values.get(row)
     return share if share is not None and 0.0 <= share <= 1.0 else None
@@ -126,7 +131,7 @@ def _by_profiling(reading: Reading, work: float, utilization: Activeness, active
         return "unknown" if utilization == "idle" else "active"
     if utilization == "idle":
         return "idle"
-    resident = _share_of(reading, _GRAPHICS_ACTIVE)
+    resident = share_of(reading, _GRAPHICS_ACTIVE)
     return "idle" if resident is not None and resident >= active_ratio else "unknown"
 
 

@@ -15,6 +15,7 @@ from gpu_exporter.catalog import (
     GPU_UP,
     MEMORY_UNACCOUNTED,
     READ_ERRORS,
+    SCORE_SECONDS,
     STATE_SECONDS,
     XID_ERRORS,
     XID_LAST,
@@ -23,10 +24,12 @@ from gpu_exporter.catalog import (
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import OTHER_XID, Hold, Reading, Reason, State, Xid
-from gpu_exporter.sampling.activity import BUSY, Activeness, Activity, of_instances
+from gpu_exporter.sampling.activity import BUSY, Activeness, Activity, is_partitioned, of_instances
+from gpu_exporter.sampling.energy import Energy, work_of
 from gpu_exporter.sampling.holders import Holders
 from gpu_exporter.sampling.integral import NOTHING, Integral
-from gpu_exporter.sampling.tenancy import OwnerTimes, Tenant, instances_of
+from gpu_exporter.sampling.score import Score
+from gpu_exporter.sampling.tenancy import Charge, OwnerTimes, Tenant, instances_of
 
 # The counters that are kept here, and the gauge that each is the integral of.
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -34,6 +37,7 @@ _COUNTERS: Final[Mapping[Metric, Metric]] = {
     for counter in DEVICE_METRICS
     if counter.integral_of is not None
 }
+_ENERGY: Final = by_name("gpu_energy_joules_total")
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
 # NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
 _XIDS: Final = 255
@@ -54,7 +58,10 @@ class _Account:
     xids: dict[int, tuple[int, float]] = field(default_factory=dict)
     looked: float | None = None  # when, whether it answered or not
     latest: Mapping[Metric, float] | None = None  # what it answered then
+    counted: Mapping[Metric, float] | None = None  # the same, with the counters that are kept here
     activity: Activity = field(default_factory=Activity)
+    score: Score = field(default_factory=Score)
+    energy: Energy = field(default_factory=Energy)
     # What the latest look saw it do, and who held it.
     state: State = "unknown"
     holds: tuple[Hold, ...] | None = None
@@ -67,10 +74,16 @@ class _Account:
             self.integrals[counter] = Integral(ratio=counter.unit == "seconds")
         return self.integrals[counter]
 
+    def fail(self) -> None:
+        """It does not answer: what it told before says nothing of the time until it does."""
+        self.latest = self.counted = None
+        self.activity.interrupt()
+        self.energy.interrupt()
+
     def interrupt(self) -> None:
         """Nobody looks: the time until the next reading was not observed."""
-        self.looked = self.latest = None
-        self.activity.interrupt()
+        self.looked = None
+        self.fail()
         for integral in self.integrals.values():
             integral.interrupt()
 
@@ -110,8 +123,13 @@ class Ledger:
             activeness = self._integrate(account, reading, elapsed)
             # One that is not told any more (MIG mode) is absent: standing still, it would tell of idleness.
             values |= {row: total for row, total in account.totals.items() if row in reading.increments}
-            values |= {counter: integral.total for counter, integral in account.integrals.items()}
-            owned = self._charge(account, reading, activeness, elapsed, now)
+            values |= {
+                counter: integral.total
+                for counter, integral in account.integrals.items()
+                if not is_partitioned(reading) or counter in reading.increments or _COUNTERS[counter] in values
+            }
+            owned = self._charge(account, reading, values, activeness=activeness, elapsed=elapsed, now=now)
+            account.counted = dict(values)
             if account.holders.unaccounted is not None:
                 values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
             account.latest = reading.values
@@ -121,15 +139,14 @@ class Ledger:
                 account.errors[reading.failure.reason] += 1
             for integral in account.integrals.values():
                 integral.skip(elapsed)
-            account.latest = None
-            account.activity.interrupt()
+            account.fail()
             account.state, account.holds = "down", None
             account.states["down"] += elapsed
             owned = account.owners.rows((), now)
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
-        labelled = {**(reading.labelled if reading.failure is None else {}), **self._xids(account), **owned}
+        labelled = {**(reading.labelled if reading.failure is None else {}), **_xids(account), **owned}
         return replace(
             reading,
             values=values,
@@ -219,29 +236,47 @@ class Ledger:
         return account.activity.judge(reading, busy, elapsed, active_ratio=self._accounting.active_ratio)
 
     def _charge(
-        self, account: _Account, reading: Reading, activeness: Activeness, elapsed: float, now: float
+        self,
+        account: _Account,
+        reading: Reading,
+        values: dict[Metric, float],
+        *,
+        activeness: Activeness,
+        elapsed: float,
+        now: float,
     ) -> dict[tuple[Metric, tuple[str, ...]], float]:
-        """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows."""
+        """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows.
+
+        ``values`` are those of the reading with its counters; the score's is added to them.
+        """
         held = account.holders.look(reading)
         account.holds = account.owners.named(held) if held or reading.processes is not None else None
         account.state = state = self._state(reading, activeness, held=bool(held))
+        joules = account.energy.step(reading, before=account.counted, now=values, elapsed=elapsed)
+        score = account.score.step(reading, before=account.counted, now=values, joules=joules, elapsed=elapsed)
+        if score is not None:
+            values[SCORE_SECONDS] = account.score.total
+        if activeness == "idle":
+            account.energy.saw_idle(reading)
         if elapsed and account.latest is not None:
             account.states[state] += elapsed
-            account.owners.charge(held, state, elapsed, of_their_own=self._of_tenants(reading))
+            idle, above = (None, None) if joules is None else account.energy.split(joules, elapsed)
+            account.owners.charge(
+                held,
+                Charge(
+                    state=state,
+                    seconds=elapsed,
+                    of_their_own=_of_tenants(reading, self._accounting.active_ratio),
+                    score=score,
+                    idle_joules=idle,
+                    joules=above,
+                    work=work_of(reading) if len(held) > 1 else {},
+                ),
+            )
         elif elapsed:  # it came back at some moment in between; it was not seen working
             account.states["down"] += elapsed
+        account.owners.born(held, scored=score is not None, metered=_ENERGY in values)
         return account.owners.rows(held, now)
-
-    def _of_tenants(self, reading: Reading) -> Mapping[Tenant, State]:
-        """Of a partitioned GPU: what the MIG devices did that each tenant has, whatever its neighbours did."""
-        if not reading.mig_uuids:
-            return {}
-        did = of_instances(reading, active_ratio=self._accounting.active_ratio)
-        states: dict[Tenant, State] = {}
-        for tenant, uuids in instances_of(reading).items():
-            told = {did.get(uuid, "unknown") for uuid in uuids}
-            states[tenant] = "active" if "active" in told else "unknown" if "unknown" in told else "idle_held"
-        return states
 
     def _state(self, reading: Reading, activeness: Activeness, *, held: bool) -> State:
         if activeness != "idle":
@@ -251,11 +286,23 @@ class Ledger:
             held = reading.values.get(_MEMORY_USED, 0.0) > self._accounting.held_bytes
         return "idle_held" if held else "idle_free"
 
-    @staticmethod
-    def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
-        rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
-        for xid, (count, latest) in sorted(account.xids.items()):
-            number = "other" if xid == OTHER_XID else str(xid)
-            rows[XID_ERRORS, (number,)] = float(count)
-            rows[XID_LAST, (number,)] = latest
-        return rows
+
+def _of_tenants(reading: Reading, active_ratio: float) -> Mapping[Tenant, State]:
+    """Of a partitioned GPU: what the MIG devices did that each tenant has, whatever its neighbours did."""
+    if not reading.mig_uuids:
+        return {}
+    did = of_instances(reading, active_ratio=active_ratio)
+    states: dict[Tenant, State] = {}
+    for tenant, uuids in instances_of(reading).items():
+        told = {did.get(uuid, "unknown") for uuid in uuids}
+        states[tenant] = "active" if "active" in told else "unknown" if "unknown" in told else "idle_held"
+    return states
+
+
+def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
+    rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
+    for xid, (count, latest) in sorted(account.xids.items()):
+        number = "other" if xid == OTHER_XID else str(xid)
+        rows[XID_ERRORS, (number,)] = float(count)
+        rows[XID_LAST, (number,)] = latest
+    return rows

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS
+from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_ENERGY, OWNER_MEMORY, OWNER_SCORE, OWNER_SECONDS
 from gpu_exporter.catalog.owner_kinds import BY_KIND, OWNER_KINDS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Hold, Identity, Owner, Process, Reading, State
@@ -155,6 +154,16 @@ def instances_of(reading: Reading) -> Mapping[Tenant, set[str]]:
     return found
 
 
+def workers(reading: Reading) -> Mapping[Tenant, float]:
+    """The share of the multiprocessors' time that each tenant's processes took, of those of which it is told."""
+    found: dict[Tenant, float] = {}
+    for process in merged(reading.processes or ()):
+        if process.utilization is not None:
+            tenant = tenant_of(_whose(process, reading))
+            found[tenant] = found.get(tenant, 0.0) + process.utilization
+    return found
+
+
 def _whose(process: Process, reading: Reading) -> Identity:
     """Who the process is; one that cannot be seen is of the only one whom its device was given to."""
     if process.identity is not None and not _is_unseen(process):
@@ -163,9 +172,16 @@ def _whose(process: Process, reading: Reading) -> Identity:
 
 
 def holder_names(reading: Reading) -> list[str] | None:
-    """Who has a process on it, or was given it, as a person would ask for them; those with the most memory first.
+    """The names of ``holder_memory``, those with the most memory first."""
+    held = holder_memory(reading)
+    return None if held is None else [name for name, _ in held]
 
-    An empty name is a holder that is not known. None tells that it is not known whether there is anybody.
+
+def holder_memory(reading: Reading) -> list[tuple[str, float]] | None:
+    """Who has a process on it, or was given it, as a person would ask for them, with bytes of memory, the most first.
+
+    An empty name is a holder that is not known; 0 bytes may be not known. None tells that it is not known whether there
+    is anybody.
     """
     if reading.processes is None and not reading.allocations:
         return None
@@ -177,7 +193,7 @@ def holder_names(reading: Reading) -> list[str] | None:
         held.setdefault(_name(identity), 0.0)
     if unaccounted := reading.values.get(MEMORY_UNACCOUNTED):
         held[""] = unaccounted
-    return sorted(held, key=lambda name: (-held[name], name))
+    return sorted(held.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _name(identity: Identity) -> str:
@@ -186,15 +202,35 @@ def _name(identity: Identity) -> str:
     return (kind.called if name else kind.nameless).format(name=name, namespace=owner.namespace)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """Seconds of a GPU, and what came of them, for those who held it.
+
+    ``of_their_own`` are the states of those who have a part of the GPU to themselves. ``score`` is in seconds and None
+    where the GPU has none. Joules are None where they are not told: of ``idle_joules`` everybody has a part by what is
+    held, of ``joules`` above them by ``work`` (whose unit does not matter) where it is told.
+    """
+
+    state: State
+    seconds: float
+    of_their_own: Mapping[Tenant, State] = field(default_factory=dict)
+    score: float | None = None
+    idle_joules: float | None = None
+    joules: float | None = None
+    work: Mapping[Tenant, float] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Sums:
     tenant: Tenant
     seconds: dict[State, float] = field(default_factory=lambda: {"active": 0.0, "idle_held": 0.0})
+    score: float | None = None
+    joules: float | None = None
     held_at: float = 0.0
 
 
 class OwnerTimes:
-    """Seconds by owner and state of one GPU.
+    """Seconds by owner and state of one GPU, with the score and the energy of them.
 
     Charged by tenant and named as they are told: ``user_name`` tells a uid's name, or the uid as text.
     """
@@ -203,26 +239,32 @@ class OwnerTimes:
         self._user_name = user_name
         self._sums: dict[Tenant, _Sums] = {}
 
-    def charge(
-        self,
-        holds: Sequence[Tenancy],
-        state: State,
-        seconds: float,
-        *,
-        of_their_own: Mapping[Tenant, State] = MappingProxyType({}),
-    ) -> None:
-        """Split the time among the owners, by memory held; equally where that is not known of all, or nothing.
+    def born(self, holds: Sequence[Tenancy], *, scored: bool, metered: bool) -> None:
+        """Those who hold the GPU have an account from now on; counters begin at zero."""
+        for hold in holds:
+            sums = self._sums_of(hold.tenant)
+            if scored and sums.score is None:
+                sums.score = 0.0
+            if metered and sums.joules is None:
+                sums.joules = 0.0
 
-        ``of_their_own`` are the states of those who have a part of the GPU to themselves.
-        """
+    def charge(self, holds: Sequence[Tenancy], charge: Charge) -> None:
+        """Split it among the owners, by memory held; equally where that is not known of all, or nothing."""
         memories = [hold.memory for hold in holds]
         known = [memory for memory in memories if memory is not None]
         total = sum(known) if len(known) == len(memories) else 0.0
-        for hold in holds:
-            share = (hold.memory or 0.0) / total if total else 1 / len(holds)
-            sums = self._sums_of(hold.tenant).seconds
-            own = of_their_own.get(hold.tenant, state)
-            sums[own] = sums.get(own, 0.0) + share * seconds
+        shares = [(hold.memory or 0.0) / total if total else 1 / len(holds) for hold in holds]
+        worked = [charge.work.get(hold.tenant, 0.0) for hold in holds]
+        work = sum(worked)
+        for hold, share, mine in zip(holds, shares, worked, strict=True):
+            sums = self._sums_of(hold.tenant)
+            own = charge.of_their_own.get(hold.tenant, charge.state)
+            sums.seconds[own] = sums.seconds.get(own, 0.0) + share * charge.seconds
+            if charge.score is not None and own in {"active", "idle_held"}:
+                sums.score = (sums.score or 0.0) + share * charge.score
+            if charge.joules is not None and charge.idle_joules is not None:
+                drawn = share * charge.idle_joules + (mine / work if work > 0 else share) * charge.joules
+                sums.joules = (sums.joules or 0.0) + drawn
 
     def named(self, holds: Sequence[Tenancy]) -> tuple[Hold, ...]:
         """Who holds the GPU, as they are called now; two of one name are one owner."""
@@ -248,6 +290,9 @@ class OwnerTimes:
                 for state, seconds in sums.seconds.items():
                     row = (OWNER_SECONDS[state], owner)
                     rows[row] = rows.get(row, 0.0) + seconds
+                for metric, amount in ((OWNER_SCORE, sums.score), (OWNER_ENERGY, sums.joules)):
+                    if amount is not None:
+                        rows[metric, owner] = rows.get((metric, owner), 0.0) + amount
         rows |= {(OWNER_MEMORY, owner): memory for owner, memory in self.named(holds) if memory is not None}
         return rows
 

@@ -5,7 +5,7 @@ What the exporter is told: its configuration file, its web configuration file, a
 {{/* The configuration as a map in YAML: `config`, and what this chart decides. */}}
 {{- define "gpu-exporter.config" -}}
 {{- $config := deepCopy .Values.config }}
-{{- $web := get $config "web" | default dict }}
+{{- $web := omit (get $config "web" | default dict) "allow" }}
 {{- $_ := set $web "listen_address" (printf ":%d" (int .Values.port)) }}
 {{- $_ := set $config "web" $web }}
 {{- if .Values.fake.enabled }}
@@ -20,6 +20,23 @@ What the exporter is told: its configuration file, its web configuration file, a
 {{- $_ := set $config "owners" (mergeOverwrite (get $config "owners" | default dict) $owners) }}
 {{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* config.web.allow: networks with commas. */}}
+{{- define "gpu-exporter.allowed" -}}
+{{- $allow := ((.Values.config | default dict).web | default dict).allow | default "" }}
+{{- kindIs "slice" $allow | ternary (kindIs "slice" $allow | ternary $allow list | join ",") $allow }}
+{{- end }}
+
+{{/* "yes" where the kubelet, which asks from the node's address, may be refused: networks, a password, a certificate. */}}
+{{- define "gpu-exporter.closed" -}}
+{{- if or (include "gpu-exporter.allowed" .) .Values.webConfig.basicAuthUsers (ne .Values.webConfig.tls.clientAuthType "NoClientCert") }}yes{{ end }}
+{{- range .Values.extraArgs }}{{ if hasPrefix "--web.allow" . }}yes{{ end }}{{ end }}
+{{- if kindIs "map" .Values.env }}
+{{- if hasKey .Values.env "GPU_EXPORTER_WEB_ALLOW" }}yes{{ end }}
+{{- else }}
+{{- range .Values.env }}{{ if eq .name "GPU_EXPORTER_WEB_ALLOW" }}yes{{ end }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "gpu-exporter.path" -}}
@@ -37,20 +54,16 @@ What the exporter is told: its configuration file, its web configuration file, a
 {{/* The web configuration file in exporter-toolkit's format. */}}
 {{- define "gpu-exporter.webConfig" -}}
 {{- $tls := .Values.webConfig.tls }}
+{{- $made := dict }}
 {{- if $tls.enabled }}
-tls_server_config:
-  cert_file: /etc/gpu-exporter-tls/{{ $tls.certKey }}
-  key_file: /etc/gpu-exporter-tls/{{ $tls.keyKey }}
-  min_version: {{ $tls.minVersion }}
-  {{- if ne $tls.clientAuthType "NoClientCert" }}
-  client_auth_type: {{ $tls.clientAuthType }}
-  client_ca_file: /etc/gpu-exporter-tls/{{ $tls.caKey }}
-  {{- end }}
+{{- $server := dict "cert_file" (printf "/etc/gpu-exporter-tls/%s" $tls.certKey) "key_file" (printf "/etc/gpu-exporter-tls/%s" $tls.keyKey) "min_version" $tls.minVersion }}
+{{- if ne $tls.clientAuthType "NoClientCert" }}
+{{- $server = merge $server (dict "client_auth_type" $tls.clientAuthType "client_ca_file" (printf "/etc/gpu-exporter-tls/%s" $tls.caKey)) }}
 {{- end }}
-{{- with .Values.webConfig.basicAuthUsers }}
-basic_auth_users:
-  {{- toYaml . | nindent 2 }}
+{{- $_ := set $made "tls_server_config" $server }}
 {{- end }}
+{{- with .Values.webConfig.basicAuthUsers }}{{ $_ := set $made "basic_auth_users" . }}{{ end }}
+{{- toYaml $made }}
 {{- end }}
 
 {{/* What a pod must be restarted for. */}}
@@ -65,26 +78,28 @@ basic_auth_users:
 {{- end }}
 {{- range $name, $section := $config }}{{ if not $section }}{{ $_ := unset $config $name }}{{ end }}{{ end }}
 {{- end }}
-checksum/config: {{ toYaml $config | sha256sum }}
+{{- $made := dict "checksum/config" (toYaml $config | sha256sum) }}
+{{- with .Values.fake.scenario }}{{ $_ := set $made "checksum/scenario" (sha256sum .) }}{{ end }}
+{{- toYaml $made }}
 {{- end }}
 
 {{/*
-A probe: root, name, probe, path. The kubelet has neither password nor certificate: behind them only the open port is
-looked at, unless a handler of one's own says more.
+A probe: root, name, probe, path. The kubelet has neither password nor certificate, and asks from the node's address:
+where that may be refused only the open port is looked at, unless a handler of one's own says more.
 */}}
 {{- define "gpu-exporter.probe" -}}
 {{- if .probe.enabled }}
-{{ .name }}:
-  {{- if .probe.handler }}
-  {{- toYaml .probe.handler | nindent 2 }}
-  {{- else if or .root.Values.webConfig.basicAuthUsers (ne .root.Values.webConfig.tls.clientAuthType "NoClientCert") }}
-  tcpSocket: {port: {{ .root.Values.service.portName }}}
-  {{- else }}
-  httpGet:
-    path: {{ .path }}
-    port: {{ .root.Values.service.portName }}
-    scheme: {{ include "gpu-exporter.scheme" .root | upper }}
-  {{- end }}
-  {{- toYaml .probe.timing | nindent 2 }}
+{{- $made := deepCopy .probe.timing }}
+{{- $port := .root.Values.service.portName }}
+{{- if .probe.handler }}
+{{- $made = mergeOverwrite $made .probe.handler }}
+{{- else if include "gpu-exporter.closed" .root }}
+{{- $_ := set $made "tcpSocket" (dict "port" $port) }}
+{{- else }}
+{{- $get := dict "path" .path "port" $port "scheme" (include "gpu-exporter.scheme" .root | upper) }}
+{{- with .probe.httpHeaders }}{{ $_ := set $get "httpHeaders" . }}{{ end }}
+{{- $_ := set $made "httpGet" $get }}
+{{- end }}
+{{- toYaml (dict .name $made) }}
 {{- end }}
 {{- end }}

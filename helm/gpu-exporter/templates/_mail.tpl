@@ -56,8 +56,15 @@ Alertmanager's configuration: deploy/alertmanager with `mail` in the places that
 {{- $receivers = append $receivers $receiver }}
 {{- end }}
 {{- $_ := set $file "receivers" $receivers }}
+{{- $names := list }}
 {{- range $interval := $file.time_intervals }}
+{{- $names = append $names $interval.name }}
 {{- with get $mail.timeIntervals $interval.name }}{{ $_ := set $interval "time_intervals" . }}{{ end }}
+{{- end }}
+{{- range $name := keys $mail.timeIntervals | sortAlpha }}
+{{- if not (has $name $names) }}
+{{- fail (printf "mail.timeIntervals: there are no times '%s'; there are %s." $name (join ", " $names)) }}
+{{- end }}
 {{- end }}
 {{- toYaml $file }}
 {{- end }}
@@ -69,7 +76,7 @@ Alertmanager's configuration: deploy/alertmanager with `mail` in the places that
 {{- range . }}
 {{- $name := regexFind "^[a-zA-Z_][a-zA-Z0-9_]*" . }}
 {{- $type := regexFind "=~|!~|!=|=" . }}
-- name: {{ $name }}
+- name: {{ $name | quote }}
   matchType: {{ $type | quote }}
   value: {{ printf "[%s]" (trimPrefix (printf "%s%s" $name $type) .) | fromJsonArray | first | quote }}
 {{- end }}
@@ -122,6 +129,8 @@ an object of Kubernetes may have. Nothing between the definitions may be printed
 {{- $root := . }}
 {{- $mail := .Values.mail }}
 {{- $file := include "gpu-exporter.alertmanagerFile" . | fromYaml }}
+{{- /* An Alertmanager that is not this release's has alerts of everybody: only those with our rules' label are ours. */}}
+{{- $_ := set $file.route "matchers" (list "bundle=\"gpu-exporter\"") }}
 {{- $receivers := list }}
 {{- range $receiver := $file.receivers }}
 {{- $emails := list }}
@@ -154,7 +163,7 @@ inhibitRules:
 {{- /* An AlertmanagerConfig's times are UTC: it has no place for a time zone. */}}
 muteTimeIntervals:
   {{- range $file.time_intervals }}
-  - name: {{ .name }}
+  - name: {{ .name | quote }}
     timeIntervals:
       {{- range .time_intervals }}
       {{- $interval := omit . "location" "times" "days_of_month" }}

@@ -5,7 +5,7 @@ Names, labels, images: what every object has.
 {{/*
 Every template begins with this. It completes the values that a release made by an older chart does not have
 (`helm upgrade --reuse-values` brings the old chart's defaults), then refuses what contradicts itself. The first template
-does it for all: they share their values.
+(validation/of/values.yaml, which Helm renders before all others) does it for all: they share their values.
 */}}
 {{- define "gpu-exporter.begin" -}}
 {{- if not (hasKey .Values "complete") }}
@@ -51,34 +51,65 @@ The release's name is always a part of it, and it is never cut without a digest:
 {{- end }}
 
 {{- define "gpu-exporter.selector" -}}
-app.kubernetes.io/name: {{ include "gpu-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "gpu-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* The labels of an object. Pods have only the selector, component and podLabels: a new chart version restarts nothing. */}}
-{{- define "gpu-exporter.labels" -}}
-{{ include "gpu-exporter.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
-app.kubernetes.io/part-of: gpu-exporter
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
-{{- with .Values.commonLabels }}
-{{ tpl (toYaml .) $ }}
+{{/* A map of texts: root, texts. Templates in keys and values are rendered; what comes out is text, whatever it looks like. */}}
+{{- define "gpu-exporter.texts" -}}
+{{- $made := dict }}
+{{- range $key, $value := .texts | default dict }}
+{{- $_ := set $made (tpl $key $.root) (tpl (toString $value) $.root) }}
 {{- end }}
+{{- toYaml $made }}
 {{- end }}
 
-{{/* Metadata. Takes root and may take: suffix, namespace, component, labels, annotations. */}}
+{{/*
+A list whose entries have a key (env, volumes, mounts): of two with the same, the later takes the place of the earlier.
+An API server refuses a list that has both. Takes items and key.
+*/}}
+{{- define "gpu-exporter.joined" -}}
+{{- $order := list }}
+{{- $found := dict }}
+{{- range .items }}
+{{- $key := get . $.key | toString }}
+{{- if not (hasKey $found $key) }}{{ $order = append $order $key }}{{ end }}
+{{- $_ := set $found $key . }}
+{{- end }}
+{{- $made := list }}
+{{- range $order }}{{ $made = append $made (get $found .) }}{{ end }}
+{{- toYaml $made }}
+{{- end }}
+
+{{/* Metadata. Takes root and may take: suffix, namespace, component, labels, annotations. What selects always wins. */}}
 {{- define "gpu-exporter.metadata" -}}
-name: {{ include "gpu-exporter.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}
-namespace: {{ .namespace | default (include "gpu-exporter.namespace" .root) }}
-labels:
-  {{- $labels := include "gpu-exporter.labels" .root | fromYaml }}
-  {{- $_ := set $labels "app.kubernetes.io/component" (.component | default "exporter") }}
-  {{- toYaml (mergeOverwrite $labels (tpl (toYaml (.labels | default dict)) .root | fromYaml)) | nindent 2 }}
-{{- with .annotations }}
-annotations:
-  {{- tpl (toYaml .) $.root | nindent 2 }}
+{{- $root := .root }}
+{{- $labels := dict "app.kubernetes.io/version" ($root.Values.image.tag | default $root.Chart.AppVersion | replace "+" "_" | trunc 63)
+  "app.kubernetes.io/part-of" "gpu-exporter" "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63) }}
+{{- range list $root.Values.commonLabels .labels }}
+{{- $labels = mergeOverwrite $labels (include "gpu-exporter.texts" (dict "root" $root "texts" .) | fromYaml) }}
 {{- end }}
+{{- $fixed := dict "app.kubernetes.io/managed-by" $root.Release.Service "app.kubernetes.io/component" (.component | default "exporter") }}
+{{- $labels = mergeOverwrite $labels $fixed (include "gpu-exporter.selector" $root | fromYaml) }}
+{{- $name := include "gpu-exporter.fullname" $root }}
+{{- with .suffix }}{{ $name = printf "%s-%s" $name . }}{{ end }}
+{{- $made := dict "name" $name "namespace" (.namespace | default (include "gpu-exporter.namespace" $root)) "labels" $labels }}
+{{- with .annotations }}
+{{- $_ := set $made "annotations" (include "gpu-exporter.texts" (dict "root" $root "texts" .) | fromYaml) }}
+{{- end }}
+{{- toYaml $made }}
+{{- end }}
+
+{{/* Labels of a pod: root, component, labels. Only what selects, so that a new chart version restarts nothing. */}}
+{{- define "gpu-exporter.podLabels" -}}
+{{- $labels := include "gpu-exporter.texts" (dict "root" .root "texts" .labels) | fromYaml }}
+{{- toYaml (mergeOverwrite $labels (dict "app.kubernetes.io/component" .component) (include "gpu-exporter.selector" .root | fromYaml)) }}
+{{- end }}
+
+{{/* Annotations of a pod: root, ours, theirs, which win. */}}
+{{- define "gpu-exporter.podAnnotations" -}}
+{{- $theirs := include "gpu-exporter.texts" (dict "root" .root "texts" .theirs) | fromYaml }}
+{{- toYaml (mergeOverwrite (deepCopy .ours) $theirs) }}
 {{- end }}
 
 {{/* root, image, and tag where the image's may be empty. */}}
@@ -87,14 +118,17 @@ annotations:
 {{- if .image.digest }}{{ $name }}@{{ .image.digest }}{{ else }}{{ $name }}:{{ .image.tag | default .tag }}{{ end }}
 {{- end }}
 
-{{- define "gpu-exporter.pullSecrets" -}}
+{{/* A list of names or of {name: …}, as the latter. */}}
+{{- define "gpu-exporter.references" -}}
 {{- $found := list }}
-{{- range concat (.Values.global.imagePullSecrets | default list) .Values.imagePullSecrets }}
-{{- $found = append $found (dict "name" (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .)) }}
+{{- range . }}{{ $found = append $found (dict "name" (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .)) }}{{ end }}
+{{- toYaml (uniq $found) }}
 {{- end }}
-{{- with $found | uniq }}
+
+{{- define "gpu-exporter.pullSecrets" -}}
+{{- with concat (.Values.global.imagePullSecrets | default list) .Values.imagePullSecrets }}
 imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+  {{- include "gpu-exporter.references" . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -104,6 +138,22 @@ imagePullSecrets:
 {{- else }}
 {{- .Values.serviceAccount.name | default "default" }}
 {{- end }}
+{{- end }}
+
+{{/*
+The Service's name. Address and first family of a Service cannot be changed once it is made, so that one with an address
+or a family of its own is another Service.
+*/}}
+{{- define "gpu-exporter.serviceName" -}}
+{{- $name := include "gpu-exporter.fullname" . }}
+{{- $service := .Values.service }}
+{{- if eq $service.clusterIP "None" }}{{ $name = printf "%s-headless" $name }}
+{{- else if $service.clusterIP }}{{ $name = printf "%s-%s" $name (sha256sum $service.clusterIP | trunc 7) }}
+{{- end }}
+{{- if and $service.ipDualStack.enabled $service.ipDualStack.ipFamilies }}
+{{- if eq (first $service.ipDualStack.ipFamilies) "IPv6" }}{{ $name = printf "%s-ipv6" $name }}{{ end }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{/* "yes" where an object of an optional kind is rendered. Takes root, wanted (auto, true, false), api. */}}
@@ -121,5 +171,30 @@ imagePullSecrets:
 {{- $wanted := include "gpu-exporter.wanted" (dict "root" . "wanted" .Values.serviceMonitor.enabled "api" "monitoring.coreos.com/v1/ServiceMonitor") }}
 {{- if or (eq (toString .Values.serviceMonitor.enabled) "true") (and .Values.service.enabled (not (include "gpu-exporter.wantsPodMonitor" .))) }}
 {{- $wanted }}
+{{- end }}
+{{- end }}
+
+{{/*
+The pod's security context: root, own. Uids that are taken out of the top one (OpenShift assigns them) are taken out of
+every pod.
+*/}}
+{{- define "gpu-exporter.uids" -}}
+{{- $made := deepCopy .own }}
+{{- range $key := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- if and (kindIs "invalid" (get $.root.Values.securityContext $key)) }}{{ $_ := unset $made $key }}{{ end }}
+{{- if not (hasKey $.root.Values.securityContext $key) }}{{ $_ := unset $made $key }}{{ end }}
+{{- end }}
+{{- toYaml $made }}
+{{- end }}
+
+{{/* "yes" where somebody may read the dashboards: told so, or (auto) a Grafana is in the stack or the cluster knows an operator. */}}
+{{- define "gpu-exporter.wantsDashboards" -}}
+{{- $dashboards := .Values.dashboards }}
+{{- $ours := and .Values.stack.enabled .Values.stack.grafana.enabled }}
+{{- $operator := include "gpu-exporter.wanted" (dict "root" . "wanted" $dashboards.operator.enabled "api" "grafana.integreatly.org/v1beta1/GrafanaDashboard") }}
+{{- if eq (toString $dashboards.enabled) "true" }}
+{{- if or $dashboards.labels $ours $operator }}yes{{ end }}
+{{- else if eq (toString $dashboards.enabled) "auto" }}
+{{- if or $ours $operator (and $dashboards.labels (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}yes{{ end }}
 {{- end }}
 {{- end }}

@@ -5,6 +5,7 @@ them are Prometheus's.
 {{- define "gpu-exporter.ruleGroups" -}}
 {{- $values := .Values.rules }}
 {{- $grafana := $values.grafanaUrl | default (.Values.stack.enabled | ternary .Values.stack.grafana.externalUrl "") | trimSuffix "/" }}
+{{- $thresholds := .Files.Get "files/thresholds.json" | fromJson }}
 {{- $groups := list }}
 {{- $names := dict }}
 {{- $known := dict }}
@@ -18,6 +19,11 @@ them are Prometheus's.
 {{- if $name }}{{ $_ := set $known $name true }}{{ end }}
 {{- if dig "enabled" (not (has $group.name $values.disabledGroups)) $change }}
 {{- if $name }}
+{{- if hasKey $values.thresholds $name }}
+{{- $comparison := get (get $thresholds $name) "comparison" }}
+{{- $value := get $values.thresholds $name }}
+{{- $_ := set $rule "expr" (replace $comparison (printf "%s %v" (regexFind "^[<>=]+" $comparison) $value) $rule.expr) }}
+{{- end }}
 {{- range $key, $value := pick $change "expr" "for" "keep_firing_for" }}{{ $_ := set $rule $key $value }}{{ end }}
 {{- $severity := hasKey $change "severity" | ternary (dict "severity" (get $change "severity")) dict }}
 {{- $_ := set $rule "labels" (mergeOverwrite dict (get $rule "labels" | default dict) $values.additionalLabels (get $change "labels" | default dict) $severity) }}
@@ -46,6 +52,15 @@ them are Prometheus's.
 {{- fail (printf "rules.alerts: there is no alert '%s'; there are %s." $name (keys $known | sortAlpha | join ", ")) }}
 {{- end }}
 {{- end }}
+{{- /* Alerts of one's own groups are ours as well: they are mailed as the others are. */}}
+{{- range $group := deepCopy $values.additionalGroups }}
+{{- range $rule := $group.rules }}
+{{- if hasKey $rule "alert" }}
+{{- $_ := set $rule "labels" (mergeOverwrite (dict "bundle" "gpu-exporter") (get $rule "labels" | default dict)) }}
+{{- end }}
+{{- end }}
+{{- $groups = append $groups $group }}
+{{- end }}
 groups:
-  {{- toYaml (concat $groups $values.additionalGroups) | nindent 2 }}
+  {{- toYaml $groups | nindent 2 }}
 {{- end }}

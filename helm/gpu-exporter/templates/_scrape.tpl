@@ -17,7 +17,7 @@ attachMetadata:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.scrape.scrapeClass }}
-scrapeClass: {{ . }}
+scrapeClass: {{ . | quote }}
 {{- end }}
 {{- with .Values.scrape.scrapeProtocols }}
 scrapeProtocols:
@@ -34,7 +34,7 @@ two releases on one node apart (a PodMonitor has none of its own).
 {{- if .Values.scrape.instanceIsNode }}
 - {sourceLabels: [__meta_kubernetes_pod_node_name], regex: (.+), targetLabel: instance, action: replace}
 {{- end }}
-- {targetLabel: service, replacement: {{ include "gpu-exporter.fullname" . }}, action: replace}
+- {targetLabel: service, replacement: {{ include "gpu-exporter.fullname" . | quote }}, action: replace}
 {{- if .Values.scrape.dropOwnLabels }}
 - {regex: namespace|pod|container, action: labeldrop}
 {{- end }}
@@ -47,16 +47,18 @@ two releases on one node apart (a PodMonitor has none of its own).
 {{- if .Values.scrape.tlsConfig }}
 {{- toYaml .Values.scrape.tlsConfig }}
 {{- else if .Values.webConfig.tls.enabled -}}
+{{- with .Values.webConfig.tls.caKey }}
 ca:
-  secret: {name: {{ .Values.webConfig.tls.secretName }}, key: {{ .Values.webConfig.tls.caKey }}}
-serverName: {{ include "gpu-exporter.fullname" . }}.{{ include "gpu-exporter.namespace" . }}.svc
+  secret: {name: {{ $.Values.webConfig.tls.secretName | quote }}, key: {{ . | quote }}}
+{{- end }}
+serverName: {{ printf "%s.%s.svc" (include "gpu-exporter.serviceName" .) (include "gpu-exporter.namespace" .) | quote }}
 {{- end }}
 {{- end }}
 
 {{- define "gpu-exporter.endpoint" -}}
 {{- $scrape := .Values.scrape }}
-port: {{ .Values.service.portName }}
-path: {{ include "gpu-exporter.path" . }}
+port: {{ .Values.service.portName | quote }}
+path: {{ include "gpu-exporter.path" . | quote }}
 scheme: {{ include "gpu-exporter.scheme" . }}
 {{- with $scrape.interval }}
 interval: {{ . }}
@@ -77,7 +79,7 @@ tlsConfig:
   {{- . | nindent 2 }}
 {{- end }}
 {{- with $scrape.proxyUrl }}
-proxyUrl: {{ . }}
+proxyUrl: {{ . | quote }}
 {{- end }}
 {{- range $name := list "enableHttp2" "followRedirects" "filterRunning" }}
 {{- if kindIs "bool" (get $scrape $name) }}

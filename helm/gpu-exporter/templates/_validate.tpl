@@ -3,6 +3,8 @@ Values that contradict each other are refused with one sentence. Types and unkno
 */}}
 {{- define "gpu-exporter.validate" -}}
 {{- $v := .Values }}
+{{- include "gpu-exporter.validateMoved" . }}
+{{- include "gpu-exporter.validateShape" . }}
 
 {{- /* The exporter's settings that are this chart's business. */}}
 {{- range $key, $instead := dict
@@ -31,6 +33,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (eq (toString $v.hostUsers) "false") (or $v.hostNetwork $v.processes.enabled $v.owners.kubernetes.enabled) }}
 {{- fail "hostUsers: false cannot be had together with hostNetwork, processes.enabled or owners.kubernetes.enabled; leave it empty." }}
 {{- end }}
+{{- if and (include "gpu-exporter.hostPort" .) $v.hostNetwork (ne (include "gpu-exporter.hostPort" . | int) (int $v.port)) }}
+{{- fail "hostPort: with hostNetwork: true it is the port itself; leave it 0." }}
+{{- end }}
 {{- if and $v.hostNetwork $v.networkPolicy.enabled }}
 {{- fail "networkPolicy.enabled: true has no effect on pods with hostNetwork: true; switch one of them off." }}
 {{- end }}
@@ -48,6 +53,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- end }}
 {{- if and $web.existingSecret $web.tls.secretName }}
 {{- fail "webConfig.existingSecret and webConfig.tls.secretName both bring a certificate; leave one empty." }}
+{{- end }}
+{{- if and (ne $web.tls.clientAuthType "NoClientCert") (not $web.tls.caKey) (not $web.existingSecret) }}
+{{- fail "webConfig.tls.clientAuthType asks for client certificates, which needs webConfig.tls.caKey: the CA that signs them." }}
 {{- end }}
 {{- if and (ne $web.tls.clientAuthType "NoClientCert") (not $web.tls.enabled) }}
 {{- fail "webConfig.tls.clientAuthType asks for client certificates, which needs webConfig.tls.enabled: true." }}
@@ -72,12 +80,27 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (ne $web.tls.clientAuthType "NoClientCert") (not (and (hasKey $v.scrape.tlsConfig "cert") (hasKey $v.scrape.tlsConfig "keySecret"))) }}
 {{- fail "webConfig.tls.clientAuthType asks for a certificate; tell the monitor one with scrape.tlsConfig.cert and scrape.tlsConfig.keySecret." }}
 {{- end }}
+{{- range $name, $monitor := dict "serviceMonitor" (include "gpu-exporter.wantsServiceMonitor" .) "podMonitor" (include "gpu-exporter.wantsPodMonitor" .) }}
+{{- $namespace := (get $v $name).namespace }}
+{{- if and $monitor $web.tls.enabled $web.tls.caKey $namespace (ne $namespace (include "gpu-exporter.namespace" $)) (not $v.scrape.tlsConfig) }}
+{{- fail (printf "%s.namespace: the Secret %s, whose CA the scrape trusts, is not in namespace %s: leave %s.namespace empty, copy the Secret and tell scrape.tlsConfig, or set webConfig.tls.caKey to \"\" where the CA is a public one." $name ($web.tls.secretName | default "of webConfig") $namespace $name) }}
+{{- end }}
+{{- end }}
 {{- if and $web.tls.enabled $web.existingSecret (not $v.scrape.tlsConfig) }}
 {{- fail "webConfig.existingSecret serves HTTPS; tell the monitor what to trust with scrape.tlsConfig." }}
 {{- end }}
 {{- end }}
 {{- if or (and $v.scrape.basicAuth $v.scrape.authorization) (and $v.scrape.oauth2 (or $v.scrape.basicAuth $v.scrape.authorization)) }}
 {{- fail "scrape.basicAuth, scrape.authorization and scrape.oauth2 exclude each other; keep one." }}
+{{- end }}
+{{- if and $v.service.loadBalancerClass (ne $v.service.type "LoadBalancer") }}
+{{- fail (printf "service.loadBalancerClass is told, but service.type is %s; use LoadBalancer." $v.service.type) }}
+{{- end }}
+{{- if and (eq $v.service.clusterIP "None") (ne $v.service.type "ClusterIP") }}
+{{- fail (printf "service.clusterIP: None is headless, but service.type is %s; use ClusterIP." $v.service.type) }}
+{{- end }}
+{{- if and $v.service.externalTrafficPolicy (eq $v.service.type "ClusterIP") }}
+{{- fail "service.externalTrafficPolicy is told, but service.type is ClusterIP; use NodePort or LoadBalancer." }}
 {{- end }}
 {{- if and $v.service.loadBalancerSourceRanges (ne $v.service.type "LoadBalancer") }}
 {{- fail (printf "service.loadBalancerSourceRanges is told, but service.type is %s; use LoadBalancer." $v.service.type) }}
@@ -90,6 +113,19 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- end }}
 {{- if and (eq (toString $v.dashboards.operator.enabled) "true") (not $v.dashboards.enabled) }}
 {{- fail "dashboards.operator.enabled: true needs dashboards.enabled: true: the operator reads the ConfigMaps." }}
+{{- end }}
+
+{{- /* Rules. */}}
+{{- if hasKey $v.rules.additionalLabels "bundle" }}
+{{- fail "rules.additionalLabels.bundle: by this label the AlertmanagerConfig knows our alerts; use another name." }}
+{{- end }}
+{{- range $name, $change := $v.rules.alerts }}
+{{- if hasKey (get $change "labels" | default dict) "bundle" }}
+{{- fail (printf "rules.alerts.%s.labels.bundle: by this label the AlertmanagerConfig knows our alerts; use another name." $name) }}
+{{- end }}
+{{- if and (hasKey $change "expr") (hasKey $v.rules.thresholds $name) }}
+{{- fail (printf "rules.alerts.%s.expr and rules.thresholds.%s exclude each other; keep one." $name $name) }}
+{{- end }}
 {{- end }}
 
 {{- /* Mail. */}}
@@ -117,12 +153,53 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled (ne $web.tls.clientAuthType "NoClientCert") (not (and (hasKey $v.scrape.tlsConfig "cert") (hasKey $v.scrape.tlsConfig "keySecret"))) }}
 {{- fail "webConfig.tls.clientAuthType asks for a certificate; tell stack.prometheus one with scrape.tlsConfig.cert and scrape.tlsConfig.keySecret." }}
 {{- end }}
-{{- range $name, $part := pick $v.stack "prometheus" "alertmanager" "grafana" }}
+{{- range $name, $part := merge (dict "hub" $v.hub) (dict "stack.prometheus" $v.stack.prometheus "stack.alertmanager" $v.stack.alertmanager "stack.grafana" $v.stack.grafana) }}
 {{- if and $part.persistence.existingClaim (not $part.persistence.enabled) }}
-{{- fail (printf "stack.%s.persistence.existingClaim is told, but stack.%s.persistence.enabled is false." $name $name) }}
+{{- fail (printf "%s.persistence.existingClaim is told, but %s.persistence.enabled is false." $name $name) }}
 {{- end }}
+{{- if hasKey $part "ingress" }}
+{{- if and $part.ingress.enabled (not $part.ingress.hosts) }}{{ fail (printf "%s.ingress.enabled: true needs %s.ingress.hosts." $name $name) }}{{ end }}
+{{- if and $part.httpRoute.enabled (not $part.httpRoute.parentRefs) }}{{ fail (printf "%s.httpRoute.enabled: true needs %s.httpRoute.parentRefs." $name $name) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- if and $v.stack.enabled $v.stack.prometheus.enabled }}
+{{- include "gpu-exporter.validateScrape" . }}
+{{- end }}
+{{- if and $v.scrape.interval $v.scrape.timeout (gt (include "gpu-exporter.milliseconds" $v.scrape.timeout | int64) (include "gpu-exporter.milliseconds" $v.scrape.interval | int64)) }}
+{{- fail (printf "scrape.timeout: %s is longer than scrape.interval, %s; write at most as much." $v.scrape.timeout $v.scrape.interval) }}
 {{- end }}
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled (not $v.rbac.create) (not $v.serviceAccount.name) }}
 {{- fail "stack.prometheus lists pods: with rbac.create: false, give its account the right by hand and tell serviceAccount.name." }}
+{{- end }}
+{{- end }}
+
+{{/* What stack.prometheus would not start with, or could not do. */}}
+{{- define "gpu-exporter.validateScrape" -}}
+{{- $scrape := .Values.scrape }}
+{{- $prometheus := .Values.stack.prometheus }}
+{{- range $key, $why := dict "oauth2" "Prometheus reads no client id from a Secret: write the whole job as stack.prometheus.extraScrapeConfigs"
+  "attachMetadata" "it would need the right to read the cluster's nodes" "scrapeClass" "only the operator has classes" }}
+{{- if get $scrape $key }}{{ fail (printf "scrape.%s is for the monitors; stack.prometheus cannot have it: %s." $key $why) }}{{ end }}
+{{- end }}
+{{- if hasKey $prometheus.extraConfig "scrape_configs" }}
+{{- fail "stack.prometheus.extraConfig.scrape_configs would replace the chart's own jobs; use stack.prometheus.extraScrapeConfigs." }}
+{{- end }}
+{{- $times := include "gpu-exporter.scrapeTimes" . | fromYaml }}
+{{- $global := get $prometheus.extraConfig "global" | default dict }}
+{{- with get $global "scrape_timeout" }}
+{{- if gt (include "gpu-exporter.milliseconds" . | int64) (include "gpu-exporter.milliseconds" $times.global | int64) }}
+{{- fail (printf "stack.prometheus.extraConfig.global.scrape_timeout: %s is longer than the interval, %s; write at most as much." . $times.global) }}
+{{- end }}
+{{- end }}
+{{- if gt (include "gpu-exporter.milliseconds" $times.timeout | int64) (include "gpu-exporter.milliseconds" $times.interval | int64) }}
+{{- fail (printf "scrape.timeout: %s is longer than the interval of stack.prometheus, %s; write at most as much, or a longer scrape.interval." $times.timeout $times.interval) }}
+{{- end }}
+{{- range $prometheus.extraScrapeConfigs }}
+{{- $interval := get . "scrape_interval" | default $times.global }}
+{{- with get . "scrape_timeout" }}
+{{- if gt (include "gpu-exporter.milliseconds" . | int64) (include "gpu-exporter.milliseconds" $interval | int64) }}
+{{- fail (printf "stack.prometheus.extraScrapeConfigs: a job has scrape_timeout %s and the interval %s; write at most as much." . $interval) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

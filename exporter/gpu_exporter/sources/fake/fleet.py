@@ -119,6 +119,11 @@ class FakeFleet:
             if (event := active.get("hot_plug")) is None or event.plugged
         )
 
+    def named(self, index: int, device: Device) -> Device:
+        """The device as its board names itself now: a drift may have changed its VBIOS."""
+        drift = self._active[index].get("drift")
+        return device if drift is None or not drift.vbios else replace(device, vbios_version=drift.vbios)
+
     def falsehoods(self, index: int) -> Falsehoods:
         """What the driver does not tell of one GPU, or tells wrongly."""
         with self._lock:
@@ -296,7 +301,8 @@ class FakeSource:
         while fleet.hanging(index):
             fleet.wait(self._closed, _POLL)
             now = self._alive()
-        return self._telling.of(fleet.reading(index, now), self._devices[device.index], now, fleet.falsehoods(index))
+        named = fleet.named(index, self._devices[device.index])
+        return self._telling.of(fleet.reading(index, now), named, now, fleet.falsehoods(index))
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -367,6 +373,10 @@ def _conditions(active: Mapping[str, Event], model: GpuModel, device: Device) ->
         workload=next((event.workload for event in events if event.fault == "workload"), None),
         parts=None if mig is None else cut(model, device.uuid, mig.instances),
         pcie_width=next((event.width for event in events if event.fault == "pcie"), 16),
+        pcie_generation=next((event.generation for event in events if event.fault == "slow_pcie"), None),
+        clock_ratio=next((event.ratio for event in events if event.fault == "clock_stuck"), None),
+        power_limit=next((event.power_limit for event in events if event.fault == "drift"), None),
+        ecc_off=any(not event.ecc for event in events if event.fault == "drift"),
         nvlinks_down=next((event.links for event in events if event.fault == "nvlink"), 0),
         remap_pending=any(event.remap == "pending" for event in events),
         remap_failure=any(event.remap == "failure" for event in events),

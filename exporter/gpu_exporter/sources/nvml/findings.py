@@ -66,7 +66,16 @@ def _device_nodes(root: Path) -> Iterator[Finding]:
             f"add this user to group {group} (in Kubernetes: supplementalGroups: [{group}])",
         )
     else:
-        yield Finding("ok", "device nodes", ", ".join(path.name for path in nodes))
+        names = [path.name for path in nodes]
+        if any(re.fullmatch(r"nvidia\d+", name) for name in names):
+            yield Finding("ok", "device nodes", ", ".join(names))
+        else:
+            yield Finding(
+                "warn",
+                "device nodes",
+                f"no /dev/nvidia0 or other GPU's node, only {', '.join(names)}",
+                "run nvidia-smi once as root, or start the container with GPUs",
+            )
 
 
 def _container(root: Path) -> Iterator[Finding]:

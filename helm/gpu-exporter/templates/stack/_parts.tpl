@@ -1,6 +1,6 @@
 {{/*
-What Prometheus, Alertmanager and Grafana of the standalone stack have in common. Everything takes a dict with root and
-name (prometheus, alertmanager, grafana).
+What Prometheus, Alertmanager and Grafana of the standalone stack, and the hub, have in common. Everything takes a dict with
+root and name (prometheus, alertmanager, grafana, hub).
 */}}
 
 {{- define "gpu-exporter.partEnabled" -}}
@@ -12,48 +12,47 @@ name (prometheus, alertmanager, grafana).
 http://{{ include "gpu-exporter.fullname" .root }}-{{ .name }}:{{ .port }}
 {{- end }}
 
-{{/* Deployment, Service and claim. Takes port, uid, account, token, args, env, mounts, volumes, ready, live, data, checksum. */}}
+{{/*
+Deployment, Service and claim. Takes values, port, account, token, args, env, mounts, volumes, ready, live, data, checksum,
+and may take image and probe (a map that replaces the HTTP handler of all probes).
+*/}}
 {{- define "gpu-exporter.part" -}}
-{{- $part := get .root.Values.stack .name }}
-{{- $full := printf "%s-%s" (include "gpu-exporter.fullname" .root) .name }}
+{{- $part := .values }}
+{{- $root := .root }}
+{{- $full := printf "%s-%s" (include "gpu-exporter.fullname" $root) .name }}
+{{- $ready := .probe | default (dict "httpGet" (dict "path" .ready "port" "http")) }}
+{{- $live := .probe | default (dict "httpGet" (dict "path" .live "port" "http")) }}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  {{- include "gpu-exporter.metadata" (dict "root" .root "suffix" .name "component" .name) | nindent 2 }}
+  {{- include "gpu-exporter.metadata" (dict "root" $root "suffix" .name "component" .name) | nindent 2 }}
 spec:
   replicas: 1
   # One writer: the new pod takes the volume when the old one has let it go.
   strategy: {type: Recreate}
-  revisionHistoryLimit: {{ int .root.Values.revisionHistoryLimit }}
+  revisionHistoryLimit: {{ int $root.Values.revisionHistoryLimit }}
   selector:
     matchLabels:
-      {{- include "gpu-exporter.selector" .root | nindent 6 }}
+      {{- include "gpu-exporter.selector" $root | nindent 6 }}
       app.kubernetes.io/component: {{ .name }}
   template:
     metadata:
       labels:
-        {{- include "gpu-exporter.selector" .root | nindent 8 }}
-        app.kubernetes.io/component: {{ .name }}
+        {{- include "gpu-exporter.podLabels" (dict "root" $root "component" .name "labels" $part.podLabels) | nindent 8 }}
       annotations:
-        checksum/config: {{ .checksum | sha256sum }}
-        {{- with $part.podAnnotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- $ours := dict "checksum/config" (sha256sum .checksum) }}
+        {{- include "gpu-exporter.podAnnotations" (dict "root" $root "ours" $ours "theirs" $part.podAnnotations) | nindent 8 }}
     spec:
-      serviceAccountName: {{ .account }}
+      serviceAccountName: {{ .account | quote }}
       automountServiceAccountToken: {{ .token }}
       enableServiceLinks: false
-      {{- with include "gpu-exporter.pullSecrets" .root | trim }}{{ nindent 6 . }}{{ end }}
-      securityContext:
-        runAsUser: {{ .uid }}
-        runAsGroup: {{ .uid }}
-        fsGroup: {{ .uid }}
-        runAsNonRoot: true
-        seccompProfile: {type: RuntimeDefault}
-      {{- with $part.nodeSelector }}
-      nodeSelector:
-        {{- toYaml . | nindent 8 }}
+      {{- with include "gpu-exporter.pullSecrets" $root | trim }}{{ nindent 6 . }}{{ end }}
+      {{- with $part.priorityClassName }}
+      priorityClassName: {{ . | quote }}
       {{- end }}
+      securityContext:
+        {{- include "gpu-exporter.uids" (dict "root" $root "own" $part.securityContext) | nindent 8 }}
+      {{- include "gpu-exporter.nodeSelector" (dict "root" $root "own" $part.nodeSelector) | nindent 6 }}
       {{- with $part.tolerations }}
       tolerations:
         {{- toYaml . | nindent 8 }}
@@ -64,29 +63,24 @@ spec:
       {{- end }}
       containers:
         - name: {{ .name }}
-          image: {{ include "gpu-exporter.image" (dict "root" .root "image" $part.image) }}
+          image: {{ .image | default (include "gpu-exporter.image" (dict "root" $root "image" $part.image)) | quote }}
           imagePullPolicy: {{ $part.image.pullPolicy }}
           {{- with .args }}
           args:
             {{- toYaml . | nindent 12 }}
           {{- end }}
-          {{- with .env }}
+          {{- with include "gpu-exporter.environment" (dict "root" $root "env" $part.env "ours" .env) }}
           env:
             {{- . | nindent 12 }}
           {{- end }}
           ports:
             - {name: http, containerPort: {{ .port }}, protocol: TCP}
           startupProbe:
-            httpGet: {path: {{ .ready }}, port: http}
-            periodSeconds: 5
-            failureThreshold: 60
+            {{- toYaml (merge (dict "periodSeconds" 5 "failureThreshold" 60) $ready) | nindent 12 }}
           livenessProbe:
-            httpGet: {path: {{ .live }}, port: http}
-            periodSeconds: 30
-            timeoutSeconds: 5
+            {{- toYaml (merge (dict "periodSeconds" 30 "timeoutSeconds" 5) $live) | nindent 12 }}
           readinessProbe:
-            httpGet: {path: {{ .ready }}, port: http}
-            timeoutSeconds: 5
+            {{- toYaml (merge (dict "timeoutSeconds" 5) $ready) | nindent 12 }}
           {{- with $part.resources }}
           resources:
             {{- toYaml . | nindent 12 }}
@@ -96,26 +90,24 @@ spec:
             readOnlyRootFilesystem: true
             capabilities: {drop: [ALL]}
           volumeMounts:
-            - {name: data, mountPath: {{ .data }}}
-            {{- .mounts | trim | nindent 12 }}
+            {{- $mounts := concat (list (dict "name" "data" "mountPath" .data)) .mounts (tpl (toYaml ($part.extraVolumeMounts | default list)) $root | fromYamlArray) }}
+            {{- include "gpu-exporter.joined" (dict "items" $mounts "key" "mountPath") | nindent 12 }}
       volumes:
-        - name: data
-          {{- if $part.persistence.enabled }}
-          persistentVolumeClaim:
-            claimName: {{ $part.persistence.existingClaim | default $full }}
-          {{- else }}
-          emptyDir: {}
-          {{- end }}
-        {{- .volumes | trim | nindent 8 }}
+        {{- $data := dict "name" "data" "emptyDir" dict }}
+        {{- if $part.persistence.enabled }}
+        {{- $data = dict "name" "data" "persistentVolumeClaim" (dict "claimName" ($part.persistence.existingClaim | default $full)) }}
+        {{- end }}
+        {{- $volumes := concat (list $data) .volumes (tpl (toYaml ($part.extraVolumes | default list)) $root | fromYamlArray) }}
+        {{- include "gpu-exporter.joined" (dict "items" $volumes "key" "name") | nindent 8 }}
 ---
 apiVersion: v1
 kind: Service
 metadata:
-  {{- include "gpu-exporter.metadata" (dict "root" .root "suffix" .name "component" .name "annotations" $part.service.annotations) | nindent 2 }}
+  {{- include "gpu-exporter.metadata" (dict "root" $root "suffix" .name "component" .name "annotations" $part.service.annotations) | nindent 2 }}
 spec:
   type: {{ $part.service.type }}
   selector:
-    {{- include "gpu-exporter.selector" .root | nindent 4 }}
+    {{- include "gpu-exporter.selector" $root | nindent 4 }}
     app.kubernetes.io/component: {{ .name }}
   ports:
     - {name: http, port: {{ .port }}, targetPort: http, protocol: TCP}
@@ -124,15 +116,74 @@ spec:
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
-  {{- include "gpu-exporter.metadata" (dict "root" .root "suffix" .name "component" .name) | nindent 2 }}
+  {{- $keep := $part.persistence.keep | ternary (dict "helm.sh/resource-policy" "keep") dict }}
+  {{- include "gpu-exporter.metadata" (dict "root" $root "suffix" .name "component" .name "annotations" $keep) | nindent 2 }}
 spec:
   accessModes:
     {{- toYaml $part.persistence.accessModes | nindent 4 }}
   {{- with $part.persistence.storageClassName }}
-  storageClassName: {{ . }}
+  storageClassName: {{ . | quote }}
   {{- end }}
   resources:
     requests:
-      storage: {{ $part.persistence.size }}
+      storage: {{ $part.persistence.size | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Ingress and HTTPRoute to a part: values (ingress, httpRoute), port. */}}
+{{- define "gpu-exporter.entry" -}}
+{{- $root := .root }}
+{{- $service := printf "%s-%s" (include "gpu-exporter.fullname" $root) .name }}
+{{- $port := .port }}
+{{- $ingress := .values.ingress }}
+{{- if $ingress.enabled }}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  {{- include "gpu-exporter.metadata" (dict "root" $root "suffix" .name "component" .name "annotations" $ingress.annotations) | nindent 2 }}
+spec:
+  {{- with $ingress.className }}
+  ingressClassName: {{ . | quote }}
+  {{- end }}
+  {{- if $ingress.tlsSecret }}
+  tls:
+    - secretName: {{ $ingress.tlsSecret | quote }}
+      hosts:
+        {{- toYaml $ingress.hosts | nindent 8 }}
+  {{- end }}
+  rules:
+    {{- range $ingress.hosts }}
+    - host: {{ . | quote }}
+      http:
+        paths:
+          - path: {{ $ingress.path | quote }}
+            pathType: Prefix
+            backend:
+              service:
+                name: {{ $service | quote }}
+                port: {name: http}
+    {{- end }}
+{{- end }}
+{{- $route := .values.httpRoute }}
+{{- if $route.enabled }}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  {{- include "gpu-exporter.metadata" (dict "root" $root "suffix" .name "component" .name "annotations" $route.annotations) | nindent 2 }}
+spec:
+  parentRefs:
+    {{- toYaml $route.parentRefs | nindent 4 }}
+  {{- with $route.hostnames }}
+  hostnames:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  rules:
+    - matches:
+        - path: {type: PathPrefix, value: {{ $route.path | quote }}}
+      backendRefs:
+        - name: {{ $service | quote }}
+          port: {{ $port }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,121 @@
+{{/*
+What the schema cannot say well: keys of other charts, values that are no text, two things that exclude each other within
+one Kubernetes object.
+*/}}
+
+{{/* The value at a dotted path, as JSON; empty where there is none. Takes values and path. */}}
+{{- define "gpu-exporter.valueAt" -}}
+{{- $place := .values }}
+{{- range splitList "." .path }}
+{{- if kindIs "map" $place }}{{ $place = get $place . }}{{ else }}{{ $place = "" }}{{ end }}
+{{- end }}
+{{- if $place }}{{ toJson $place }}{{ end }}
+{{- end }}
+
+{{/* Values of dcgm-exporter's chart and of nvidia_gpu_exporter's, all at once. */}}
+{{- define "gpu-exporter.validateMoved" -}}
+{{- $found := list }}
+{{- range $path, $now := .Files.Get "files/moved.json" | fromJson }}
+{{- if include "gpu-exporter.valueAt" (dict "values" $.Values "path" $path) }}
+{{- $found = append $found (printf "%s: %s" $path $now) }}
+{{- end }}
+{{- end }}
+{{- if $found }}
+{{- fail (printf "these are values of another exporter's chart; here they are:\n  %s" (join "\n  " $found)) }}
+{{- end }}
+{{- if regexMatch "dcgm-exporter|nvidia_gpu_exporter" .Values.image.repository }}
+{{- fail (printf "image.repository: '%s' is another exporter's image; leave `image` out." .Values.image.repository) }}
+{{- end }}
+{{- end }}
+
+{{/* Labels, annotations and environment are text. Takes values, path and the value's keys. */}}
+{{- define "gpu-exporter.validateTexts" -}}
+{{- range $key, $value := .texts }}
+{{- if and (not (kindIs "string" $value)) (not (kindIs "invalid" $value)) }}
+{{- $kind := kindIs "bool" $value | ternary "boolean" "number" }}
+{{- $hint := printf "%s.%s=%v" $.path ($key | replace "." "\\.") $value }}
+{{- fail (printf "%s.%s: got %s, want string: put %v in quotes, or write --set-string '%s'." $.path $key $kind $value $hint) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "gpu-exporter.validateShape" -}}
+{{- $v := .Values }}
+{{- if not (kindIs "string" $v.image.tag) }}
+{{- fail (printf "image.tag: got number, want string: put %v in quotes, or write --set-string image.tag=%v." $v.image.tag $v.image.tag) }}
+{{- end }}
+{{- range $path := .Files.Get "files/texts.json" | fromJsonArray }}
+{{- with include "gpu-exporter.valueAt" (dict "values" $v "path" $path) }}
+{{- if hasPrefix "{" . }}{{ include "gpu-exporter.validateTexts" (dict "path" $path "texts" (fromJson .)) }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- /* The chart's own files: a copy without them would render less than was asked for. */}}
+{{- range $pattern := list "files/rules/*.yml" "files/dashboards/*.json" "files/alertmanager/alertmanager.yml" "files/alertmanager/templates/*.tmpl"
+  "files/prometheus.yml" "files/provisioning/*/*.yml" "files/defaults.json" "files/moved.json" "files/texts.json" "files/thresholds.json" }}
+{{- if not ($.Files.Glob $pattern) }}
+{{- fail (printf "the chart is not complete: %s is missing. Copy the folder helm/gpu-exporter with everything in it, or take the package." $pattern) }}
+{{- end }}
+{{- end }}
+
+{{- /* The DaemonSet. */}}
+{{- $rolling := get $v.updateStrategy "rollingUpdate" | default dict }}
+{{- if and (hasKey $rolling "maxSurge") (not (has (toString $rolling.maxSurge) (list "0" "0%"))) (not (has (toString (get $rolling "maxUnavailable")) (list "0" "0%"))) }}
+{{- fail "updateStrategy.rollingUpdate.maxSurge needs maxUnavailable: 0; a DaemonSet takes one of them." }}
+{{- end }}
+{{- if and (not (has (toString (get $rolling "maxSurge")) (list "" "<nil>" "0" "0%"))) (or $v.hostNetwork (include "gpu-exporter.hostPort" .)) }}
+{{- fail "updateStrategy.rollingUpdate.maxSurge: with hostNetwork or hostPort the old pod has the port; use maxUnavailable." }}
+{{- end }}
+{{- if and (eq (toString (get $rolling "maxUnavailable")) "0") (not (hasKey $rolling "maxSurge")) }}
+{{- fail "updateStrategy.rollingUpdate.maxUnavailable: 0 replaces no pod; give maxSurge, or 1." }}
+{{- end }}
+{{- if and (get $v.containerSecurityContext "privileged") (eq (toString (get $v.containerSecurityContext "allowPrivilegeEscalation")) "false") }}
+{{- fail "containerSecurityContext.privileged: true needs allowPrivilegeEscalation: true." }}
+{{- end }}
+{{- if and (get $v.containerSecurityContext "privileged") (eq (toString $v.hostUsers) "false") }}
+{{- fail "containerSecurityContext.privileged: true cannot be had with hostUsers: false." }}
+{{- end }}
+{{- if and $v.shareProcessNamespace $v.processes.enabled }}
+{{- fail "shareProcessNamespace: true cannot be had with processes.enabled, which needs the node's processes." }}
+{{- end }}
+{{- if and (eq $v.dnsPolicy "None") (not (get $v.dnsConfig "nameservers")) }}
+{{- fail "dnsPolicy: None needs dnsConfig.nameservers." }}
+{{- end }}
+{{- range $name, $probe := pick $v "startupProbe" "livenessProbe" "readinessProbe" }}
+{{- if gt (len $probe.handler) 1 }}{{ fail (printf "%s.handler has %s; keep one." $name (keys $probe.handler | sortAlpha | join ", ")) }}{{ end }}
+{{- if and (ne $name "readinessProbe") (gt (get $probe.timing "successThreshold" | default 1 | int) 1) }}
+{{- fail (printf "%s.timing.successThreshold must be 1." $name) }}
+{{- end }}
+{{- end }}
+
+{{- /* Claims of DRA. */}}
+{{- $claims := list }}
+{{- range $v.resourceClaims }}
+{{- if and .resourceClaimName .resourceClaimTemplateName }}
+{{- fail (printf "resourceClaims: '%s' has resourceClaimName and resourceClaimTemplateName; keep one." .name) }}
+{{- end }}
+{{- if not (or .resourceClaimName .resourceClaimTemplateName) }}
+{{- fail (printf "resourceClaims: '%s' needs resourceClaimName or resourceClaimTemplateName." .name) }}
+{{- end }}
+{{- $claims = append $claims .name }}
+{{- end }}
+{{- range get $v.resources "claims" | default list }}
+{{- if not (has .name $claims) }}
+{{- fail (printf "resources.claims: there is no claim '%s' in resourceClaims; add {name: %s, resourceClaimTemplateName: …} there." .name .name) }}
+{{- end }}
+{{- end }}
+
+{{- /* What is mounted is there, and no container has the name of ours. */}}
+{{- $volumes := list }}
+{{- range include "gpu-exporter.volumes" . | fromYamlArray }}{{ $volumes = append $volumes .name }}{{ end }}
+{{- range $v.extraVolumeMounts }}
+{{- if not (has (tpl .name $) $volumes) }}
+{{- fail (printf "extraVolumeMounts: there is no volume '%s'; there are %s." .name (sortAlpha $volumes | join ", ")) }}
+{{- end }}
+{{- end }}
+{{- $containers := list "exporter" }}
+{{- range concat $v.extraInitContainers $v.sidecars }}
+{{- if has .name $containers }}{{ fail (printf "sidecars, extraInitContainers: there is a container '%s' already; give it another name." .name) }}{{ end }}
+{{- $containers = append $containers .name }}
+{{- end }}
+{{- end }}

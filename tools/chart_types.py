@@ -1,0 +1,376 @@
+"""The types of the chart's values as JSON schemas: Kubernetes' own, the Prometheus operator's, and the chart's.
+
+What Kubernetes knows comes from its published schemas (kubernetes-validate), newest version, unknown keys refused. What
+the operator, Prometheus and Alertmanager know is written here from their documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import kubernetes_validate.utils
+
+Schema = dict[str, Any]
+
+VERSION: Final = "1.37"
+_CORE: Final = "io.k8s.api.core.v1."
+_NETWORK: Final = "io.k8s.api.networking.v1."
+# Ours for theirs: one of them, or (with []) a list of them.
+_KUBERNETES: Final = {
+    "affinity": _CORE + "Affinity",
+    "node terms[]": _CORE + "NodeSelectorTerm",
+    "pod security": _CORE + "PodSecurityContext",
+    "container security": _CORE + "SecurityContext",
+    "update strategy": "io.k8s.api.apps.v1.DaemonSetUpdateStrategy",
+    "dns": _CORE + "PodDNSConfig",
+    "host aliases[]": _CORE + "HostAlias",
+    "lifecycle": _CORE + "Lifecycle",
+    "resource claims[]": _CORE + "PodResourceClaim",
+    "headers[]": _CORE + "HTTPHeader",
+    "env list[]": _CORE + "EnvVar",
+    "env sources[]": _CORE + "EnvFromSource",
+    "volumes[]": _CORE + "Volume",
+    "mounts[]": _CORE + "VolumeMount",
+    "containers[]": _CORE + "Container",
+    "selector": "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
+    "peers[]": _NETWORK + "NetworkPolicyPeer",
+    "ingress rules[]": _NETWORK + "NetworkPolicyIngressRule",
+    "egress rules[]": _NETWORK + "NetworkPolicyEgressRule",
+}
+_PROBE: Final = _CORE + "Probe"
+_HANDLERS: Final = ("exec", "grpc", "httpGet", "tcpSocket")
+
+
+def closed(properties: Schema, *required: str) -> Schema:
+    """An object with these keys and no other."""
+    made: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {**made, "required": list(required)} if required else made
+
+
+def many(schema: Schema) -> Schema:
+    """A list of them."""
+    return {"type": "array", "items": schema}
+
+
+def _keys(names: str, schema: Schema) -> Schema:
+    return dict.fromkeys(names.split(), schema)
+
+
+TEXT: Final[Schema] = {"type": "string"}
+_STRINGS: Final = many(TEXT)
+# Not text is refused too, but by the chart's own words, which tell of --set-string.
+TEXTS: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number"]}}
+_ANY: Final[Schema] = {"type": "object"}
+_DURATION: Final = r"([0-9]+(ms|[smhdwy]))+"
+_QUANTITIES: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
+_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NAMED: Final[Schema] = {"type": "string", "minLength": 1}
+
+# --- the Prometheus operator's ----------------------------------------------------------------------------------------
+
+_KEY: Final = closed({"name": _NAMED, "key": _NAMED, "optional": {"type": "boolean"}}, "name", "key")
+_SOURCE: Final = closed({"secret": _KEY, "configMap": _KEY})
+_TLS_VERSION: Final[Schema] = {"enum": ["TLS10", "TLS11", "TLS12", "TLS13"]}
+_TLS: Final = closed(
+    {
+        **_keys("ca cert", _SOURCE),
+        "keySecret": _KEY,
+        **_keys("caFile certFile keyFile serverName", TEXT),
+        "insecureSkipVerify": {"type": "boolean"},
+        **_keys("minVersion maxVersion", _TLS_VERSION),
+    }
+)
+_OAUTH2: Final = closed(
+    {
+        "clientId": _SOURCE,
+        "clientSecret": _KEY,
+        **_keys("tokenUrl proxyUrl noProxy", TEXT),
+        "scopes": _STRINGS,
+        "endpointParams": {"type": "object", "additionalProperties": TEXT},
+        "proxyConnectHeader": _ANY,
+        "proxyFromEnvironment": {"type": "boolean"},
+        "tlsConfig": _TLS,
+    },
+    "clientId",
+    "clientSecret",
+    "tokenUrl",
+)
+_ACTIONS: Final = [
+    "replace",
+    "keep",
+    "drop",
+    "hashmod",
+    "labelmap",
+    "labeldrop",
+    "labelkeep",
+    "lowercase",
+    "uppercase",
+    "keepequal",
+    "dropequal",
+    "Replace",
+    "Keep",
+    "Drop",
+    "HashMod",
+    "LabelMap",
+    "LabelDrop",
+    "LabelKeep",
+    "Lowercase",
+    "Uppercase",
+    "KeepEqual",
+    "DropEqual",
+]
+_RELABELING: Final = closed(
+    {
+        "sourceLabels": _STRINGS,
+        **_keys("separator targetLabel regex replacement", TEXT),
+        "modulus": {"type": "integer"},
+        "action": {"enum": _ACTIONS},
+    }
+)
+
+# --- Prometheus's and Alertmanager's ----------------------------------------------------------------------------------
+
+_RULE: Final = closed(
+    {
+        **_keys("alert record", _NAMED),
+        "expr": {"type": ["string", "number"]},
+        **_keys("for keep_firing_for", {"type": "string", "pattern": f"^{_DURATION}$|^0$"}),
+        **_keys("labels annotations", {"type": "object", "additionalProperties": TEXT}),
+    },
+    "expr",
+)
+_OVERRIDE: Final = closed(
+    {
+        "enabled": {"type": "boolean"},
+        "expr": {"type": "string", "minLength": 1},
+        **_keys("for keep_firing_for", {"type": "string", "pattern": f"^{_DURATION}$|^0$"}),
+        "severity": {"enum": ["critical", "warning", "info", "none"]},
+        **_keys("labels annotations", {"type": "object", "additionalProperties": TEXT}),
+    }
+)
+_GROUP: Final = closed(
+    {
+        "name": _NAMED,
+        **_keys("interval query_offset", TEXT),
+        "limit": {"type": "integer"},
+        "partial_response_strategy": TEXT,
+        "labels": {"type": "object", "additionalProperties": TEXT},
+        "rules": many(_RULE),
+    },
+    "name",
+    "rules",
+)
+_TARGETS: Final = closed({"targets": _STRINGS, "labels": {"type": "object", "additionalProperties": TEXT}}, "targets")
+_TIMES: Final = closed(
+    {
+        "times": many(closed(_keys("start_time end_time", TEXT), "start_time", "end_time")),
+        **_keys("weekdays days_of_month months years", many({"type": ["string", "integer"]})),
+        "location": TEXT,
+    }
+)
+_JOB: Final[Schema] = {
+    "type": "object",
+    "required": ["job_name"],
+    "additionalProperties": False,
+    "properties": {
+        "job_name": _NAMED,
+        **_keys("scrape_interval scrape_timeout metrics_path scheme proxy_url no_proxy body_size_limit", TEXT),
+        **_keys("scrape_fallback_protocol metric_name_validation_scheme metric_name_escaping_scheme", TEXT),
+        **_keys(
+            "honor_labels honor_timestamps track_timestamps_staleness follow_redirects enable_http2",
+            {"type": "boolean"},
+        ),
+        **_keys(
+            "scrape_classic_histograms always_scrape_classic_histograms scrape_native_histograms", {"type": "boolean"}
+        ),
+        **_keys("convert_classic_histograms_to_nhcb enable_compression proxy_from_environment", {"type": "boolean"}),
+        **_keys(
+            "sample_limit label_limit label_name_length_limit label_value_length_limit target_limit",
+            {"type": "integer"},
+        ),
+        **_keys("keep_dropped_targets native_histogram_bucket_limit", {"type": "integer"}),
+        "native_histogram_min_bucket_factor": {"type": "number"},
+        "scrape_failure_log_file": TEXT,
+        "scrape_protocols": _STRINGS,
+        **_keys("params basic_auth authorization oauth2 tls_config http_headers proxy_connect_header", _ANY),
+        **_keys("relabel_configs metric_relabel_configs static_configs", many(_ANY)),
+    },
+    "patternProperties": {"^[a-z0-9_]+_sd_configs$": many(_ANY)},
+}
+_PROMETHEUS: Final = closed(
+    {
+        **_keys("global alerting storage tracing otlp runtime", _ANY),
+        **_keys("remote_write remote_read scrape_configs", many(_ANY)),
+        **_keys("rule_files scrape_config_files", _STRINGS),
+    }
+)
+_ALERTMANAGER: Final = closed(
+    {
+        **_keys("global route tracing", _ANY),
+        **_keys("receivers inhibit_rules time_intervals mute_time_intervals", many(_ANY)),
+        "templates": _STRINGS,
+    }
+)
+
+TYPES: Final[dict[str, Schema]] = {
+    "address": {"type": "string", "pattern": r"^$|^[^\s:/]+:[0-9]+$|^\[[0-9a-fA-F:]+\]:[0-9]+$"},
+    "alertmanager config": _ALERTMANAGER,
+    "alerts": {"type": "object", "additionalProperties": _OVERRIDE},
+    "annotations": TEXTS,
+    "attach metadata": closed(_keys("node namespace", {"type": "boolean"})),
+    "authorization": closed({"type": TEXT, "credentials": _KEY}),
+    "basic auth": closed(_keys("username password", _KEY)),
+    "boolean": {"type": "boolean"},
+    "boolean?": {"type": ["boolean", "null"]},
+    "bytes": {"type": "string", "pattern": "^$|^[0-9]+(B|KB|MB|GB|TB|PB|EB)$"},
+    "digest": {"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"},
+    "duration": {"type": "string", "pattern": f"^$|^{_DURATION}$"},
+    "file mounts": many(
+        closed(
+            {
+                "name": _NAMED,
+                "mountPath": {"type": "string", "pattern": "^/"},
+                "subPath": TEXT,
+                "readOnly": {"type": "boolean"},
+            },
+            "name",
+            "mountPath",
+        )
+    ),
+    "host mounts": many(
+        closed(
+            {
+                "name": {"type": "string", "pattern": f"^{_LABEL}$", "maxLength": 63},
+                **_keys("hostPath mountPath", {"type": "string", "pattern": "^/"}),
+                "readOnly": {"type": "boolean"},
+                "type": {
+                    "enum": [
+                        "",
+                        "Directory",
+                        "DirectoryOrCreate",
+                        "File",
+                        "FileOrCreate",
+                        "Socket",
+                        "CharDevice",
+                        "BlockDevice",
+                    ]
+                },
+                "mountPropagation": {"enum": ["None", "HostToContainer", "Bidirectional"]},
+            },
+            "name",
+            "hostPath",
+            "mountPath",
+        )
+    ),
+    "host port": {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": 65535},
+            closed({"enabled": {"type": "boolean"}, "port": {"type": "integer", "minimum": 1, "maximum": 65535}}),
+            {"type": "null"},
+        ]
+    },
+    "integer": {"type": "integer", "minimum": 0},
+    "node port": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"enum": [""]}]},
+    "labels": TEXTS,
+    "list": {"type": "array", "items": {"type": ["object", "string"]}},
+    "name": {"type": "string", "pattern": f"^$|^{_LABEL}$", "maxLength": 63},
+    "name part": {"type": "string", "pattern": f"^$|^{_LABEL}$", "maxLength": 253},
+    "oauth2": {"anyOf": [{"type": "object", "maxProperties": 0}, _OAUTH2]},
+    "params": {"type": "object", "additionalProperties": _STRINGS},
+    "parent refs": many(
+        closed({**_keys("group kind namespace sectionName", TEXT), "name": _NAMED, "port": {"type": "integer"}}, "name")
+    ),
+    "path": {"type": "string", "pattern": "^/"},
+    "path?": {"type": "string", "pattern": "^$|^/"},
+    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "port name": {"type": "string", "pattern": "^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$", "maxLength": 15},
+    "prometheus config": _PROMETHEUS,
+    "pull secrets": many({"anyOf": [_NAMED, closed({"name": TEXT}, "name")]}),
+    "quantities": _QUANTITIES,
+    "recommenders": many(closed({"name": _NAMED}, "name")),
+    "relabelings": many(_RELABELING),
+    "resources": closed(
+        {**_keys("requests limits", _QUANTITIES), "claims": many(closed(_keys("name request", TEXT), "name"))}
+    ),
+    "rule groups": many(_GROUP),
+    "scrape jobs": many(_JOB),
+    "strings": _STRINGS,
+    "tag": {"type": ["string", "number"]},
+    "targets": many(_TARGETS),
+    "termination message": closed(
+        {"terminationMessagePath": TEXT, "terminationMessagePolicy": {"enum": ["File", "FallbackToLogsOnError"]}}
+    ),
+    "times": {"type": "object", "additionalProperties": many(_TIMES)},
+    "tls config": _TLS,
+    "url": {"type": "string", "pattern": "^$|^https?://"},
+}
+
+
+class Kubernetes:
+    """Kubernetes' definitions; those that were asked for, and what they refer to, are kept."""
+
+    def __init__(self) -> None:
+        contents = kubernetes_validate.utils.schema_contents(
+            f"kubernetes-json-schema/v{VERSION}.0-local-strict/_definitions.json", VERSION
+        )
+        self._known: Schema = contents["$defs"]
+        self.used: Schema = {}
+
+    def types(self) -> dict[str, Schema]:
+        """The chart's types that are Kubernetes' own."""
+        made: dict[str, Schema] = {}
+        for kind, name in _KUBERNETES.items():
+            made[kind.removesuffix("[]")] = many(self._of(name)) if kind.endswith("[]") else self._of(name)
+        made["tolerations"] = many(self._of(_CORE + "Toleration"))
+        tolerations = self.used["Toleration"]["properties"]
+        tolerations["effect"] = {"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute", None]}
+        tolerations["operator"] = {"enum": ["", "Equal", "Exists", "Lt", "Gt", None]}
+        made["environment"] = {"anyOf": [TEXTS, made.pop("env list"), {"type": "null"}]}
+        self._of(_PROBE)
+        probe = self.used["Probe"]["properties"]
+        made["handler"] = closed({key: probe[key] for key in _HANDLERS})
+        made["timing"] = closed({key: value for key, value in probe.items() if key not in _HANDLERS})
+        self._keep_what_is_named(made)
+        return made
+
+    def _of(self, name: str) -> Schema:
+        short = name.rpartition(".")[2]
+        if short not in self.used:
+            self.used[short] = {}
+            self.used[short] = self._copy(self._known[name])
+        return {"$ref": f"#/definitions/{short}"}
+
+    def _copy(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self._copy(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if isinstance(reference := node.get("$ref"), str):
+            return self._of(reference.rpartition("/")[2])
+        if isinstance(choices := node.get("oneOf"), list):  # null fits each of them
+            kinds = {kind for choice in choices for kind in choice["type"]}
+            return {"type": sorted(kinds)}
+        kept = {key: value for key, value in node.items() if key != "description" or not isinstance(value, str)}
+        return {key: self._copy(value) for key, value in kept.items() if not key.startswith("x-kubernetes")}
+
+    def _keep_what_is_named(self, made: dict[str, Schema]) -> None:
+        wanted, found = list(_references(made)), set[str]()
+        while wanted:
+            name = wanted.pop()
+            if name not in found:
+                found.add(name)
+                wanted += _references(self.used[name])
+        self.used = {name: schema for name, schema in sorted(self.used.items()) if name in found}
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref" and isinstance(value, str):
+                yield value.rpartition("/")[2]
+            else:
+                yield from _references(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _references(item)
