@@ -19,18 +19,20 @@ from tools.lab.programs import Program
 
 from bench.hub_cost import used
 
-SIZES = ((1, 1), (1, 8), (20, 8))  # machines, GPUs each
+SIZES = ((1, 1), (1, 8), (4, 8))  # machines, GPUs each
 _WARM = 20.0  # s until it has settled
 
 
 def measure(folder: Path, machines: int, gpus: int, seconds: float) -> tuple[float, float, float]:
     """MiB at the beginning and at the end, and CPU seconds an hour."""
     place = folder / f"{machines}x{gpus}"
-    (place / "exporter").mkdir(parents=True)
     with ExitStack() as stack:
-        exporter = stack.enter_context(Exporter(place / "exporter", "--source=fake", f"--fake.gpus={gpus}"))
-        # One exporter tells for all: what is measured is the window.
-        ports = {f"gpu-{number:02}": exporter.port for number in range(machines)}
+        ports = {}
+        for number in range(machines):
+            name = f"gpu-{number:02}"
+            (place / name).mkdir(parents=True)
+            options = ("--source=fake", f"--fake.gpus={gpus}", f"--fake.seed={number}")
+            ports[name] = stack.enter_context(Exporter(place / name, *options)).port
         nodes = write_nodes(place / "nodes.json", ports)
         env = {
             **environment(),
