@@ -55,6 +55,22 @@ ROWS: Final[tuple[Metric, ...]] = (
         own="implausible",
     ),
     gauge(
+        "gpu_exporter_event_source_up",
+        "1 where XIDs and other events are heard from this source, 0 where not: nvml is the driver's library, "
+        "kernel_log /dev/kmsg or systemd's journal, which tells XIDs that NVML does not.",
+        dynamic=("source",),
+        unitless=True,
+        plausible=FLAG,
+        own="event_sources",
+    ),
+    counter(
+        "gpu_nvswitch_sxid_errors_total",
+        "Faults of the machine's NVSwitches since the boot, by number (SXid) and address, as the kernel log tells "
+        "them; appears with the first.",
+        dynamic=("sxid", "pci_bus_id"),
+        own="sxids",
+    ),
+    gauge(
         "gpu_exporter_stuck_reads",
         "Driver calls that have not returned within collection.timeout and still hang.",
         unitless=True,

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.config import CollectionConfig
+from gpu_exporter.events.merge import EventLog
 from gpu_exporter.model import Build, Reading, Snapshot
 from gpu_exporter.sampling.health import HealthLog
 from gpu_exporter.sampling.lifecycle import Lifecycle
@@ -20,8 +21,8 @@ from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.round import Round
 from gpu_exporter.sampling.schedule import Schedule
-from gpu_exporter.sampling.xids import log_xids
-from gpu_exporter.sources import BufferedSource, Source, SourceChangedError, SourceError
+from gpu_exporter.sampling.xids import log_events
+from gpu_exporter.sources import BufferedSource, HearingSource, Source, SourceChangedError, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Sampler:
         collection: CollectionConfig,
         build: Build,
         pipeline: Pipeline | None = None,
+        events: EventLog | None = None,
         published: Callable[[Snapshot], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -92,6 +94,7 @@ class Sampler:
 
         self._schedule = Schedule(interval=collection.interval, now=monotonic())
         self._pipeline = pipeline or Pipeline(gap=STALE_AFTER * collection.interval)
+        self._events = events or EventLog()
         self._health = HealthLog()
         self._roster = Roster()
         self._poller = Poller(name="poller", monotonic=monotonic, make_room=make_room)
@@ -110,6 +113,7 @@ class Sampler:
 
     def start(self) -> None:
         """Begin to sample."""
+        self._events.start()
         self._thread.start()
 
     def wait_first(self, timeout: float) -> bool:
@@ -176,6 +180,7 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join(1.0)
         self._pipeline.close()
+        self._events.close()
         source = self._lifecycle.source
         if source is not None:
             closer = threading.Thread(
@@ -289,9 +294,11 @@ class Sampler:
 
     def _take_events(self, source: Source) -> None:
         # What was heard before a GPU had told its name belongs to that name.
-        events = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
-        self._pipeline.count_xids(events)
-        log_xids(events)
+        told = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
+        known = [reading.device for reading in self._snapshot.readings]  # also what the driver lists no longer
+        events = self._events.take(told, [*known, *map(self._roster.named, source.devices)])
+        self._pipeline.count_events(events)
+        log_events(events)
 
     def _read_buffers(self) -> None:
         """Add what the driver sampled since its buffers were read: they run over before the next reading comes."""
@@ -334,6 +341,8 @@ class Sampler:
             stuck=self._stuck(),
             paused=False,
             implausible=dict(self._pipeline.implausible),
+            event_sources=self._events.sources(nvml=isinstance(source, HearingSource) and source.hears),
+            sxids=self._events.sxids,
         )
         self._published(self._snapshot)
 
