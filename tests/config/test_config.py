@@ -49,8 +49,8 @@ MESSAGES = {
     "bad-tag": "is not YAML: line 2, column 9: 'eight' is not a value; put text in quotes",
     "binary": "is not text; write YAML in UTF-8",
     "bool-as-integer": "fake.gpus: 'true' is not a whole number from 1 to 1024",
-    "cidr-host-bits": "web.allow: '10.0.0.1/8' is not a network in CIDR form; write 10.0.0.0/8, or 10.0.0.1 for this address "
-    "alone",
+    "cidr-host-bits": "web.allow: '10.0.0.1/8' is not a network in CIDR form; write 10.0.0.0/8, or 10.0.0.1 for this "
+    "address alone",
     "cidr-is-mapping": "web.allow: '{'from': '10.0.0.0/8'}' is not a list of networks; write ['10.0.0.0/8', '::1/128']",
     "cidr-is-number": "web.allow: '10' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
     "cidr-too-long": "web.allow: '192.168.0.0/33' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
