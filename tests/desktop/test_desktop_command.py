@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tools.lab.exporter import Exporter, command, environment, run
 from tools.lab.hub import write_nodes
+from tools.lab.nvml_stub import Stub
 from tools.lab.programs import MissingProgramError, Program
 from tools.lab.wait import patience, wait_for
 
@@ -148,6 +149,23 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
         assert program.process.wait(patience()) == 0, program.log()
     assert "Traceback" not in program.log()
     assert "Error" not in program.log()
+
+
+def test_a_driver_call_that_hangs_does_not_keep_it(tmp_path: Path, library: Path, stub: Callable[..., Stub]) -> None:
+    """This machine, read in the window's own process: the driver's exit handlers would wait for the call that hangs."""
+    machine = stub("h100", "h100")
+    called = "nvmlDeviceGetTemperatureV"
+    extra = {**machine.env(library), "NVML_STUB_EXIT_HANGS": "1", "QT_QPA_PLATFORM": "offscreen"}
+    arguments = ["--source=nvml", "--interval=1s", "--collection.timeout=500ms"]
+    program = Program([*command(), "desktop", *arguments], tmp_path / "log", env=surroundings(tmp_path, **extra))
+    with program:
+        program.wait(lambda: machine.calls().get(called, 0) > 2)
+        calls = machine.calls()[called]
+        machine.slow_function(called, 3600.0)
+        program.wait(lambda: machine.calls()[called] > calls)
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(patience()) == 0, program.log()
+    assert "Traceback" not in program.log()
 
 
 class Screen:
