@@ -16,6 +16,7 @@ from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
     DRIVER_INFO,
+    EVENTS_TOTAL,
     GPU_INFO,
     GPU_UP,
     MEMORY_UNACCOUNTED,
@@ -240,7 +241,7 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 
 @EVERY
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
-    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
+    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, *EVENTS_TOTAL.values()}
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
     kept |= {SCORE_SECONDS, OWNER_SCORE, OWNER_ENERGY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
@@ -277,5 +278,7 @@ def test_a_gpu_has_at_most_150_series() -> None:
 
 def test_device_metrics_are_the_rows_that_are_not_our_own() -> None:
     assert [metric for metric in CATALOG if metric.own is None] == list(DEVICE_METRICS)
-    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST} <= set(DEVICE_METRICS)
+    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, *EVENTS_TOTAL.values()} <= set(
+        DEVICE_METRICS
+    )
     assert DRIVER_INFO not in DEVICE_METRICS

@@ -71,8 +71,8 @@ def test_on_a_platform_that_qt_has_not(tmp_path: Path) -> None:
         (
             "raise ImportError('libEGL.so.1: cannot open shared object file: No such file or directory')",
             (
-                "the window needs a library that is not there: libEGL.so.1: cannot open shared object file: No such file or "
-                "directory; on Debian and Ubuntu: apt install libegl1 "
+                "the window needs a library that is not there: libEGL.so.1: cannot open shared object "
+                "file: No such file or directory; on Debian and Ubuntu: apt install libegl1 "
             ),
         ),
     ],

@@ -13,7 +13,7 @@ from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QApplication
 from tools.lab import ROOT
 
-from gpu_exporter.cli import cli
+from gpu_exporter.cli.group import cli
 from gpu_exporter.desktop.icons import FILE, program_icon, tray_icon
 from gpu_exporter.desktop.severity import SEVERITIES
 from gpu_exporter.desktop.theme import LIGHT

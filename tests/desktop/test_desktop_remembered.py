@@ -37,7 +37,12 @@ def test_what_was_shown(path: Path, choice: Choice) -> None:
 def test_switches_names_and_shapes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "dora")
     first = Remembered(path)
-    assert (first.names, first.stays, first.wanted("hot"), first.wanted("lost")) == ({"dora"}, False, True, True)
+    assert (first.names, first.stays, first.wanted("hot"), first.wanted("lost")) == (
+        frozenset({"dora"}),
+        False,
+        True,
+        True,
+    )
     first.names = ["alice", "team-x"]
     first.stays = True
     first.want("hot", False)
@@ -45,7 +50,7 @@ def test_switches_names_and_shapes(path: Path, monkeypatch: pytest.MonkeyPatch) 
     first.save()
     again = Remembered(path)
     assert (again.names, again.stays, again.wanted("hot"), again.wanted("lost")) == (
-        {"alice", "team-x"},
+        frozenset({"alice", "team-x"}),
         True,
         False,
         True,

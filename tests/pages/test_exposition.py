@@ -124,6 +124,9 @@ SNAPSHOT = Snapshot(
     overruns=2,
     gpus_expected=4,
     implausible={"gpu_power_watts": 3, "gpu_energy_joules_total": 1},
+    event_sources={"nvml": 1.0, "kernel_log": 0.0},
+    sxids={("20034", "0000:05:00"): 2, ("12028", "0000:05:00"): 1, ("other", ""): 7},
+    reading_seconds={"full": 12.5, "light": 0.25},
 )
 EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 
@@ -174,7 +177,8 @@ def own_samples(snapshot: Snapshot, row: Metric) -> Iterator[tuple[dict[str, str
         yield {name: sound(text) for name, text in texts.items()}, 1
     elif row.dynamic:
         for key in sorted(value):
-            yield {row.dynamic[0]: key}, value[key]
+            told = zip(row.dynamic, key if isinstance(key, tuple) else (key,), strict=True)
+            yield {name: text for name, text in told if text}, value[key]
     else:
         yield dict(row.labels), value
 

@@ -41,7 +41,8 @@ def page(*arguments: str, extra: dict[str, str] | None = None) -> Page:
     """The series of ``sample --format=prometheus``, but for those that differ from call to call."""
     done = run("sample", "--format=prometheus", *arguments, extra=extra)
     assert done.stderr == ""
-    moving = ("process_", "gpu_exporter_last_sample_timestamp", "gpu_exporter_sample_duration")
+    moving = ("process_", "gpu_exporter_last_sample_timestamp", "gpu_exporter_sample_duration",
+              "gpu_exporter_reading_seconds")  # fmt: skip
     return {key: value for key, value in parse(done.stdout).items() if not key[0].startswith(moving)}
 
 
@@ -193,6 +194,8 @@ DIFFERENCES = {
     "gpu_process_memory_used_bytes": "names are numbered unless asked for",
     "gpu_owner_memory_used_bytes": "names are numbered unless asked for",
     "gpu_owner_seconds_total": "names are numbered unless asked for",
+    "gpu_owner_score_seconds_total": "names are numbered unless asked for",
+    "gpu_owner_energy_joules_total": "names are numbered unless asked for",
 }
 
 

@@ -82,8 +82,8 @@ class Story:
             if isinstance(answer, FetchError):
                 self._fleet.failed(name, answer)
             else:
-                both = answer if isinstance(answer, tuple) else (answer, ())
-                self._fleet.answered(name, fetched(*both, sampled=self.now))
+                gpus, processes = answer if isinstance(answer, tuple) else (answer, ())
+                self._fleet.answered(name, fetched(gpus, processes, sampled=self.now))
         return self.view()
 
     def view(self) -> View:

@@ -166,10 +166,11 @@ def test_orders() -> None:
         assert screen.pids()[0] == "5"
         await screen.press("M")
         assert screen.pids() == ["5", "7", "11"]
-        await screen.press("s")
-        assert screen.app.look.process_order == "util"
-        await screen.press("less_than_sign", "less_than_sign")
-        assert screen.app.look.process_order == "gpu"
+        orders: list[str] = []
+        for key in ("s", "less_than_sign", "less_than_sign"):
+            await screen.press(key)
+            orders.append(screen.app.look.process_order)
+        assert orders == ["util", "memory", "gpu"]
         await screen.press("tab", "f6")
         assert screen.app.look.gpu_order == "util"
 

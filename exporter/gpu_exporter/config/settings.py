@@ -83,6 +83,14 @@ class CollectionConfig:
         "sleep. GPUs that are asleep are never woken, whatever this says.",
         shown="false",
     )
+    kernel_log: str = _setting(
+        "auto",
+        parsers.log_path,
+        "Where the kernel's messages of XIDs and NVSwitch faults are read (docs/EVENTS.md): auto is /dev/kmsg, or "
+        "systemd's journal where that may not be read, and nothing where the data is not of this machine; or off, "
+        "or a path.",
+        shown="auto",
+    )
 
 
 @dataclass(frozen=True, slots=True)

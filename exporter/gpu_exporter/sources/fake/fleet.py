@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
+from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid, XidDetail
 from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.partitions import cut
@@ -206,7 +206,8 @@ class FakeFleet:
             self._simulations[index].advance(when)
             if event.fault == "xid":
                 stamp = when + sum(step.step for step in self._clock_steps)
-                self._xids.append(Xid(self.devices[index], event.xid, stamp))
+                detail = XidDetail(event.word, event.unit, event.sub_code, event.link)
+                self._xids.append(Xid(self.devices[index], event.xid, stamp, detail=detail))
                 continue
             self._switch(index, event, on=not undo)
             self._simulations[index].change(self._conditions(index))
@@ -311,6 +312,11 @@ class FakeSource:
             return ()
         named = {device.uuid: device for device in self._devices}
         return tuple(replace(xid, device=named.get(xid.device.uuid, xid.device)) for xid in self._fleet.take_xids())
+
+    @property
+    def hears(self) -> bool:
+        """Its driver always tells."""
+        return not self._closed.is_set()
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; reads that hang or are slow end with SourceError, so ``hung`` changes nothing."""

@@ -56,6 +56,10 @@ class Event:
     lasts: float | None = None
     target: float = 0.0
     xid: int = 0
+    word: str = ""
+    unit: str = ""
+    sub_code: int | None = None
+    link: int | None = None
     severity: str = "corrected"
     location: str = "dram"
     count: int = 1
@@ -102,7 +106,7 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
         "overheat": _Fault(fields=("target",)),
         "fan_stop": _Fault(),
         "power_brake": _Fault(),
-        "xid": _Fault(lasts=False, fields=("xid",), needs="xid"),
+        "xid": _Fault(lasts=False, fields=("xid", "sub_code", "word", "unit", "link"), needs="xid"),
         "ecc": _Fault(fields=("severity", "location", "count", "remap")),
         "lost": _Fault(),
         "reset_required": _Fault(),
@@ -146,6 +150,10 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "fault": one_of(*FAULTS),
         "target": partial(_target, high=model.shutdown - 1),
         "xid": integer_between(1, 999),
+        "sub_code": integer_between(0, 63),
+        "word": one_of("Fatal", "Nonfatal"),
+        "unit": name,
+        "link": integer_between(0, 35),
         "severity": one_of("corrected", "uncorrected"),
         "location": one_of(*model.ecc),
         "count": integer_between(0, 10**9),

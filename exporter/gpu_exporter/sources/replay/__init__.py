@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
+from gpu_exporter.model import Device, Driver, Event, Finding, Reading
 from gpu_exporter.sources import BufferedSource, Source, SourceChangedError, SourceError, SourceKind, kind_of
 from gpu_exporter.sources.tape import Playback, Recording, load
 
@@ -50,7 +50,7 @@ class ReplaySource:
             return self._source.read_buffers(device)
         return Reading(device)
 
-    def events(self) -> Sequence[Xid]:
+    def events(self) -> Sequence[Event]:
         """The recorded XIDs whose time has come."""
         return self._source.events()
 
