@@ -134,7 +134,7 @@ def cli() -> None:
 
 
 for command in (
-    serve, sample, doctor, check, metrics, check_config, report, record, export, hub, top, free, desktop,
+    serve, sample, doctor, metrics, check_config, check, report, record, export, hub, top, free, desktop,
 ):  # fmt: skip
     cli.add_command(command)
 
