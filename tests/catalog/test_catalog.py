@@ -31,6 +31,7 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
+from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
@@ -225,7 +226,8 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 
 @EVERY
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
-    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, *EVENTS_TOTAL.values()}
+    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL}
+    kept.add(NVLINK_LINK_ERRORS)
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
     kept |= {SCORE_SECONDS, OWNER_SCORE, OWNER_ENERGY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
@@ -233,6 +235,8 @@ def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> 
     # Processes come from the simulated work.
     listed = any(isinstance(column, Processes) for column in metric.nvml)
     told = [column for column in (metric.fake, metric.fake_absent) if column]
+    if metric.parts:
+        told = [*told, *{bool(part.fake) for part in metric.parts if part.fake}]
     assert len(told) == (has_source and not listed), (
         f"{file_of(metric)}: {metric!r}: say what simulated GPUs have with one of fake=Constant(1.0), "
         'fake=Board("…") (a fact of the board, in sources/fake/models.py), fake="…" (worked out at every reading, in '
@@ -262,7 +266,5 @@ def test_a_gpu_has_at_most_150_series() -> None:
 
 def test_device_metrics_are_the_rows_that_are_not_our_own() -> None:
     assert [metric for metric in CATALOG if metric.own is None] == list(DEVICE_METRICS)
-    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, *EVENTS_TOTAL.values()} <= set(
-        DEVICE_METRICS
-    )
+    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL} <= set(DEVICE_METRICS)
     assert DRIVER_INFO not in DEVICE_METRICS

@@ -66,6 +66,14 @@ _ECC: Final[Mapping[str, Setting]] = {
     "remapped_uncorrected": 0,
     "remap_pending": 0,
     "remap_failure": 0,
+    "remap_banks": (2560, 0, 0, 0, 0),
+    "sram_bucket_l2": 0,
+    "sram_bucket_sm": 0,
+    "sram_bucket_pcie": 0,
+    "sram_bucket_mcu": 0,
+    "sram_bucket_other": 0,
+    "repair_channel": 0,
+    "repair_tpc": 0,
 }
 
 

@@ -104,11 +104,6 @@ class GpuModel:
         """ECC cannot be switched off here; a board without it has no such mode."""
         return 1.0 if self.ecc else None
 
-    @property
-    def fabric_state(self) -> float | None:
-        """Registered with the fabric manager, where there is one."""
-        return 3.0 if self.fabric else None
-
 
 _H100: Final = GpuModel(
     name="h100",

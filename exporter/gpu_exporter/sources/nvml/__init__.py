@@ -127,12 +127,12 @@ class NvmlSource:
             return Reading(gpu.device, failure=error.failure)
         gpu.down, gpu.code = False, 0
         # The counters of what it could tell begin at 0; the ledger counts.
-        heard = {EVENTS_TOTAL[kind]: 0.0 for kind in self._xids.kinds(plan.handle)}
+        heard = {(EVENTS_TOTAL, (kind,)): 0.0 for kind in self._xids.kinds(plan.handle)}
         return Reading(
             gpu.device,
-            {**told.values, **heard},
+            told.values,
             told.increments,
-            told.labelled | mig.labelled,
+            told.labelled | mig.labelled | heard,
             processes=listed.processes,
             listed_at=listed.at,
             mig_uuids=mig.uuids,
