@@ -14,6 +14,7 @@
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
 # make package-chart   dist/gpu-exporter-VERSION.tgz: the chart
 # make image-test   build and run the image, boot the systemd unit
+# make test-cluster   the chart on a real API server, by Helm 3 and 4 (builds them, once: 20 minutes on two cores)
 # make soak   the long runs: flat memory, fault storms
 # make clean  forget all of this
 
@@ -113,9 +114,14 @@ image-test: .venv/dev.stamp
 bench: .venv/bench.stamp
 	$(BIN)/python -m bench
 
+.PHONY: test-cluster
+test-cluster: .venv/dev.stamp
+	tools/cluster
+	$(BIN)/pytest -m slow -n $(JOBS) --dist loadfile tests/helm $(TESTS)
+
 .PHONY: soak
 soak: .venv/dev.stamp
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --ignore=tests/helm
 
 .PHONY: docs
 docs: .venv/dev.stamp

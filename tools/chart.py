@@ -30,7 +30,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
-from tools.chart_moved import MOVED
+from tools.chart_moved import DCGM, MOVED, NVIDIA_GPU_EXPORTER
 from tools.chart_types import TYPES, Kubernetes, Schema, closed
 
 from gpu_exporter.config import Setting, settings
@@ -254,6 +254,30 @@ def table(found: list[Value]) -> str:
     return "\n".join(rows[1:])
 
 
+def page(text: str) -> str:
+    """docs/KUBERNETES.md with its table of thresholds."""
+    head, begin, rest = text.partition("<!-- thresholds: made from the rules by `make docs` -->")
+    _, end, tail = rest.partition("<!-- end of thresholds -->")
+    if not end:
+        raise SystemExit("docs/KUBERNETES.md has no place for the table of thresholds")
+    rows = [f"| `{name}` | `{found['comparison']}` |" for name, found in sorted(thresholds().items())]
+    return "\n".join([f"{head}{begin}", "", "| alert | compares |", "|---|---|", *rows, "", f"{end}{tail}"])
+
+
+def migration() -> str:
+    """docs/MIGRATING_CHARTS.md."""
+    lines = ["# From another exporter's chart", ""]
+    lines += ["<!-- made from tools/chart_moved.py by `make docs` -->", ""]
+    lines += [
+        "Keys that mean something are refused with their name here, all at once. Empty ones are passed over: a copy of"
+    ]
+    lines += ["the other chart's whole values.yaml is told only what counts. What is not named here has the same name."]
+    for chart, keys in (("dcgm-exporter", DCGM), ("nvidia_gpu_exporter", NVIDIA_GPU_EXPORTER)):
+        lines += ["", f"## {chart}", "", "| there | here |", "|---|---|"]
+        lines += [f"| `{key}` | {now} |" for key, now in sorted(keys.items())]
+    return "\n".join([*lines, ""])
+
+
 def copies() -> dict[Path, str]:
     """The chart's copies of deploy/, byte for byte."""
     found: dict[Path, str] = {}
@@ -290,6 +314,8 @@ def made() -> dict[Path, str]:
         )
         + "\n",
         CHART / "files/thresholds.json": json.dumps(thresholds(), indent=1) + "\n",
+        ROOT / "docs/KUBERNETES.md": page((ROOT / "docs/KUBERNETES.md").read_text("utf-8")),
+        ROOT / "docs/MIGRATING_CHARTS.md": migration(),
         **copies(),
         CHART / "files/reloaded.json": json.dumps([item.key for item in settings() if item.reload], indent=1) + "\n",
     }
@@ -301,7 +327,7 @@ def main(arguments: list[str]) -> int:
     stale += left_over()
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.relative_to(CHART.parent.parent)} is not current: run make docs", file=sys.stderr)
+            print(f"{path.relative_to(ROOT)} is not current: run make docs", file=sys.stderr)
         return 1 if stale else 0
     for path in left_over():
         path.unlink()

@@ -267,6 +267,7 @@ TYPES: Final[dict[str, Schema]] = {
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": 65535},
             closed({"enabled": {"type": "boolean"}, "port": {"type": "integer", "minimum": 1, "maximum": 65535}}),
+            {"type": "null"},
         ]
     },
     "integer": {"type": "integer", "minimum": 0},
@@ -281,6 +282,7 @@ TYPES: Final[dict[str, Schema]] = {
         closed({**_keys("group kind namespace sectionName", TEXT), "name": _NAMED, "port": {"type": "integer"}}, "name")
     ),
     "path": {"type": "string", "pattern": "^/"},
+    "path?": {"type": "string", "pattern": "^$|^/"},
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
     "port name": {"type": "string", "pattern": "^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$", "maxLength": 15},
     "prometheus config": _PROMETHEUS,
@@ -324,7 +326,7 @@ class Kubernetes:
         tolerations = self.used["Toleration"]["properties"]
         tolerations["effect"] = {"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute", None]}
         tolerations["operator"] = {"enum": ["", "Equal", "Exists", "Lt", "Gt", None]}
-        made["environment"] = {"anyOf": [TEXTS, made.pop("env list")]}
+        made["environment"] = {"anyOf": [TEXTS, made.pop("env list"), {"type": "null"}]}
         self._of(_PROBE)
         probe = self.used["Probe"]["properties"]
         made["handler"] = closed({key: probe[key] for key in _HANDLERS})

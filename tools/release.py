@@ -1,7 +1,7 @@
 """What a release is made of, beside the wheel, the image and the single file.
 
 usage: tools/release.py notes TAG   the tag's part of CHANGELOG.md; refused where tag, package and chart differ
-       tools/release.py chart       dist/gpu-exporter-VERSION.tgz: the chart, with copies where the checkout has links
+       tools/release.py chart       dist/gpu-exporter-VERSION.tgz: the chart
 
 Both need nothing but Python. The same sources give the same bytes.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -46,15 +47,18 @@ def build_sampler(
     *,
     opened: Callable[[], Source] | None = None,
     published: Callable[[Snapshot], None] = lambda _: None,
+    make_room: Callable[[], None] = lambda: None,
 ) -> Sampler:
     """A sampler over the configured source, not yet started. Raises ConfigError.
 
-    ``opened`` opens it in another way than the settings say; ``published`` is called with each reading's snapshot.
+    ``opened`` opens it in another way than the settings say; ``published`` is called with each reading's snapshot, and
+    ``make_room`` where there are no more threads to be had.
     """
     kind = source_kind(config)
     return Sampler(
         open_source=opened or open_source(config),
         published=published,
+        make_room=make_room,
         source_name=kind.name,
         simulated=kind.simulated,
         collection=config.collection,
@@ -78,12 +82,17 @@ def open_kernel_log(config: Config) -> KernelLog | None:
     return KernelLog(None if path == "auto" else Path(path), clock=time.time, monotonic=time.monotonic)
 
 
-def read_once(config: Config) -> tuple[Snapshot, str | None]:
-    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError."""
+def read_once(config: Config, *, deadline: float | None = None) -> tuple[Snapshot, str | None]:
+    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError.
+
+    ``deadline`` is how many seconds it may take, by default long enough for a machine without persistence mode.
+    """
     sampler = build_sampler(config)
     sampler.start()
     try:
-        sampler.wait_first(_OPENING + 2 * config.collection.timeout)
+        done = sampler.wait_first(_OPENING + 2 * config.collection.timeout if deadline is None else deadline)
+        if not done and deadline is not None:
+            return sampler.latest(), f"the driver has not answered within {deadline:g} s"
         return sampler.latest(), sampler.ready()
     finally:
         sampler.close()
@@ -203,7 +212,8 @@ class Exporter:
     def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
         self._config = config
         trail = Trail()
-        self._sampler = build_sampler(config, published=trail.add)
+        # Where threads run out, readings come before answers.
+        self._sampler = build_sampler(config, published=trail.add, make_room=self._make_room)
         self._host = HostWatch(config.host)
         application = Application(
             provider=Site(self._sampler, self._host, build_page(config, hostname=self._host.latest().name), trail),
@@ -224,17 +234,13 @@ class Exporter:
         self._gate = gate
         self.address: Final = ",".join(map(str, self._server.addresses))
 
-    @property
-    def stuck(self) -> bool:
-        """Whether driver calls hang that will never be waited for."""
-        return bool(self._sampler.latest().stuck)
-
     def start(self) -> None:
-        """Begin to sample and to serve. Raises StartError where a GPU is required and none can be read."""
+        """Begin to sample and to serve. Raises StartError where a GPU is required and none can be read.
+
+        It is served from before the first reading on: while the driver hangs, that can be seen.
+        """
         self._sampler.start()
         self._host.start()
-        if self._config.require_gpu:
-            self._require_gpu()
         self._server.start()
         snapshot = self._sampler.latest()
         if snapshot.simulated:
@@ -243,6 +249,8 @@ class Exporter:
         log.info("listening", extra={"address": self.address, "path": path, "scheme": scheme})
         if self._gate and self._gate.passwords and not self._gate.secure:
             log.warning("passwords travel in the clear: the web configuration has no tls_server_config")
+        if self._config.require_gpu:
+            self._require_gpu()
 
     def apply(self, config: Config) -> None:
         """Put what needs no restart into force. Raises ConfigError, and changes nothing, where certificates are bad."""
@@ -262,13 +270,21 @@ class Exporter:
 
     def close(self) -> None:
         """Stop within two seconds; a driver call that hangs is left behind."""
-        self._server.close()
+        server = threading.Thread(target=self._server.close, name="closing server", daemon=True)
+        try:
+            server.start()
+        except RuntimeError:  # no more threads
+            self._server.close()
         self._sampler.close()
         self._host.close()
+        if server.is_alive():
+            server.join()
+
+    def _make_room(self) -> None:
+        self._server.connections.make_room()
 
     def _require_gpu(self) -> None:
         self._sampler.wait_first(_OPENING)
         if not self._sampler.latest().gpus_up:
             why = self._sampler.ready() or "the driver lists no GPU"
-            self.close()
             raise StartError(f"require_gpu: no GPU can be read: {why}")

@@ -156,6 +156,7 @@ class Reading:
     ``refused`` has what was told and cannot be, each with its row and left out of all the rest: a "not available" of
     -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     ``partial`` tells why it is only part of what the device otherwise tells; empty where it is whole.
+    ``read_at`` is when it began to be read, on the clock of ``Snapshot.monotonic``; its age counts from there.
     """
 
     device: Device
@@ -175,6 +176,7 @@ class Reading:
     refused: tuple[tuple[Metric, float], ...] = ()
     covered: Mapping[Metric, float | None] = field(default_factory=dict)
     partial: str = ""
+    read_at: float | None = None
 
 
 # Stands for XIDs that are not told by their number.
@@ -232,7 +234,8 @@ class Snapshot:
 
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
-    ``monotonic`` is the clock that ages the device series; ``timestamp`` is Unix time of the last success.
+    ``monotonic`` is when the oldest of the readings that succeeded began, in seconds since the boot (CLOCK_BOOTTIME,
+    which goes on while the machine sleeps); ``timestamp`` is the same moment in Unix time, of the last success.
     ``implausible`` counts refused values by the name of their metric, since the exporter started.
     ``event_sources`` tells of each way to hear of events whether it works, and ``sxids`` counts faults of NVSwitches
     by number and PCI address.

@@ -220,7 +220,7 @@ def test_alerts_of_ones_own_groups_are_ours_too() -> None:
 
 
 def test_receivers_and_routes_can_be_added_to_the_stack(tmp_path: Path, release: Release) -> None:
-    own = {
+    own: dict[str, Any] = {
         "receivers": [{"name": "chat", "webhook_configs": [{"url": "http://chat.example.org/"}]},
                       {"name": "heartbeat", "webhook_configs": [{"url": "http://hc.example.org/"}]}],
         "route": {"routes": [{"receiver": "chat", "matchers": ['severity="critical"'], "continue": True}]},

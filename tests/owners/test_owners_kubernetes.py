@@ -155,7 +155,7 @@ def test_tells_claims_that_name_a_gpu(
         api.pod("cdi", api.container("main", api.claim(f"nvidia.com/gpu={GPU(0)}"))),
         api.pod("mig", api.container("main", api.claim(f"k8s.gpu.nvidia.com/device={MIG(0)}"))),
         api.pod("named", api.container("main", api.claim("a.b/c=d", device=GPU(1).lower()))),
-        # What NVIDIA's driver says today: a minor number and the claim's own UUID, from which no GPU can be told.
+        # A minor number and the claim's own UUID, on a node that does not tell which GPU has the number.
         api.pod("minor", api.container("main", api.claim(f"k8s.gpu.nvidia.com/claim={GPU(2)[4:]}-gpu-0"))),
         api.pod("nic", api.container("main", api.claim("vendor.com/nic=1", driver="vendor.com"))),
     )

@@ -126,7 +126,8 @@ def test_errors_of_links_and_of_pcie(opened: Callable[[Stub], Read], stub: MakeS
 
 def test_the_place_in_fabric_and_rack(opened: Callable[[Stub], Read], stub: MakeStub, clock: Clock) -> None:
     machine = stub("h100")
-    place = {"chassis_serial": "1820325190123", "platform_slot": 7, "platform_tray": 0, "platform_host": 1}
+    place: dict[str, int | str] = {"chassis_serial": "1820325190123", "platform_slot": 7, "platform_tray": 0}
+    place["platform_host"] = 1
     for name, value in {
         **place,
         "platform_module": 3,

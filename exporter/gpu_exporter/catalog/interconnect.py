@@ -11,6 +11,8 @@ from gpu_exporter.catalog.row import KIB, MIB, Board, Call, Constant, Dcgm, Fiel
 _GROUP: Final = "PCIe, NVLink"
 gauge: Final = partial(row, "gauge", _GROUP)
 counter: Final = partial(row, "counter", _GROUP)
+gauge_by: Final = partial(split, "gauge", _GROUP)
+counter_by: Final = partial(split, "counter", _GROUP)
 
 _NVLINK: Final = "NVML_FI_DEV_NVLINK_LINK_COUNT"
 _NVLINK_STATE: Final = "NVML_FI_DEV_NVLINK_GET_STATE"
@@ -31,16 +33,10 @@ _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
         Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_EVENTS", scope="links"),
     ),
     "symbol": (Field("NVML_FI_DEV_NVLINK_COUNT_SYMBOL_ERRORS", scope="links"),),
-}
-_NVLINK5_ERRORS: Final = {
-    "effective": "EFFECTIVE_ERRORS",
-    "recovery_successful": "LINK_RECOVERY_SUCCESSFUL_EVENTS",
-    "recovery_failed": "LINK_RECOVERY_FAILED_EVENTS",
-    "malformed_packet": "MALFORMED_PACKET_ERRORS",
-    "buffer_overrun": "BUFFER_OVERRUN_ERRORS",
-    "receive": "RCV_ERRORS",
-    "link_integrity": "LOCAL_LINK_INTEGRITY_ERRORS",
-    "transmit_discard": "XMIT_DISCARDS",
+    # NVLink 5, Blackwell and newer.
+    "effective": (Field("NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_ERRORS", scope="links"),),
+    "recovery_successful": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS", scope="links"),),
+    "recovery_failed": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS", scope="links"),),
 }
 # nvml.h, nvmlGpuFabricInfo: two bits a condition, 1 a fault, 2 none, 0 not supported; the configuration has four
 # bits, 1 none, 2 to 8 what is wrong with it.
@@ -196,25 +192,13 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"kind": kind},
             links=_NVLINK,
             nvml=fields,
-            dcgm=_DCGM_NVLINK_ERRORS[kind],
+            dcgm=_DCGM_NVLINK_ERRORS.get(kind),
             fake=f"nvlink_errors_{kind}",
         )
         for kind, fields in _NVLINK_ERRORS.items()
     ),
-    split(
-        "counter",
-        _GROUP,
-        "gpu_nvlink_errors_total",
-        "NVLink errors over all links of the GPU, by kind.",
-        label="kind",
-        links=_NVLINK,
-        nvml={kind: Field(f"NVML_FI_DEV_NVLINK_COUNT_{name}", scope="links") for kind, name in _NVLINK5_ERRORS.items()},
-        fake_absent="simulated links tell one kind of recovery",
-    ),
     NVLINK_LINK_ERRORS,
-    split(
-        "counter",
-        _GROUP,
+    counter_by(
         "gpu_c2c_errors_total",
         "Errors of the C2C links, by kind: interrupts, replays, replays back to back.",
         label="kind",
@@ -225,9 +209,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         },
         fake_absent="no simulated board has a CPU beside it",
     ),
-    split(
-        "counter",
-        _GROUP,
+    counter_by(
         "gpu_pcie_aer_errors_total",
         "Errors and recoveries of the PCIe link as the GPU counts them (Advanced Error Reporting), by kind.",
         label="kind",
@@ -265,9 +247,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         nvml=Call("nvmlDeviceGetGpuFabricInfoV", struct=_FABRIC, part=("status",), only=("state", 3)),
         fake="fabric_status",
     ),
-    split(
-        "gauge",
-        _GROUP,
+    gauge_by(
         "gpu_fabric_health",
         "Health of the GPU's part of the NVLink fabric by condition: 1 a fault, 0 well; absent where not told.",
         label="condition",

@@ -6,11 +6,13 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Dcgm, Field, Metric, Nvml, Smi, row, split
+from gpu_exporter.catalog.row import ON_OFF, YES_NO, Call, Dcgm, Field, Metric, Nvml, Smi, row, split
 
 _GROUP: Final = "memory errors"
 gauge: Final = partial(row, "gauge", _GROUP)
 counter: Final = partial(row, "counter", _GROUP)
+gauge_by: Final = partial(split, "gauge", _GROUP)
+counter_by: Final = partial(split, "counter", _GROUP)
 
 _SRAM_STATUS: Final = "c_nvmlEccSramErrorStatus_v1_t"
 _SRAM_PARTS: Final = {
@@ -72,7 +74,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
         smi=Smi("ecc.mode.current", words=ON_OFF),
         dcgm=Dcgm(300, "DCGM_FI_DEV_ECC_CURRENT"),
-        fake=Board("ecc_enabled"),
+        fake="ecc_enabled",
     ),
     *(
         counter(
@@ -181,9 +183,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         dcgm=Dcgm(392, "DCGM_FI_DEV_RETIRED_PENDING"),
         fake="retired_pending",
     ),
-    split(
-        "gauge",
-        _GROUP,
+    gauge_by(
         "gpu_row_remap_banks",
         "Banks of device memory by how many spare rows they have left: all of them (max), many, some, few, none; told "
         "in MIG mode as well.",
@@ -195,9 +195,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         },
         fake="remap_banks",
     ),
-    split(
-        "gauge",
-        _GROUP,
+    gauge_by(
         "gpu_repair_pending",
         "1 where a memory channel, or a cluster of multiprocessors (TPC), waits for a reset to be put out of use.",
         label="kind",
@@ -209,9 +207,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         },
         fake="repair",
     ),
-    split(
-        "counter",
-        _GROUP,
+    counter_by(
         "gpu_sram_uncorrected_errors_total",
         "Uncorrected errors in SRAM over the board's life, by the unit that they were in.",
         label="unit",

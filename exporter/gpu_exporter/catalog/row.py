@@ -146,7 +146,14 @@ class Mig:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """From the kernel, without a call to the driver; ``name`` is the file in the device's sysfs folder."""
+
+    name: str
+
+
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig | Kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,13 @@ class CollectionConfig:
         "or a path.",
         shown="auto",
     )
+    let_sleep: bool = _setting(
+        False,
+        parsers.boolean,
+        "Close the driver where no GPU has worked for a minute, so that laptops and workstations can put theirs to "
+        "sleep. GPUs that are asleep are never woken, whatever this says.",
+        shown="false",
+    )
 
 
 @dataclass(frozen=True, slots=True)

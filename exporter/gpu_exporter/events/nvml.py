@@ -78,6 +78,7 @@ class XidListener:
         self._monotonic = monotonic
         self._watched: dict[int, _Watched] = {}
         self._lock = threading.Lock()
+        self._making = threading.Lock()
         self._heard: dict[tuple[Device, int, str], Xid] = {}
         self._events: dict[tuple[Device, str], int] = {}
         self._stop = threading.Event()
@@ -161,7 +162,8 @@ class XidListener:
 
     def _event_set(self, now: float) -> Any:
         """The event set, made where there is none; None where that fails, or is being tried by another thread."""
-        if self._set is not None or now < self._set_retry.at or not self._lock.acquire(blocking=False):
+        # A lock of its own: whoever fetches events must not wait for the driver.
+        if self._set is not None or now < self._set_retry.at or not self._making.acquire(blocking=False):
             return self._set
         try:
             if self._set is None and not self._stop.is_set():
@@ -173,7 +175,7 @@ class XidListener:
                 log.warning("no XID events: the driver has no event set", extra={"error": str(error)})
             self._set_told = True
         finally:
-            self._lock.release()
+            self._making.release()
         return self._set
 
     def _listen(self, event_set: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from gpu_exporter.config import ConfigError, Section, read_yaml
+from gpu_exporter.config import ConfigError, Section, read_file, read_yaml
 from gpu_exporter.config.parsers import (
     Address,
     RefusedError,
@@ -27,6 +27,7 @@ from gpu_exporter.config.parsers import (
 
 T = TypeVar("T")
 _DNS_PORT: Final = 53
+_LARGEST_SECRET: Final = 64 * 1024  # bytes; a token has a few thousand
 _SHARE_OF_INTERVAL: Final = 0.6  # a machine that hangs is told before it is asked again
 
 
@@ -78,6 +79,36 @@ def _dns_server(value: Any) -> Address:
     return Address(host, port)
 
 
+_NAME: Final = re.compile(r"([A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9.])?)(?::([0-9]{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class DnsName:
+    """A name that leads to machines: its addresses with this port, or (None) its SRV records."""
+
+    host: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return self.host if self.port is None else f"{self.host}:{self.port}"
+
+
+def _dns_names(value: Any) -> tuple[DnsName, ...]:
+    """One name or a list of them."""
+    found = []
+    for one in value if isinstance(value, list) else [value]:
+        match = _NAME.fullmatch(one) if isinstance(one, str) else None
+        port = int(match[3]) if match and match[3] else None
+        service = match is not None and match[1].startswith("_")
+        if match is None or service is (port is not None) or (port is not None and not 0 < port < 65536):
+            raise RefusedError(
+                f"{quoted(one)} leads to no machines; write exporters.gpus.svc:9435, or the name of SRV records, "
+                "_metrics._tcp.exporters.gpus.svc.cluster.local"
+            )
+        found.append(DnsName(match[1], port))
+    return tuple(dict.fromkeys(found))
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +117,7 @@ class BasicAuth:
     """A user's name and password."""
 
     username: str | None = _key(None, name, "User name.")
+    username_file: str | None = _key(None, text, "File with the user name, read again when it changes.")
     password: str | None = _key(None, text, "Password; better in a file.")
     password_file: str | None = _key(None, text, "File with the password, read again when it changes.")
 
@@ -137,6 +169,18 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
+class Discovery:
+    """Machines that are not written down."""
+
+    dns: tuple[DnsName, ...] = _key(
+        (),
+        _dns_names,
+        "Names that lead to machines, beside nodes.yml: `name:port` (all of its addresses), or one of SRV records.",
+    )
+    interval: float = _key(30.0, duration_between(1, 3600), "How often they are looked up.", shown="30s")
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     """Below which score a GPU counts as what; at the last one and above it is high."""
 
@@ -185,6 +229,7 @@ class HubConfig:
     )
     http_config: HttpConfig = field(default_factory=HttpConfig)
     dns: Dns = field(default_factory=Dns)
+    discovery: Discovery = field(default_factory=Discovery)
     retention: float = _key(
         30 * 86400.0,
         duration_between(86400, 730 * 86400),
@@ -228,6 +273,7 @@ def entries(table: type[Any] = HubConfig, place: str = "") -> Iterator[tuple[str
 def secrets_of(config: HttpConfig, beside: Path | None) -> tuple[Path, ...]:
     """The files that it names, to be watched."""
     names = (
+        config.basic_auth.username_file,
         config.basic_auth.password_file,
         config.authorization.credentials_file,
         config.tls_config.ca_file,
@@ -274,11 +320,13 @@ def _check_http(section: Section, place: str, http: HttpConfig) -> None:
     basic, token, tls = http.basic_auth, http.authorization, http.tls_config
     if basic.password and basic.password_file:
         section.refuse(f"{place}.basic_auth", "has password and password_file; write one of them")
-    if (basic.password or basic.password_file) and not basic.username:
+    if basic.username and basic.username_file:
+        section.refuse(f"{place}.basic_auth", "has username and username_file; write one of them")
+    if (basic.password or basic.password_file) and not (basic.username or basic.username_file):
         section.refuse(f"{place}.basic_auth.username", "is missing; write the user's name")
     if token.credentials and token.credentials_file:
         section.refuse(f"{place}.authorization", "has credentials and credentials_file; write one of them")
-    if basic.username and (token.credentials or token.credentials_file):
+    if (basic.username or basic.username_file) and (token.credentials or token.credentials_file):
         section.refuse(place, "has basic_auth and authorization; write one of them")
     if bool(tls.cert_file) != bool(tls.key_file):
         section.refuse(f"{place}.tls_config", "has one of cert_file and key_file; write both")
@@ -292,7 +340,7 @@ def secret(beside: Path | None, place: str, inline: str | None, file: str | None
         return inline
     path = (beside.parent if beside is not None else Path()) / file
     try:
-        content = path.read_text("utf-8").strip()
+        content = read_file(path, largest=_LARGEST_SECRET).decode().strip()
     except OSError as error:
         raise ConfigError(f"{beside}: {place}: '{path}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

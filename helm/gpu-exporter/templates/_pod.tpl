@@ -31,6 +31,9 @@ socket, the files of a Slurm prolog.
 {{- if .Values.owners.kubernetes.enabled }}
 {{- $folder := printf "%s/pod-resources" (trimSuffix "/" .Values.owners.kubernetes.kubeletDirectory) }}
 {{- $made = append $made (dict "name" "pod-resources" "hostPath" (dict "path" $folder "type" "Directory")) }}
+{{- with .Values.owners.kubernetes.cdiDirectory }}
+{{- $made = append $made (dict "name" "cdi" "hostPath" (dict "path" . "type" "DirectoryOrCreate")) }}
+{{- end }}
 {{- end }}
 {{- with include "gpu-exporter.userNames" . }}
 {{- $file := eq . "file" }}
@@ -64,6 +67,9 @@ socket, the files of a Slurm prolog.
 {{- end }}
 {{- if .Values.owners.kubernetes.enabled }}
 {{- $made = append $made (dict "name" "pod-resources" "mountPath" "/var/lib/kubelet/pod-resources" "readOnly" true) }}
+{{- if .Values.owners.kubernetes.cdiDirectory }}
+{{- $made = append $made (dict "name" "cdi" "mountPath" "/var/run/cdi" "readOnly" true) }}
+{{- end }}
 {{- end }}
 {{- with include "gpu-exporter.userNames" . }}
 {{- $made = append $made (dict "name" "host-etc" "mountPath" (eq . "file" | ternary "/host/etc/passwd" "/host/etc") "readOnly" true) }}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket as socket_module
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +21,14 @@ from typing import Final
 from gpu_exporter.config import ConfigError, OwnersConfig
 from gpu_exporter.model import Identity
 from gpu_exporter.owners import Allocations
+from gpu_exporter.owners.kubernetes.dra import DRIVER, DynamicDevices, named_devices
 from gpu_exporter.owners.kubernetes.messages import Allocation, PodResourcesError, allocations
+
+__all__ = ["KubernetesAllocations", "MissingExtraError", "device_key", "named_devices", "open_allocations"]
 
 log = logging.getLogger(__name__)
 
 STALE_AFTER: Final = 3  # intervals
-_DRA_DRIVER: Final = "gpu.nvidia.com"
 _RETRY_MOST: Final = 30.0
 _MOST_HOLDERS: Final = 16_384  # (device, identity) pairs; 16 GPUs shared 100 ways are a tenth of that
 _NOTHING: Final[Mapping[str, Sequence[Identity]]] = MappingProxyType({})
@@ -35,7 +38,6 @@ _HEX: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _UUID: Final = re.compile(rf"((?:GPU|MIG)-{_HEX}|MIG-GPU-{_HEX}/[0-9]{{1,3}}/[0-9]{{1,3}})(?:::[0-9]+)?")
 # GKE's plugin: nvidia0, nvidia0/gi1, nvidia0/vgpu2, nvidia0/gi1/vgpu2. A bare number is an index.
 _INDEX: Final = re.compile(r"([0-9]{1,4})(?:::[0-9]+)?|nvidia([0-9]{1,4})(?:/gi[0-9]+)?(?:/vgpu[0-9]+)?")
-_NAMED: Final = re.compile(rf"(?<![0-9a-z])(gpu|mig)-({_HEX})(?![0-9a-z])", re.IGNORECASE)
 
 
 class MissingExtraError(Exception):
@@ -69,11 +71,6 @@ def device_key(identifier: str) -> str | None:
     return None
 
 
-def named_devices(names: str) -> frozenset[str]:
-    """The UUIDs within DRA's names for a device; Kubernetes allows lower case only there, NVML writes GPU-, MIG-."""
-    return frozenset(f"{kind.upper()}-{uuid.lower()}" for kind, uuid in _NAMED.findall(names))
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What is known at one moment. ``asked`` is when the answer was asked for, on the monotonic clock."""
@@ -88,7 +85,8 @@ class KubernetesAllocations:
 
     ``resources`` are names of device plugins' resources, ``*`` and ``?`` allowed. Every call to the kubelet may take
     ``timeout`` seconds; after a failure it is asked again soon, then less and less often. What was asked for more than
-    three intervals and a timeout ago is withheld. Raises MissingExtraError.
+    three intervals and a timeout ago is withheld. ``own_pod`` is the exporter's own (a pod's host name is its name),
+    whose claim on every GPU with adminAccess holds none of them. Raises MissingExtraError.
     """
 
     def __init__(
@@ -99,6 +97,8 @@ class KubernetesAllocations:
         interval: float = 10.0,
         timeout: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
+        devices: DynamicDevices | None = None,
+        own_pod: str | None = None,
     ) -> None:
         try:
             from gpu_exporter.owners.kubernetes.client import Client  # noqa: PLC0415 - an extra
@@ -111,6 +111,8 @@ class KubernetesAllocations:
             ) from None
         self._client = Client(path=socket, timeout=timeout)
         self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))
+        self._devices = devices or DynamicDevices()
+        self._own_pod = socket_module.gethostname() if own_pod is None else own_pod
         self._interval = interval
         self._stale_after = STALE_AFTER * interval + timeout
         self._monotonic = monotonic
@@ -197,13 +199,19 @@ class KubernetesAllocations:
 
     def _holders(self, message: bytes) -> Iterator[tuple[str, Allocation]]:
         """Every allocation that names a GPU, with the GPU."""
+        refreshed = False
         for given in allocations(message, wanted=self._wanted):
             if given.dynamic:
-                keys = named_devices(given.device)
+                if given.pod == self._own_pod:
+                    continue
+                if not refreshed:  # nodes without claims have no such files
+                    self._devices.refresh()
+                    refreshed = True
+                keys = self._devices.keys(given.resource, given.device)
             else:
                 key = device_key(given.device)
                 keys = frozenset() if key is None else frozenset({key})
-            if not keys and (not given.dynamic or given.resource == _DRA_DRIVER):
+            if not keys and (not given.dynamic or given.resource == DRIVER):
                 self._tell_unknown(given)
             yield from ((key, given) for key in sorted(keys))
 

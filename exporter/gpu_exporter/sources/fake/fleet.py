@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from gpu_exporter.catalog import DEVICE_METRICS, WHOLE, by_name
 from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid, XidDetail
+from gpu_exporter.model import Device, Driver, Failure, GpuEvent, Process, Reading, Reason, Xid, XidDetail
 from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.partitions import cut
@@ -119,6 +119,11 @@ class FakeFleet:
             for index, active in enumerate(self._active)
             if (event := active.get("hot_plug")) is None or event.plugged
         )
+
+    def named(self, index: int, device: Device) -> Device:
+        """The device as its board names itself now: a drift may have changed its VBIOS."""
+        drift = self._active[index].get("drift")
+        return device if drift is None or not drift.vbios else replace(device, vbios_version=drift.vbios)
 
     def falsehoods(self, index: int) -> Falsehoods:
         """What the driver does not tell of one GPU, or tells wrongly."""
@@ -310,7 +315,8 @@ class FakeSource:
         while fleet.hanging(index):
             fleet.wait(self._closed, _POLL)
             now = self._alive()
-        return self._telling.of(fleet.reading(index, now), self._devices[device.index], now, fleet.falsehoods(index))
+        named = fleet.named(index, self._devices[device.index])
+        return self._telling.of(fleet.reading(index, now), named, now, fleet.falsehoods(index))
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -324,6 +330,10 @@ class FakeSource:
     def hears(self) -> bool:
         """Its driver always tells."""
         return not self._closed.is_set()
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """None: its XIDs are all that it tells."""
+        return ()
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; reads that hang or are slow end with SourceError, so ``hung`` changes nothing."""
@@ -386,6 +396,10 @@ def _conditions(active: Mapping[str, Event], model: GpuModel, device: Device) ->
         workload=next((event.workload for event in events if event.fault == "workload"), None),
         parts=None if mig is None else cut(model, device.uuid, mig.instances),
         pcie_width=next((event.width for event in events if event.fault == "pcie"), 16),
+        pcie_generation=next((event.generation for event in events if event.fault == "slow_pcie"), None),
+        clock_ratio=next((event.ratio for event in events if event.fault == "clock_stuck"), None),
+        power_limit=next((event.power_limit for event in events if event.fault == "drift"), None),
+        ecc_off=any(not event.ecc for event in events if event.fault == "drift"),
         nvlinks_down=next((event.links for event in events if event.fault == "nvlink"), 0),
         fabric=next((event.fabric for event in events if event.fault == "fabric"), ""),
         remap_pending=any(event.remap == "pending" for event in events),

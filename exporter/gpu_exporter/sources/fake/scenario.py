@@ -73,6 +73,11 @@ class Event:
     enabled: bool = True
     instances: int = 2
     width: int = 8
+    generation: int = 1
+    ratio: float = 0.3
+    power_limit: float | None = None
+    ecc: bool = True
+    vbios: str = ""
     links: int = 1
     kind: str = ""
     spare: str = "low"
@@ -113,6 +118,9 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
         "hang": _Fault(),
         "slow": _Fault(fields=("delay",), needs="delay"),
         "pcie": _Fault(fields=("width", "count")),
+        "slow_pcie": _Fault(fields=("generation",)),
+        "clock_stuck": _Fault(fields=("ratio",)),
+        "drift": _Fault(fields=("power_limit", "ecc", "vbios")),
         "nvlink": _Fault(fields=("links", "count")),
         "nvlink_link": _Fault(lasts=False, fields=("link", "kind", "count")),
         "fabric": _Fault(fields=("fabric",)),
@@ -160,6 +168,11 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "remap": one_of("none", "done", "pending", "failure"),
         "delay": duration_between(0, _LONGEST_DELAY),
         "width": lambda value: int(one_of("1", "2", "4", "8")(str(value))),
+        "generation": integer_between(1, model.pcie - 1),
+        "ratio": _clock_ratio,
+        "power_limit": partial(_power_limit, low=model.power_min, high=model.power_max),
+        "ecc": boolean,
+        "vbios": _word,
         "links": integer_between(1, model.nvlinks),
         "kind": one_of(*model.nvlink_errors),
         "spare": one_of(*SPARES[1:]),
@@ -200,6 +213,18 @@ def _target(value: Any, *, high: float) -> float:
     low = 40
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise RefusedError(f"{quoted(value)} is not a temperature from {low} to {high:g} °C")
+    return float(value)
+
+
+def _clock_ratio(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.05 <= value <= 0.95:
+        raise RefusedError(f"{quoted(value)} is not a share of the highest clock; write 0.05 to 0.95")
+    return float(value)
+
+
+def _power_limit(value: Any, *, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise RefusedError(f"{quoted(value)} is not a power limit of this board; write {low:g} to {high:g} (watts)")
     return float(value)
 
 
@@ -284,6 +309,11 @@ def _event(entry: Section, fleet: Fleet, parse: Mapping[str, Callable[[Any], Any
         values.setdefault("remap", "pending" if hard else "none")
         if values["remap"] != "none" and values["location"] != "dram":
             entry.refuse("remap", f"{quoted(values['remap'])} is not for {values['location']}; write none")
+    elif fault == "drift":
+        if "ecc" in values and not fleet.model.ecc:
+            entry.refuse("ecc", f"is not possible: {fleet.model.name} has none; write power_limit or vbios")
+        if values.keys() <= {"fault"}:
+            values["power_limit"] = fleet.model.power_min
     elif fault in {"pcie", "nvlink"}:
         values.setdefault("count", 0)
     elif fault == "impossible_value":
@@ -342,5 +372,8 @@ class ScenarioFile:
             self.events = load(self._path, self._fleet)
         except ConfigError as error:
             _LOG.warning("the edited scenario is not used, the last good one stays in force: %s", error)
+            return False
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the GPUs go on
+            _LOG.exception("the edited scenario is not used: this is a bug in gpu-exporter")
             return False
         return True

@@ -35,6 +35,7 @@ _STALLED: Final = 0.2  # what is left of the air flow by convection
 _SW_FLOOR: Final = 0.4  # shares of the span from idle to the limit that the governors can get down to
 _HW_FLOOR: Final = 0.15
 _BRAKE: Final = 0.3
+_CLOCK_EXPONENT: Final = 0.45  # of the power share, for the clock that it pays for
 _HIDDEN_BY_MIG: Final = (
     "utilization",
     "memory_io",
@@ -75,6 +76,10 @@ class Conditions:
     workload: Kind | None = None
     parts: tuple[Part, ...] | None = None  # in MIG mode
     pcie_width: int = 16
+    pcie_generation: int | None = None  # the highest that the link trains to
+    clock_ratio: float | None = None  # of the highest SM clock, where it is stuck
+    power_limit: float | None = None  # watts, where it is not the default
+    ecc_off: bool = False
     nvlinks_down: int = 0
     fabric: str = ""  # what is wrong with the fabric: FABRIC_FAULTS
     remap_pending: bool = False
@@ -250,13 +255,17 @@ class Simulation:
         if self._decay[0] != seconds:
             self._decay = (seconds, -math.expm1(-seconds / model.time_constant))
         gain = self._decay[1]
-        idle, span = model.power_idle, model.power - model.power_idle
+        limit = self._limit()
+        idle, span = model.power_idle, limit - model.power_idle
         resistance = model.thermal_resistance / self._air_flow(seconds)
         floor = idle + _SW_FLOOR * span
 
         wanted = self._wanted(demand)
-        capped = wanted > model.power
-        power = min(wanted, model.power)
+        stuck = conditions.clock_ratio
+        if stuck is not None:
+            wanted = min(wanted, idle + (wanted - idle) * stuck ** (1 / _CLOCK_EXPONENT))
+        capped = wanted > limit
+        power = min(wanted, limit)
         if conditions.power_brake:
             power = min(power, idle + _BRAKE * span)
         inlet = self._inlet(resistance, power, floor)
@@ -273,7 +282,9 @@ class Simulation:
         self._temperature = min(self._temperature, model.shutdown - 1.0)
         self._heat += (demand.memory_io - self._heat) * gain
         self._power = power
-        self._ratio = 1.0 if power >= wanted else max(0.2, ((power - idle) / (wanted - idle)) ** 0.45)
+        self._ratio = 1.0 if power >= wanted else max(0.2, ((power - idle) / (wanted - idle)) ** _CLOCK_EXPONENT)
+        if stuck is not None:
+            self._ratio *= stuck
         slowed = self._hot
         self._hot = self._too_hot()
         slowed = slowed or self._hot
@@ -295,11 +306,22 @@ class Simulation:
         totals.dram_active += demand.memory_io * DRAM_ACTIVE * seconds
         totals.energy += power * seconds
         pcie = model.pcie_bandwidth * seconds * conditions.pcie_width / 16
+        pcie *= 2.0 ** (self._pcie_generation(busy=True) - model.pcie)
         totals.pcie_transmit += demand.pcie_transmit * pcie
         totals.pcie_receive += demand.pcie_receive * pcie
         if model.nvlinks:
             share = 1.0 - conditions.nvlinks_down / model.nvlinks
             totals.nvlink += demand.nvlink * model.nvlink_bandwidth * share * seconds
+
+    def _limit(self) -> float:
+        """The power limit in force, in watts."""
+        limit = self.conditions.power_limit
+        return self.model.power if limit is None else limit
+
+    def _pcie_generation(self, *, busy: bool) -> int:
+        generation = self.model.pcie if busy else self.model.pcie_idle
+        most = self.conditions.pcie_generation
+        return generation if most is None else min(generation, most)
 
     def _too_hot(self) -> bool:
         """The hardware slows down from its limit on, and until it is 2 K below."""
@@ -354,6 +376,7 @@ class Simulation:
             "temperature": float(round(self._temperature)),
             "power": round(min(self._power * swing, model.power_max), 3),
             "power_average": round(self._power, 3),
+            "power_limit": self._limit(),
             "energy": round(totals.energy, 3),
             "clock_sm": sm,
             "clock_graphics": sm,
@@ -362,7 +385,7 @@ class Simulation:
             "performance_state": float(state),
             "reason_gpu_idle": 0.0 if busy else 1.0,
             "pcie_replays": totals.pcie_replays,
-            "pcie_generation": float(model.pcie if busy else model.pcie_idle),
+            "pcie_generation": float(self._pcie_generation(busy=busy)),
             "pcie_width": float(conditions.pcie_width),
             **{f"pcie_aer_{kind}": 0.0 for kind in _AER},
         }
@@ -371,6 +394,8 @@ class Simulation:
             quantities[f"reason_seconds_{reason}"] = totals.reasons[reason]
         for engine in model.engines:
             quantities[engine] = round(getattr(demand, engine), 2)
+        if model.ecc_enabled is not None:
+            quantities["ecc_enabled"] = 0.0 if conditions.ecc_off else model.ecc_enabled
         if model.memory_max is not None:
             memory_heat = 33.0 + 0.35 * self._temperature + 14.0 * self._heat
             quantities["memory_temperature"] = float(round(min(memory_heat, model.memory_max)))

@@ -32,8 +32,8 @@ from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 log = logging.getLogger(__name__)
 
 _LINK_ERRORS: Final = frozenset(
-    set(by_name("gpu_nvlink_errors_total").parts)
-    | {by_name("gpu_nvlink_errors_total", kind=kind) for kind in ("crc_flit", "replay", "recovery", "symbol")}
+    by_name("gpu_nvlink_errors_total", kind=kind)
+    for kind in ("crc_flit", "replay", "recovery", "symbol", "effective", "recovery_successful", "recovery_failed")
 )
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pynvml
 
 from gpu_exporter.catalog import ASKED, WHOLE, by_name
-from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Kernel, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
@@ -33,7 +33,7 @@ class Plan:
         self._release = driver_release
         self._rows: dict[Metric, Row] = {}
         for metric in ASKED:
-            possible = (column for column in metric.nvml if not isinstance(column, (Mig, Processes)))
+            possible = (column for column in metric.nvml if not isinstance(column, (Kernel, Mig, Processes)))
             if columns := tuple(column for column in possible if self._known(column)):
                 self._rows[metric] = Row(metric, columns)
         self._fallen: list[Row] = []  # those that have a better column than the one in use

@@ -1,0 +1,275 @@
+"""A real Kubernetes on loopback, without nodes: etcd, API server and controller manager, built by tools/cluster.
+
+Its nodes are objects only. What a kubelet would do, ``run_pods`` does: pods of the nodes run, the pod of `helm test`
+succeeds, and its log is served.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import ssl
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import yaml
+from tools.lab import LOOPBACK, ROOT
+from tools.lab.ports import free_port
+from tools.lab.programs import Program
+from tools.lab.wait import patience, wait_for
+
+BUILT = ROOT / ".build/cluster"
+CRDS = BUILT / "crds"
+LOG = 'gpu_exporter_gpus{state="up"} 8\n'
+
+
+def built(name: str) -> Path:
+    """A program of tools/cluster; without it the test is skipped, as Go is not on every machine."""
+    path = BUILT / name
+    if not path.exists():
+        pytest.skip(f"{name} is not built: run tools/cluster")
+    return path
+
+
+class Kubernetes:
+    """The API server, as an administrator sees it."""
+
+    def __init__(self, folder: Path, port: int, ca: trustme.CA) -> None:
+        self.port = port
+        self.folder = folder
+        self.certificate = ca.issue_cert(common_name="admin", organization_name="system:masters")
+        self.certificate.private_key_pem.write_to_path(folder / "admin.key")
+        self.certificate.cert_chain_pems[0].write_to_path(folder / "admin.crt")
+        self._context = ssl.create_default_context()
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE  # its certificate is its own
+        self._context.load_cert_chain(folder / "admin.crt", folder / "admin.key")
+        self.kubeconfig = folder / "kubeconfig"
+        server = {"server": f"https://{LOOPBACK}:{port}", "insecure-skip-tls-verify": True}
+        user = {"client-certificate": str(folder / "admin.crt"), "client-key": str(folder / "admin.key")}
+        tree = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "it", "cluster": server}],
+            "users": [{"name": "it", "user": user}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+            "current-context": "it",
+        }
+        self.kubeconfig.write_text(yaml.safe_dump(tree))
+
+    def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
+        """The answer's document. Raises HTTPError."""
+        url = f"https://{LOOPBACK}:{self.port}/{path}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
+        with urllib.request.urlopen(request, timeout=patience(), context=self._context) as answer:  # noqa: S310
+            return json.loads(answer.read())
+
+    def ready(self) -> bool:
+        with suppress(OSError):
+            url = f"https://{LOOPBACK}:{self.port}/readyz"
+            with urllib.request.urlopen(url, timeout=5, context=self._context) as answer:
+                return bool(answer.status == 200)
+        return False
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("GET", path)["items"]
+        return found
+
+    def create(self, path: str, item: Mapping[str, Any]) -> None:
+        self.ask("POST", path, item)
+
+    def namespace(self, name: str, **levels: str) -> None:
+        """A namespace with Pod Security's levels: enforce, warn."""
+        labels = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
+        item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        self.create("api/v1/namespaces", item)
+        wait_for(lambda: self._has_account(name), "the namespace's account")
+
+    def _has_account(self, namespace: str) -> bool:
+        return any(
+            item["metadata"]["name"] == "default"
+            for item in self.items(f"api/v1/namespaces/{namespace}/serviceaccounts")
+        )
+
+    def helm(self, program: Path, *arguments: str | Path, namespace: str) -> subprocess.CompletedProcess[str]:
+        """Helm, to its end."""
+        surroundings = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin", "KUBECONFIG": str(self.kubeconfig)}
+        command = [program, *arguments, "--namespace", namespace, "--burst-limit", "1000", "--qps", "1000"]
+        return subprocess.run(
+            command, env=surroundings, capture_output=True, text=True, timeout=patience(300), check=False
+        )
+
+
+@contextmanager
+def kubernetes(folder: Path) -> Iterator[Kubernetes]:
+    """A cluster that ends with the block."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(folder / "ca.crt")
+    key = ca.issue_cert("accounts")
+    key.private_key_pem.write_to_path(folder / "accounts.key")
+    etcd_port, peer_port, port = free_port(), free_port(), free_port()
+    etcd = f"http://{LOOPBACK}:{etcd_port}"
+    peer = f"http://{LOOPBACK}:{peer_port}"
+    with ExitStack() as stack:
+        stack.enter_context(
+            Program(
+                [
+                    built("etcd"),
+                    f"--data-dir={folder / 'etcd'}",
+                    f"--listen-client-urls={etcd}",
+                    f"--advertise-client-urls={etcd}",
+                    f"--listen-peer-urls={peer}",
+                    f"--initial-advertise-peer-urls={peer}",
+                    f"--initial-cluster=default={peer}",
+                    "--unsafe-no-fsync",
+                ],
+                folder / "etcd.log",
+            )
+        )
+        server = stack.enter_context(
+            Program(
+                [
+                    built("kube-apiserver"),
+                    f"--etcd-servers={etcd}",
+                    f"--bind-address={LOOPBACK}",
+                    f"--advertise-address={LOOPBACK}",
+                    "--endpoint-reconciler-type=none",
+                    f"--secure-port={port}",
+                    f"--cert-dir={folder / 'certificates'}",
+                    f"--client-ca-file={folder / 'ca.crt'}",
+                    f"--service-account-key-file={folder / 'accounts.key'}",
+                    f"--service-account-signing-key-file={folder / 'accounts.key'}",
+                    "--service-account-issuer=https://kubernetes.default.svc",
+                    "--authorization-mode=RBAC",
+                    "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108",
+                    "--allow-privileged",
+                    "--anonymous-auth=false",
+                ],
+                folder / "api-server.log",
+            )
+        )
+        made = Kubernetes(folder, port, ca)
+        server.wait(made.ready)
+        stack.enter_context(
+            Program(
+                [
+                    built("kube-controller-manager"),
+                    f"--kubeconfig={made.kubeconfig}",
+                    f"--service-account-private-key-file={folder / 'accounts.key'}",
+                    "--use-service-account-credentials",
+                    "--leader-elect=false",
+                    f"--bind-address={LOOPBACK}",
+                    f"--secure-port={free_port()}",
+                    f"--cert-dir={folder / 'certificates'}",
+                    "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
+                ],
+                folder / "controllers.log",
+            )
+        )
+        for path in sorted(CRDS.glob("*.yaml")):
+            made.create("apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text()))
+        yield made
+
+
+# --- what a kubelet does ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def nodes(cluster: Kubernetes, labels: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """Nodes with labels, whose kubelet serves one log and lets every pod run at once."""
+    certificate = trustme.CA().issue_cert(LOOPBACK)
+    server = http.server.ThreadingHTTPServer((LOOPBACK, 0), _Kubelet)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    for name, found in labels.items():
+        item = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(found)}}
+        cluster.create("api/v1/nodes", item)
+        status = {
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": LOOPBACK}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": server.server_address[1]}},
+                "conditions": [{"type": "Ready", "status": "True", "reason": "It", "message": "is"}],
+            }
+        }
+        cluster.ask("PATCH", f"api/v1/nodes/{name}/status", status, "application/merge-patch+json")
+        cluster.ask("PATCH", f"api/v1/nodes/{name}", {"spec": {"taints": None}}, "application/merge-patch+json")
+    ending = threading.Event()
+    worker = threading.Thread(target=_run_pods, args=(cluster, next(iter(labels)), ending))
+    worker.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        worker.join()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Kubelet(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        body = LOG.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _run_pods(cluster: Kubernetes, node: str, ending: threading.Event) -> None:
+    while not ending.wait(0.1):
+        with suppress(urllib.error.HTTPError):  # a pod that is gone meanwhile
+            for pod in cluster.items("api/v1/pods?fieldSelector=status.phase%3DPending"):
+                _run(cluster, pod, node)
+
+
+def _run(cluster: Kubernetes, pod: dict[str, Any], node: str) -> None:
+    place = f"api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+    if "deletionTimestamp" in pod["metadata"]:
+        return
+    if "nodeName" not in pod["spec"]:
+        bound = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod["metadata"]["name"]},
+                 "target": {"apiVersion": "v1", "kind": "Node", "name": node}}  # fmt: skip
+        cluster.ask("POST", f"{place}/binding", bound)
+    done = pod["spec"]["restartPolicy"] == "Never"
+    state = {"terminated": {"exitCode": 0, "reason": "Completed"}} if done else {"running": {}}
+    containers = [
+        {
+            "name": found["name"],
+            "image": found["image"],
+            "imageID": "it",
+            "ready": not done,
+            "restartCount": 0,
+            "state": state,
+        }
+        for found in pod["spec"]["containers"]
+    ]
+    conditions = [
+        {"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady", "PodScheduled", "Initialized")
+    ]
+    status = {"phase": "Succeeded" if done else "Running", "conditions": conditions, "containerStatuses": containers,
+              "podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}]}  # fmt: skip
+    cluster.ask("PATCH", f"{place}/status", {"status": status}, "application/merge-patch+json")
+
+
+def clean(cluster: Kubernetes, namespace: str) -> None:
+    """Forget claims that outlive their release."""
+    for item in cluster.items(f"api/v1/namespaces/{namespace}/persistentvolumeclaims"):
+        place = f"api/v1/namespaces/{namespace}/persistentvolumeclaims/{item['metadata']['name']}"
+        cluster.ask("PATCH", place, {"metadata": {"finalizers": None}}, "application/merge-patch+json")
+        with suppress(urllib.error.HTTPError):
+            cluster.ask("DELETE", place)
