@@ -27,6 +27,14 @@ class Device:
     pci_bus_id: str = ""
     serial: str = ""
     vbios_version: str = ""
+    # Where it is in an NVLink fabric and in its rack.
+    cluster_uuid: str = ""
+    clique: str = ""
+    chassis: str = ""
+    slot: str = ""
+    tray: str = ""
+    host: str = ""
+    module: str = ""
 
     @property
     def board(self) -> str:

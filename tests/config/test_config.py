@@ -84,8 +84,8 @@ MESSAGES = {
     ),
     "section-is-list": "web is a list; write keys such as listen_address, telemetry_path, allow, config_file",
     "section-is-number": "fake is a single value; write keys such as gpus, model, seed, owners, scenario",
-    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus, let_sleep, "
-    "kernel_log",
+    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus, kernel_log, "
+    "let_sleep",
     "tabs": "is not YAML: line 2, column 1: found character '\\t' that cannot start any token",
     "text-document": "the file is text; write keys such as source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
@@ -94,7 +94,7 @@ MESSAGES = {
     "two-documents": "is not YAML: line 2, column 1: found another document",
     "unknown-format": "log.format: 'yaml' is not known; write one of logfmt, json",
     "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus, "
-    "let_sleep, kernel_log",
+    "kernel_log, let_sleep",
     "unknown-key": "collector: unknown key; write one of source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",

@@ -13,7 +13,7 @@ from tools.lab import ROOT
 from tools.lab.clock import Clock
 
 from fake_story import quantities
-from gpu_exporter.catalog import DEVICE_METRICS, by_name, mig
+from gpu_exporter.catalog import ASKED, DEVICE_METRICS, by_name, mig
 from gpu_exporter.catalog.row import Board, Constant, Metric
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Reading
@@ -25,7 +25,7 @@ from gpu_exporter.sources.fake.workloads import KINDS, Workload, assign, noise
 
 START = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 ALL = sorted(MODELS)
-SIMULATED = {row.fake for row in DEVICE_METRICS if isinstance(row.fake, str)}
+SIMULATED = {row.fake for row in ASKED if isinstance(row.fake, str)}
 BUSY = by_name("gpu_busy_seconds_total")
 COUNTERS = {row for row in DEVICE_METRICS if row.kind == "counter"}
 
@@ -130,7 +130,8 @@ def test_what_a_board_lacks_is_absent(model: str, name: str) -> None:
 @pytest.mark.parametrize("model", ALL)
 def test_fans_exist_only_on_boards_that_have_them(model: str) -> None:
     fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock(START))
-    labels = [label for _, (label,) in fleet.open().read(fleet.devices[0]).labelled]
+    told = fleet.open().read(fleet.devices[0]).labelled
+    labels = [labels[0] for row, labels in told if row.dynamic == ("fan",)]
     assert labels == (["0", "1"] if model == "rtx4090" else [])
 
 
@@ -285,7 +286,7 @@ def test_a_day_is_plausible(model: str) -> None:
             assert 0 <= grown <= 300 + 1e-6
             assert new.covered[BUSY] == 300
             busy += grown
-            assert all(0 <= speed <= 1 for speed in new.labelled.values())
+            assert all(0 <= speed <= 1 for (row, _), speed in new.labelled.items() if row.unit == "ratio")
         before = now
     assert 0.2 < busy / (5 * 86400) < 0.9
 

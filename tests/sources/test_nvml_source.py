@@ -334,7 +334,7 @@ def test_xids_are_heard_with_their_time(opened: Callable[..., NvmlSource], stub:
     heard: list[Xid] = []
 
     def all_heard() -> bool:
-        heard.extend(source.events())
+        heard.extend(event for event in source.events() if isinstance(event, Xid))
         return len(heard) == 2
 
     wait_for(all_heard)

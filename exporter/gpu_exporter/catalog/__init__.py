@@ -48,6 +48,7 @@ from gpu_exporter.catalog.processes import (
 from gpu_exporter.catalog.row import Metric
 
 __all__ = [
+    "ASKED",
     "CATALOG",
     "CLOCK_EVENTS",
     "DEVICE_METRICS",
@@ -67,6 +68,7 @@ __all__ = [
     "READ_ERRORS",
     "SCORE_SECONDS",
     "STATE_SECONDS",
+    "WHOLE",
     "XID_ERRORS",
     "XID_LAST",
     "by_name",
@@ -95,6 +97,9 @@ CATALOG: Final[tuple[Metric, ...]] = tuple(
     for row in group.ROWS
 )
 DEVICE_METRICS: Final = tuple(row for row in CATALOG if row.own is None)
+# What is asked for one by one: the rows, and the parts of those that are told together.
+ASKED: Final = tuple(part for row in DEVICE_METRICS for part in row.parts or (row,))
+WHOLE: Final = {part: row for row in DEVICE_METRICS for part in row.parts}
 _BY_NAME: Final = {(row.name, frozenset(row.labels)): row for row in CATALOG}
 
 

@@ -47,16 +47,13 @@ EVENTS: Final = {
     "recovery_action": ("nvmlEventTypeGpuRecoveryAction", "the recovery action changed"),
     "mig_change": ("nvmlEventMigConfigChange", "MIG devices were made or destroyed"),
 }
-EVENTS_TOTAL: Final = {
-    kind: counter(
-        "gpu_events_total",
-        "Events that the driver told since the exporter started, by kind: "
-        + "; ".join(f"{each} {says}" for each, (_, says) in EVENTS.items())
-        + ". Kinds that it cannot tell of this GPU are absent.",
-        labels={"event": kind},
-    )
-    for kind in EVENTS
-}
+EVENTS_TOTAL: Final = counter(
+    "gpu_events_total",
+    "Events that the driver told since the exporter started, by kind: "
+    + "; ".join(f"{each} {says}" for each, (_, says) in EVENTS.items())
+    + ". Kinds that it cannot tell of this GPU are absent.",
+    dynamic=("event",),
+)
 ROWS: Final[tuple[Metric, ...]] = (
     GPU_UP,
     *READ_ERRORS.values(),
@@ -86,5 +83,5 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     XID_ERRORS,
     XID_LAST,
-    *EVENTS_TOTAL.values(),
+    EVENTS_TOTAL,
 )

@@ -76,13 +76,6 @@ class CollectionConfig:
         'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
         reload=True,
     )
-    let_sleep: bool = _setting(
-        False,
-        parsers.boolean,
-        "Close the driver where no GPU has worked for a minute, so that laptops and workstations can put theirs to "
-        "sleep. GPUs that are asleep are never woken, whatever this says.",
-        shown="false",
-    )
     kernel_log: str = _setting(
         "auto",
         parsers.log_path,
@@ -90,6 +83,13 @@ class CollectionConfig:
         "systemd's journal where that may not be read, and nothing where the data is not of this machine; or off, "
         "or a path.",
         shown="auto",
+    )
+    let_sleep: bool = _setting(
+        False,
+        parsers.boolean,
+        "Close the driver where no GPU has worked for a minute, so that laptops and workstations can put theirs to "
+        "sleep. GPUs that are asleep are never woken, whatever this says.",
+        shown="false",
     )
 
 

@@ -22,6 +22,7 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
+from gpu_exporter.catalog.health import EVENTS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
 from gpu_exporter.model import OTHER_XID, GpuEvent, Hold, Reading, Reason, State, Xid
@@ -147,9 +148,9 @@ class Ledger:
             owned = account.owners.rows((), now)
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
-        values |= {EVENTS_TOTAL[kind]: float(count) for kind, count in account.events.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **_xids(account), **owned}
+        labelled |= {(EVENTS_TOTAL, (kind,)): float(count) for kind, count in account.events.items()}
         return replace(
             reading,
             values=values,
@@ -176,7 +177,7 @@ class Ledger:
 
     def count_event(self, event: GpuEvent) -> None:
         """Events of another kind."""
-        if event.event in EVENTS_TOTAL:
+        if event.event in EVENTS:
             events = self._account(event.device.key).events
             events[event.event] = events.get(event.event, 0) + event.count
 

@@ -298,6 +298,8 @@ class Sampler:
         told = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
         known = [reading.device for reading in self._snapshot.readings]  # also what the driver lists no longer
         events = self._events.take(told, [*known, *map(self._roster.named, source.devices)])
+        if isinstance(source, HearingSource):
+            self._pipeline.count_events(source.could_tell())
         self._pipeline.count_events(events)
         log_events(events)
 

@@ -11,7 +11,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Event, Finding, Reading
+from gpu_exporter.model import Device, Driver, Event, Finding, GpuEvent, Reading
 from gpu_exporter.sources.tape import Playback, Tape
 
 # name (of ``config.SOURCES``) -> the module with its ``KIND``. It is imported only when the source is used, so that a
@@ -89,6 +89,9 @@ class HearingSource(Source, Protocol):
     @property
     def hears(self) -> bool:
         """Whether it does now."""
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """The kinds of events that it would tell of each device, with a count of 0: their counters begin there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,10 @@ from gpu_exporter.config.parsers import (
     quoted,
     size,
 )
+from gpu_exporter.sources.fake.memory_errors import SPARES
 from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.partitions import MOST
+from gpu_exporter.sources.fake.simulation import FABRIC_FAULTS
 from gpu_exporter.sources.fake.telling import metrics
 from gpu_exporter.sources.fake.workloads import KINDS, Kind, ProcessType, SimulatedProcess
 
@@ -77,6 +79,9 @@ class Event:
     ecc: bool = True
     vbios: str = ""
     links: int = 1
+    kind: str = ""
+    spare: str = "low"
+    fabric: str = "not_started"
     step: float = 0.0
     metrics: tuple[Metric, ...] = ()
     value: float = 0.0
@@ -117,6 +122,9 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
         "clock_stuck": _Fault(fields=("ratio",)),
         "drift": _Fault(fields=("power_limit", "ecc", "vbios")),
         "nvlink": _Fault(fields=("links", "count")),
+        "nvlink_link": _Fault(lasts=False, fields=("link", "kind", "count")),
+        "fabric": _Fault(fields=("fabric",)),
+        "remap_bank": _Fault(lasts=False, fields=("spare", "count")),
         "process": _Fault(fields=("process",), needs="process"),
         "workload": _Fault(fields=("workload",), needs="workload"),
         "mig": _Fault(fields=("enabled", "instances")),
@@ -153,7 +161,7 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "sub_code": integer_between(0, 63),
         "word": one_of("Fatal", "Nonfatal"),
         "unit": name,
-        "link": integer_between(0, 35),
+        "link": integer_between(0, max(model.nvlinks - 1, 0) if model.nvlinks else 35),
         "severity": one_of("corrected", "uncorrected"),
         "location": one_of(*model.ecc),
         "count": integer_between(0, 10**9),
@@ -166,6 +174,9 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "ecc": boolean,
         "vbios": _word,
         "links": integer_between(1, model.nvlinks),
+        "kind": one_of(*model.nvlink_errors),
+        "spare": one_of(*SPARES[1:]),
+        "fabric": one_of(*FABRIC_FAULTS),
         "workload": one_of(*KINDS),
         "enabled": boolean,
         "instances": integer_between(0, MOST),
@@ -330,7 +341,14 @@ def _process(entry: Section, usable_bytes: int) -> dict[str, Any]:
 
 
 def _refuse_what_the_board_lacks(entry: Section, fault: str, model: GpuModel) -> None:
-    lacks = {"ecc": not model.ecc, "mig": not model.mig, "nvlink": not model.nvlinks}
+    lacks = {
+        "ecc": not model.ecc,
+        "mig": not model.mig,
+        "nvlink": not model.nvlinks,
+        "nvlink_link": not model.nvlinks,
+        "fabric": not model.fabric,
+        "remap_bank": model.spares != "rows",
+    }
     if lacks.get(fault):
         able = ", ".join(name for name in FAULTS if not lacks.get(name))
         entry.refuse("fault", f"'{fault}' is not possible: {model.name} has none; write one of {able}")

@@ -17,6 +17,7 @@ from itertools import cycle
 from types import MappingProxyType
 from typing import Final
 
+from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import MHZ, MIB, Metric
 from gpu_exporter.sources.fake.memory_errors import MemoryErrors
 from gpu_exporter.sources.fake.models import GpuModel
@@ -80,12 +81,25 @@ class Conditions:
     power_limit: float | None = None  # watts, where it is not the default
     ecc_off: bool = False
     nvlinks_down: int = 0
+    fabric: str = ""  # what is wrong with the fabric: FABRIC_FAULTS
     remap_pending: bool = False
     remap_failure: bool = False
     processes: tuple[SimulatedProcess, ...] = ()
 
 
+_AER: Final = tuple(part.labels[0][1] for part in by_name("gpu_pcie_aer_errors_total").parts)
 HEALTHY: Final = Conditions()
+_FABRIC_CONDITIONS: Final = (
+    "degraded_bandwidth",
+    "route_recovery",
+    "route_unhealthy",
+    "access_timeout_recovery",
+    "incorrect_configuration",
+)
+_FABRIC_STATES: Final = {"not_started": 1.0, "in_progress": 2.0}
+# Registration that does not begin, does not end, or fails; and the conditions of gpu_fabric_health.
+FABRIC_FAULTS: Final = (*_FABRIC_STATES, "failed", *_FABRIC_CONDITIONS)
+_FAILED: Final = 999.0  # NVML_ERROR_UNKNOWN
 
 
 @dataclass(slots=True)
@@ -124,6 +138,7 @@ class Simulation:
         "_totals",
         "_workload",
         "conditions",
+        "link_errors",
         "memory_errors",
         "model",
     )
@@ -141,6 +156,7 @@ class Simulation:
         self._heat = self._demand.memory_io
         self._flags = dict.fromkeys(_REASONS, False)
         self.memory_errors = MemoryErrors(model)
+        self.link_errors: dict[tuple[int, str], float] = {}
         flow = 1.0 if not model.fans else 0.7
         settled = self._ambient + model.thermal_resistance / flow * min(self._power, model.power)
         self._temperature = min(settled, model.max_operating)
@@ -192,6 +208,10 @@ class Simulation:
         for process in self.processes():
             used[process.mig_uuid] += process.memory_used
         return rows(self.conditions.parts or (), used, self._profiled() if self.model.gpm else {})
+
+    def count_errors_of_link(self, link: int, kind: str, count: int) -> None:
+        """One link had errors."""
+        self.link_errors[link, kind] = self.link_errors.get((link, kind), 0.0) + count
 
     def count_link_errors(self, *, pcie_replays: int = 0, nvlink_errors: int = 0) -> None:
         """Packets had to be repeated."""
@@ -367,6 +387,7 @@ class Simulation:
             "pcie_replays": totals.pcie_replays,
             "pcie_generation": float(self._pcie_generation(busy=busy)),
             "pcie_width": float(conditions.pcie_width),
+            **{f"pcie_aer_{kind}": 0.0 for kind in _AER},
         }
         for reason in _REASONS:
             quantities[f"reason_{reason}"] = 1.0 if self._flags[reason] else 0.0
@@ -387,7 +408,14 @@ class Simulation:
             quantities["nvlinks_inactive"] = float(conditions.nvlinks_down)
             quantities["nvlink_transmit_bytes"] = quantities["nvlink_receive_bytes"] = float(int(totals.nvlink))
             for kind in model.nvlink_errors:
-                quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors
+                of_links = sum(count for (_, each), count in self.link_errors.items() if each == kind)
+                quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors + of_links
+        if model.fabric:
+            quantities["fabric_state"] = _FABRIC_STATES.get(conditions.fabric, 3.0)
+            if conditions.fabric not in _FABRIC_STATES:
+                quantities["fabric_status"] = _FAILED if conditions.fabric == "failed" else 0.0
+            for condition in _FABRIC_CONDITIONS:
+                quantities[f"fabric_{condition}"] = float(conditions.fabric == condition)
         if model.mig:
             quantities["mig_mode"] = float(conditions.parts is not None)
         quantities |= self.memory_errors.quantities(

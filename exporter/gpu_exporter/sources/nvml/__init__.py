@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.catalog import EVENTS_TOTAL, by_name
+from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.power import SUSPENDED
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
-from gpu_exporter.model import Device, Driver, Event, Failure, Reading
+from gpu_exporter.model import Device, Driver, Event, Failure, GpuEvent, Reading
 from gpu_exporter.sources import Source, SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity, library
 from gpu_exporter.sources.nvml.again import Again
@@ -141,11 +141,9 @@ class NvmlSource:
         gpu.down, gpu.code = False, 0
         if self._rest is not None:
             self._rest.note(gpu.index, quiet=self._is_quiet(gpu, told, listed), now=now)
-        # The counters of what it could tell begin at 0; the ledger counts.
-        heard = {EVENTS_TOTAL[kind]: 0.0 for kind in self._xids.kinds(plan.handle)}
         return Reading(
             gpu.device,
-            {**told.values, **heard, **({} if asleep is None else {SUSPENDED: 0.0})},
+            told.values if asleep is None else {**told.values, SUSPENDED: 0.0},
             told.increments,
             told.labelled | mig.labelled,
             processes=listed.processes,
@@ -176,6 +174,15 @@ class NvmlSource:
     def hears(self) -> bool:
         """Whether some GPU's events are heard."""
         return self._xids.hears
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """See HearingSource.could_tell."""
+        return [
+            GpuEvent(gpu.device, kind, 0)
+            for gpu in self._gpus
+            if gpu.plan is not None
+            for kind in self._xids.kinds(gpu.plan.handle)
+        ]
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver, so that it can be unloaded, reset, upgraded or re-partitioned."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog import ASKED, WHOLE, by_name
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Kernel, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
@@ -32,7 +32,7 @@ class Plan:
         self._monotonic = monotonic
         self._release = driver_release
         self._rows: dict[Metric, Row] = {}
-        for metric in DEVICE_METRICS:
+        for metric in ASKED:
             possible = (column for column in metric.nvml if not isinstance(column, (Kernel, Mig, Processes)))
             if columns := tuple(column for column in possible if self._known(column)):
                 self._rows[metric] = Row(metric, columns)
@@ -83,6 +83,9 @@ class Plan:
         if slow or changed:
             self._keep_slow(answers, anew=slow)
         answers.values = {**self._settled, **self._kept, **answers.values}
+        for part in answers.values.keys() & WHOLE.keys():
+            answers.labelled[WHOLE[part], (part.labels[0][1],)] = answers.values.pop(part)
+        answers.refused = [(WHOLE.get(metric, metric), value) for metric, value in answers.refused]
         self._group_all()
         return answers
 
