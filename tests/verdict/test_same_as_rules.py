@@ -35,6 +35,7 @@ OVER_TIME = {
     "GPUNVLinkCrcStorm": "a rate",
     "GPUNVLinkReplayErrors": "an increase",
     "GPUPCIeReplaysHigh": "a rate",
+    "GPUPCIeAerErrors": "an increase",
     "GPUHardwareSlowdownLong": "half an hour",
     "GPUPowerBelowSiblings": "siblings elsewhere",
     "GPUHotterThanSiblings": "a quarter of an hour: boards cool down slowly",
@@ -97,6 +98,7 @@ def near(alert: str, limit: str, margin: float) -> Iterator[Probe]:
 BUSY = row("gpu_utilization_ratio")
 LINKS = {state: row("gpu_nvlink_links", state=state) for state in ("active", "inactive")}
 FAN = row("gpu_fan_speed_ratio")
+BANKS = row("gpu_row_remap_banks")
 SM, SM_MAX = row("gpu_clock_hertz", clock="sm"), row("gpu_clock_max_hertz", clock="sm")
 GENERATION, GENERATION_MAX = row("gpu_pcie_link_generation"), row("gpu_pcie_link_generation_max")
 FABRIC, MIG = row("gpu_fabric_state"), row("gpu_mig_mode_enabled")
@@ -130,6 +132,29 @@ PROBES = [
             },
         )
         for double in (32, 33)
+    ),
+    *(
+        Probe("GPURowRemapBanksLow", bool(few), labelled={(BANKS, (spare,)): few})
+        for spare, few in (("low", 1.0), ("none", 1.0), ("low", 0.0), ("none", 0.0))
+    ),
+    Probe("GPURowRemapBanksLow", False, labelled={(BANKS, ("partial",)): 3.0}),
+    *(
+        Probe("GPURepairPending", bool(flag), labelled={(row("gpu_repair_pending"), (kind,)): flag})
+        for kind in ("channel", "tpc")
+        for flag in (0.0, 1.0)
+    ),
+    *(Probe("GPUFabricNotReady", state < 3, {FABRIC: state}) for state in (1.0, 2.0, 3.0)),
+    *level("GPUFabricFailed", row("gpu_fabric_status"), sick=1, well=0),
+    *(
+        Probe(alert, bool(fault), labelled={(row("gpu_fabric_health"), (condition,)): fault})
+        for alert, condition in (
+            ("GPUFabricUnhealthy", "route_unhealthy"),
+            ("GPUFabricUnhealthy", "incorrect_configuration"),
+            ("GPUFabricDegraded", "degraded_bandwidth"),
+            ("GPUFabricDegraded", "route_recovery"),
+            ("GPUFabricDegraded", "access_timeout_recovery"),
+        )
+        for fault in (0.0, 1.0)
     ),
     *level("GPUC2CLinkDown", row("gpu_c2c_links", state="inactive"), sick=1, well=0),
     *near("GPUTemperatureNearSlowdown", "slowdown", 5),

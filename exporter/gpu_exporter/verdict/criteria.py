@@ -141,6 +141,27 @@ def _nvlinks(told: Told) -> Iterator[str]:
         yield f"{inactive:.0f} NVLinks down"
 
 
+def _banks(told: Told) -> Iterator[str]:
+    few, none = (told.value("gpu_row_remap_banks", spare=spare) or 0.0 for spare in ("low", "none"))
+    if few + none > 0:
+        yield f"{few + none:.0f} memory banks with few or no spare rows"
+
+
+def _fabric_state(told: Told) -> Iterator[str]:
+    state = told.value("gpu_fabric_state")
+    if state is not None and state < 3:
+        yield f"not registered with the fabric manager (state {state:.0f} of 3)"
+
+
+def _fabric_health(*conditions: str) -> Callable[[Told], Iterator[str]]:
+    def look(told: Told) -> Iterator[str]:
+        for row, value in told.rows("gpu_fabric_health"):
+            if value == 1 and row["condition"] in conditions:
+                yield f"fabric: {row['condition'].replace('_', ' ')}"
+
+    return look
+
+
 def _pcie_width(told: Told) -> Iterator[str]:
     width, most = told.value("gpu_pcie_link_width"), told.value("gpu_pcie_link_width_max")
     if width is not None and most is not None and width < most:
@@ -248,7 +269,7 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
     ),
     Criterion(
         alert="GPUEccUncorrected",
-        severity="critical",
+        severity="warning",
         words=_where(
             "gpu_ecc_errors_total",
             lambda value: value > 0,
@@ -259,6 +280,19 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
     ),
     Criterion(alert="GPURetiredPagesHigh", severity="critical", words=_retired_pages),
     Criterion(alert="GPUNVLinkDown", severity="critical", words=_nvlinks),
+    Criterion(alert="GPUFabricNotReady", severity="critical", words=_fabric_state),
+    Criterion(
+        alert="GPUFabricFailed",
+        severity="critical",
+        words=_where(
+            "gpu_fabric_status", lambda value: value > 0, "fabric registration failed with NVML error {value}"
+        ),
+    ),
+    Criterion(
+        alert="GPUFabricUnhealthy",
+        severity="critical",
+        words=_fabric_health("route_unhealthy", "incorrect_configuration"),
+    ),
     Criterion(alert="GPUTemperatureNearShutdown", severity="critical", words=_near("shutdown", 3)),
     Criterion(alert="GPUXidWarning", severity="warning", words=_recent_xid("warning")),
     Criterion(alert="GPUXidUnknown", severity="warning", words=_recent_xid("warning", listed=False)),
@@ -288,6 +322,17 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
         alert="GPUC2CLinkDown",
         severity="warning",
         words=_where("gpu_c2c_links", lambda value: value > 0, "{value} C2C links down", state="inactive"),
+    ),
+    Criterion(alert="GPURowRemapBanksLow", severity="warning", words=_banks),
+    Criterion(
+        alert="GPURepairPending",
+        severity="warning",
+        words=_where("gpu_repair_pending", _is_one, "a faulty {kind} waits for a reset"),
+    ),
+    Criterion(
+        alert="GPUFabricDegraded",
+        severity="warning",
+        words=_fabric_health("degraded_bandwidth", "route_recovery", "access_timeout_recovery"),
     ),
     Criterion(alert="GPUThermalSlowdown", severity="warning", words=_thermal_slowdown),
     Criterion(alert="GPUPowerBrake", severity="warning", words=_power_brake),
