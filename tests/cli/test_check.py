@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,3 +226,18 @@ def test_a_mistake_is_told_where_nagios_looks() -> None:
     done = run("check", "--format=nagios", "--source=rocm")
     assert done.returncode == 3
     assert first(done).startswith("GPU UNKNOWN - --source: 'rocm' is not known")
+
+
+def test_the_kernel_log_says_what_happened_before(library: Path, stub: Callable[..., Stub], tmp_path: Path) -> None:
+    """An XID of before `check` began, which NVML tells nobody who did not listen."""
+    machine = stub("h100", "h100")
+    told = json.loads(run("check", "--format=json", extra=machine.env(library)).stdout)
+    assert told["status"] == "healthy"
+    _, domain, bus = re.split(r"^0000([0-9A-F]{4}):", told["gpus"][1]["pci_bus_id"])
+    address = f"{domain}:{bus.removesuffix('.0')}".lower()
+    log = tmp_path / "kmsg"
+    seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - 1.0
+    for number, code, words in ((79, 2, "critical: GPU 1: XID 79"), (31, 0, "healthy: 2 of 2 GPUs healthy")):
+        log.write_text(f"4,1,{seconds * 1e6:.0f},-;NVRM: Xid (PCI:{address}): {number}, pid=1, name=x, Ch 00000001\n")
+        done = run("check", f"--collection.kernel-log={log}", extra=machine.env(library))
+        assert (done.returncode, first(done)) == (code, words)
