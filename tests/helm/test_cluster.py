@@ -162,7 +162,7 @@ def test_pod_security_admits_what_it_is_said_to_admit(cluster: Kubernetes, helm:
 def _refused(cluster: Kubernetes, namespace: str, path: Path) -> set[str]:
     """The case's name, where the level refuses one of its pods."""
     for name, pod in case(path).pods():
-        item = {
+        item: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name},
@@ -275,7 +275,7 @@ def generated(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> 
         yaml.safe_dump({**mail, "serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}})
     )
     _good(cluster.helm(built("helm4"), "install", "gpu", CHART, "--values", values, namespace=space))
-    arguments = [
+    arguments: list[str | Path] = [
         built("operator"),
         f"--apiserver=https://127.0.0.1:{cluster.port}",
         f"--cert-file={cluster.folder / 'admin.crt'}",
