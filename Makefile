@@ -128,6 +128,7 @@ docs: .venv/dev.stamp
 	$(BIN)/gpu-exporter metrics > docs/METRICS.md
 	$(BIN)/python tools/configuration.py > docs/CONFIGURATION.md
 	$(BIN)/python tools/migrating.py > docs/MIGRATING.md
+	$(BIN)/python tools/xids.py
 	$(BIN)/python tools/hub.py
 	$(BIN)/python tools/versions.py
 	$(BIN)/python tools/chart.py

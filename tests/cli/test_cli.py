@@ -120,7 +120,7 @@ def test_check_config(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{file}: ok\n")
     file.write_text("collection:\n  intervall: 10s\n")
     assert refused("check-config", str(file)) == (
-        f"{file}: collection.intervall: unknown key; write one of interval, timeout, pause, expected_gpus"
+        f"{file}: collection.intervall: unknown key; write one of interval, timeout, pause, expected_gpus, let_sleep"
     )
     scenario = tmp_path / "story.yml"
     scenario.write_text("- nonsense\n")

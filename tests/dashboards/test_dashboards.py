@@ -76,6 +76,7 @@ def _properties(panel: dict[str, Any]) -> list[dict[str, Any]]:
 def _filled(dashboard: dict[str, Any], expression: str) -> str:
     variables = {variable["name"]: ".+" for variable in dashboard["templating"]["list"]} | {
         "price": "2.00",
+        "kwh": "0.30",
         "carbon": "400",
     }
     return View(start=0, end=3600, step=15, rate_interval=60).fill(expression, variables)

@@ -339,16 +339,25 @@ def test_slow_clients_keep_nobody_waiting(tmp_path: Path) -> None:
         assert hub.get("/livez").status == 200
 
 
+def resident(hub: Hub) -> float:
+    """MiB of memory that the hub has."""
+    status = Path(f"/proc/{hub.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
 def test_viewers_that_never_read_cost_nobody_else_anything(tmp_path: Path) -> None:
     with exporter(Told()) as server:
         nodes = write_nodes(tmp_path / "nodes.json", {"x": server.port})
         with Hub(tmp_path, nodes) as hub, ExitStack() as stack:
-            hub.wait_states(x="online")
+            began = hub.wait_states(x="online")["x"]["last_seen_timestamp_seconds"]
             for _ in range(500):
                 viewer = stack.enter_context(socket.create_connection(("127.0.0.1", hub.port), timeout=patience()))
                 viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
                 viewer.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
             wait_for(lambda: "gpu_hub_viewers 500.0" in hub.get("/metrics").text)
+            memory = resident(hub)
+            wait_for(lambda: hub.json("/api/v1/nodes/x")["last_seen_timestamp_seconds"] >= began + 10)
+            assert resident(hub) - memory < 64, "ten events that nobody reads wait for nobody"
             before = hub.json("/api/v1/nodes/x")["last_seen_timestamp_seconds"]
             wait_for(lambda: hub.json("/api/v1/nodes/x")["last_seen_timestamp_seconds"] > before)
             for _ in range(120):

@@ -264,8 +264,27 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
         pytest.param(
             [LOST, alert("GPUXidCritical", "critical", 3, xid="119"), alert("GPURecoveryActionRequired", "critical", 3),
              alert("GPUReadErrors", "warning", 3)],
+            {"GPUReadErrors 3", "GPUXidCritical 3"},
+            id="lost, and the driver's own verdict, which names the XIDs",
+        ),
+        pytest.param(
+            [LOST, alert("GPUXidCritical", "critical", 3, xid="119"), alert("GPUReadErrors", "warning", 3)],
             {"GPUReadErrors 3"},
             id="lost, and what it is lost by",
+        ),
+        pytest.param(
+            [alert("GPURecoveryActionRequired", "critical", 3), OFF_THE_BUS,
+             alert("GPUXidUnknown", "warning", 3, xid="199"), alert("GPUXidWarning", "warning", 3, xid="94"),
+             alert("GPUXidWarning", "warning", 2, xid="94"),
+             alert("GPUXidRepeatedAcrossOwners", "warning", 3, xid="31")],
+            {"GPUXidCritical 3", "GPUXidUnknown 3", "GPUXidWarning 3", "GPUXidRepeatedAcrossOwners 3"},
+            id="what the driver asks for over the numbers of that GPU",
+        ),
+        pytest.param(
+            [alert("GPUXidCritical", "critical", 3, xid="149"), alert("GPUXidUnknown", "warning", 3, xid="199"),
+             alert("GPUXidRepeatedAcrossOwners", "warning", 3, xid="31")],
+            {"GPUXidUnknown 3"},
+            id="a critical number over one that nobody knows",
         ),
         pytest.param(
             [OFF_THE_BUS, alert("GPUXidCritical", "critical", 3, xid="48")],

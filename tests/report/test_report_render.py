@@ -94,6 +94,12 @@ def test_csv_quotes_what_must_be_quoted() -> None:
     assert row["user"] == 'a,"b"\nc'
 
 
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_no_name_is_a_formula(name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(as_csv(made([holds(name)]))))
+    assert row["user"] == f"'{name}"
+
+
 def test_nobody_held_anything() -> None:
     document = json.loads(as_json(made([])))
     assert document["rows"] == []
@@ -193,6 +199,8 @@ URL = "--prometheus.url=http://127.0.0.1:9"
         ([URL, "--end=tomorrow"], "--end: 'tomorrow' cannot be used; write 2026-11-01 or 2026-11-01T08:00:00Z"),
         ([URL, "--fail-over=0.2"], "--fail-over: '0.2' cannot be used; write 20%"),
         ([URL, "--fail-over=120%"], "--fail-over: '120%' cannot be used; write 20%"),
+        ([URL, "--price.kwh=-1"], "--price.kwh: '-1' cannot be used; write 0.30"),
+        ([URL, "--price.gpu-hour=2,50"], "--price.gpu-hour: '2,50' cannot be used; write 0.30"),
         ([URL, "--match=up} or {x"], "--match: 'up} or {x' cannot be used; write"),
         ([URL, "--by=team"], "Invalid value for '--by': 'team' is not one of"),
         ([URL, "--prometheus.header=nonsense"], "--prometheus.header: what was written is not a header; write"),

@@ -44,6 +44,7 @@ class Machine:
     away: int = 20  # seconds, at each restart
     relabelled: int | None = None  # from then on every series has one more label
     mig: tuple[int, ...] = ()
+    counts: bool = True  # score and energy of owners, which older exporters do not
 
 
 @dataclass
@@ -78,6 +79,7 @@ FLEET = [
             [Hold(13 * HOUR + 1800, 21 * HOUR, {DAVE: 5e9}, lambda _: False)],
         ],
         gap=(13 * HOUR, 15 * HOUR),
+        counts=False,
     ),
     # Forty hours old when it is first scraped, nine hours into the day.
     Machine(
@@ -102,6 +104,7 @@ FLEET = [
         [[Hold(-HOUR, DAY, {GINA: 60e9}, lambda t: not 5 * HOUR < t < 8 * HOUR)]],
         restarts=(6 * HOUR,),
         away=3 * HOUR,
+        counts=False,
     ),
 ]
 
@@ -161,6 +164,12 @@ class Day:
                 sums.setdefault(("gpu_owner_seconds_total", *owner, name), 0.0)
             key = ("gpu_owner_seconds_total", *owner, state)
             sums[key] = sums.get(key, 0.0) + TICK * share
+            if machine.counts:
+                drawn: tuple[str, ...] = ("gpu_owner_energy_joules_total", *owner)
+                sums[drawn] = sums.get(drawn, 0.0) + power * LIMIT * TICK * share
+                if index not in machine.mig:
+                    scored: tuple[str, ...] = ("gpu_owner_score_seconds_total", *owner)
+                    sums[scored] = sums.get(scored, 0.0) + score * TICK * share
             told.append((self.holders[machine.instance, index, owner], share, state))
         if index not in machine.mig:
             for name, part in (
@@ -168,6 +177,8 @@ class Day:
                 ("gpu_memory_io_busy_seconds_total", memory_io),
             ):
                 sums[name,] = sums.get((name,), 0.0) + part * TICK
+            if machine.counts:
+                sums["gpu_score_seconds_total",] = sums.get(("gpu_score_seconds_total",), 0.0) + score * TICK
         for owner in [owner for owner, at in held_at.items() if now - at > HOUR]:
             del held_at[owner]
             for row in [row for row in sums if row[1:4] == owner]:
@@ -201,6 +212,8 @@ class Day:
             if key[0] == "gpu_owner_seconds_total":
                 _, kind, owner, namespace, state = key
                 keep(key[0], value, owner_kind=kind, owner=owner, namespace=namespace, state=state)
+            elif len(key) == 4:
+                keep(key[0], value, owner_kind=key[1], owner=key[2], namespace=key[3])
             else:
                 keep(key[0], value, **({"state": key[1]} if len(key) == 2 else {}))
         keep("gpu_energy_joules_total", energy[0])

@@ -167,6 +167,19 @@ def price() -> Json:
     }
 
 
+def price_of_energy() -> Json:
+    """What a kilowatt hour costs; it may be written over on the dashboard."""
+    return {
+        **price(),
+        "name": "kwh",
+        "label": "Price of a kWh",
+        "description": "US dollars that a kilowatt hour costs you, with cooling; a number",
+        "query": "0.30",
+        "current": {"selected": True, "text": "0.30", "value": "0.30"},
+        "options": [{"selected": True, "text": "0.30", "value": "0.30"}],
+    }
+
+
 def carbon() -> Json:
     """What a kilowatt hour emits; it may be written over on the dashboard."""
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from build.dashboard import Dashboard, Row, carbon, jump, price, query_variable
+from build.dashboard import Dashboard, Row, carbon, jump, price, price_of_energy, query_variable
 from build.device import STATES
 from build.looks import COLD, COOL, GREEN, ORANGE, PLAIN, RED, USE, YELLOW
 from build.panels import colored, gauges, series, stat
@@ -13,15 +13,9 @@ from build.promql import GPU, GPU_LEGEND, NODE, OWNER, host, most
 from build.tables import Column, table
 
 _OWNED: Final = f"{GPU}, {OWNER}"
-_DEVICE: Final = "cluster, instance, gpu, uuid"
-# What a GPU drew while somebody held it: its energy, by the share of the time that was watched.
+# As the exporter charges it: idle power by hold, the rest by work.
 _ENERGY: Final = (
-    f"sum by (owner_kind, owner, namespace) (\n"
-    f"  sum by ({_DEVICE}, owner_kind, owner, namespace) (increase(gpu_owner_seconds_total{{{_OWNED}}}[$__range]))\n"
-    f"  * on ({_DEVICE}) group_left ()\n"
-    f"  (max by ({_DEVICE}) (increase(gpu_energy_joules_total{{{GPU}}}[$__range]))\n"
-    f"   / (sum by ({_DEVICE}) (increase(gpu_state_seconds_total{{{GPU}}}[$__range])) > 0))\n"
-    f") / 3.6e6"
+    f"sum by (owner_kind, owner, namespace) (increase(gpu_owner_energy_joules_total{{{_OWNED}}}[$__range])) / 3.6e6"
 )
 _SCORED: Final = f'cluster=~"$cluster", {OWNER}'  # recorded over all machines
 _BY_OWNER: Final = "by (owner_kind, owner, namespace)"
@@ -112,6 +106,7 @@ _LEADERS = table(
         "cost": f"{_hours('')} * $price",
         "wasted": f"{_hours('idle_held')} * $price",
         "energy": _ENERGY,
+        "power": f"{_ENERGY} * $kwh",
         "carbon": f"{_ENERGY} * $carbon / 1000",
         "memory": f"sum {_BY_OWNER} (gpu_owner_memory_used_bytes{{{_OWNED}}})",
         "score": f"sum {_BY_OWNER} (sum_over_time(owner:gpu_score:sum{{{_SCORED}}}[$__range]))\n"
@@ -128,6 +123,7 @@ _LEADERS = table(
         "cost": Column(name="Cost", unit="currencyUSD", decimals=2, width=100),
         "wasted": Column(name="Of that idle", unit="currencyUSD", decimals=2, width=110),
         "energy": Column(name="Energy", unit="kwatth", decimals=1, width=100),
+        "power": Column(name="Its price", unit="currencyUSD", decimals=2, width=100),
         "carbon": Column(name="CO₂", unit="masskg", decimals=1, width=90),
         "memory": Column(name="Memory now", unit="bytes", decimals=1, width=110),
         "score": Column(name="Score", unit="percentunit", steps=USE, show="color", decimals=0, width=80),
@@ -270,6 +266,7 @@ DASHBOARD: Final = Dashboard(
             description="Whoever held a GPU",
         ),
         price(),
+        price_of_energy(),
         carbon(),
     ],
     rows=[

@@ -10,7 +10,7 @@ from typing import Final
 from build.looks import BLUE, GREY, ORANGE, RED, Names
 
 PAGE: Final = Path(__file__).resolve().parents[3] / "docs/runbooks/XID.md"
-_ROW: Final = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (critical|warning|none) \|$", re.MULTILINE)
+_ROW: Final = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| .+? \| (critical|warning|none) \|$", re.MULTILINE)
 _COLORS: Final = {"critical": RED, "warning": ORANGE, "none": BLUE}
 
 

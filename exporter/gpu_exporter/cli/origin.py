@@ -94,6 +94,27 @@ def origin(
 
     config, overrides = load_config(config_file, given)
     logs.configure(config.log, quiet=True)
+    own = config_file is not None or any(not key.startswith("log.") for key in overrides)
+    return opened(
+        interval=interval, targets=targets, nodes_file=nodes_file, hub_url=hub_url, hub_config_file=hub_config_file,
+        config=config, own=own,
+    )  # fmt: skip
+
+
+def opened(
+    *,
+    interval: float | None,
+    targets: tuple[str, ...],
+    nodes_file: Path | None,
+    hub_url: str | None,
+    hub_config_file: Path | None,
+    config: Config,
+    own: bool,
+) -> Origin:
+    """The same of settings that were read before; ``own`` are they where this machine's driver is asked for.
+
+    May be called on any thread, outside of a loop. Raises ConfigError, ClickException.
+    """
     ways = [
         name
         for name, value in (("--target", targets), ("--nodes.file", nodes_file), ("--hub", hub_url))
@@ -107,7 +128,6 @@ def origin(
         return _nodes(nodes_file, hub_config_file, interval)
     if targets:
         return _targets(targets, hub_config_file, interval)
-    own = config_file is not None or any(not key.startswith("log.") for key in overrides)
     exporter = None if own else asyncio.run(_exporter_here(hub_config_file, interval))
     return exporter or _this_machine(config, interval)
 

@@ -64,6 +64,20 @@ def _file_option(name: str, text: str) -> Callable[[Callable[..., Any]], Callabl
 @click.option("--match", default="", metavar="MATCHERS", help="Only series with these labels: 'cluster=\"berlin\"'.")
 @click.option("--fail-over", metavar="SHARE", help="Status 1 where more of the held hours were idle: 20%.")
 @click.option(
+    "--price.kwh",
+    "price_kwh",
+    envvar="GPU_EXPORTER_PRICE_KWH",
+    metavar="PRICE",
+    help="Of a kWh, such as 0.30: says what the energy of each row costs.",
+)
+@click.option(
+    "--price.gpu-hour",
+    "price_gpu_hour",
+    envvar="GPU_EXPORTER_PRICE_GPU_HOUR",
+    metavar="PRICE",
+    help="Of a GPU for an hour, such as 2.50: says what the hours held cost, and those held idle.",
+)
+@click.option(
     "--prometheus.header",
     "headers",
     multiple=True,

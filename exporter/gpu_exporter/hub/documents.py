@@ -84,6 +84,7 @@ def gpu_document(gpu: Gpu) -> dict[str, Any]:
         "power_limit_watts": gpu.power_limit,
         "sm_active_ratio": gpu.sm_active,
         "fan_speed_ratio": gpu.fan,
+        "mig_mode_enabled": gpu.mig or None,
         "xids": list(gpu.xids),
     }
     if gpu.holders is not None:

@@ -156,6 +156,7 @@ class Fleet(Looks):
             power_limit=document.watts(metrics.gpu_power_limit_watts),
             sm_active=document.share(metrics.gpu_sm_active_ratio),
             fan=_fastest(metrics),
+            mig=bool(metrics.gpu_mig_mode_enabled),
             xids=_xids(told),
             holders=holders,
         )

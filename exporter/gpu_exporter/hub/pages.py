@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -23,6 +23,7 @@ from gpu_exporter.hub.archive import CHARTS, ArchiveError, GpuKey
 from gpu_exporter.hub.charts import RANGES, Chart
 from gpu_exporter.hub.document import shown, whole
 from gpu_exporter.hub.fleet import Fleet
+from gpu_exporter.hub.groups import by_holder, by_node, holders, oldest_idle
 from gpu_exporter.hub.openapi import openapi_document
 from gpu_exporter.hub.packing import packed
 from gpu_exporter.hub.past import Past
@@ -31,7 +32,7 @@ from gpu_exporter.hub.results import stats_document
 from gpu_exporter.hub.selection import Selection, SelectionError
 from gpu_exporter.hub.sheets import Sheet, sheet
 from gpu_exporter.hub.state import STATES, Gpu, Holder, NodeState, Person, disk_share
-from gpu_exporter.hub.tiles import STATE_WORDS, gpu_url, machine_url, tile
+from gpu_exporter.hub.tiles import gpu_url, machine_url, tile
 
 T = TypeVar("T")
 _NAV: Final = (("/", "Machines"), ("/free", "Free now"), ("/people", "People"), ("/waste", "Waste"))
@@ -93,7 +94,7 @@ class Pages:
             disk_share=disk_share,
         )
         self._templates.globals.update(
-            nav=_NAV, version=__version__, state_words=STATE_WORDS, states=STATES, machine_url=machine_url,
+            nav=_NAV, version=__version__, state_words=words.STATE_WORDS, states=STATES, machine_url=machine_url,
             gpu_url=gpu_url, user_url=user_url, tile=tile,
         )  # fmt: skip
 
@@ -122,7 +123,7 @@ class Pages:
             sort_url=partial(_changed, request, "sort"),
             counts=self._fleet.counts(),
             filters=self._filters(asked),
-            holders=_holders,
+            holders=holders,
             memory_share=_memory_share,
             unfiltered=not request.query_params,
         )
@@ -140,12 +141,12 @@ class Pages:
             request,
             "free.html",
             title="Free now",
-            groups=[(model, len(gpus), _by_node(gpus)) for model, gpus in groups],
+            groups=[(model, len(gpus), by_node(gpus)) for model, gpus in groups],
             shown=_FREE_SHOWN,
             total=sum(len(gpus) for gpus in free.values()),
             counts=counts,
             filters=self._filters(asked, without=("user", "state")),
-            idle=[gpu for gpu in asked.gpus(self._fleet) if gpu.state == "idle"],
+            idle=by_holder(gpu for gpu in asked.gpus(self._fleet) if gpu.state == "idle"),
             unfiltered=not request.query_params,
         )
 
@@ -170,12 +171,12 @@ class Pages:
             title="People",
             sheet=_sheet(request, people),
             sheet_url=partial(_changed, request, "page"),
-            by_node=_by_node,
+            by_node=by_node,
             holder_of=_holder_of,
             sort=sort,
             sort_url=partial(_changed, request, "sort"),
             filters=self._filters(asked, without=("state",)),
-            oldest_idle=_oldest_idle,
+            oldest_idle=oldest_idle,
             unfiltered=not request.query_params,
         )
 
@@ -291,7 +292,7 @@ class Pages:
     def _filters(self, asked: Selection, *, without: Sequence[str] = ()) -> list[tuple[str, str, list[Option]]]:
         """Name, words and choices of every filter that has a choice."""
         filters: list[tuple[str, str, list[tuple[str, str]], Sequence[str]]] = [
-            ("state", "State", [(state, STATE_WORDS[state]) for state in STATES], asked.states),
+            ("state", "State", [(state, words.STATE_WORDS[state]) for state in STATES], asked.states),
             ("user", "Held by", [(user, user) for user in selection.users(self._fleet)], asked.users),
             (
                 "model",
@@ -346,22 +347,6 @@ def _changed(request: Request, key: str, value: str) -> str:
     return f"{request.url.path}?{query}" if query else request.url.path
 
 
-def _by_node(gpus: Iterable[Gpu]) -> list[tuple[str, list[Gpu]]]:
-    found: dict[str, list[Gpu]] = {}
-    for gpu in gpus:
-        found.setdefault(gpu.node, []).append(gpu)
-    return sorted(found.items(), key=lambda entry: -len(entry[1]))
-
-
-def _holders(state: NodeState) -> list[tuple[Holder, int]]:
-    """Who holds GPUs of a machine, and how many: those with most first."""
-    counts: dict[tuple[str, str, str], list[Holder]] = {}
-    for gpu in state.gpus:
-        for holder in gpu.holders or ():
-            counts.setdefault(holder.key, []).append(holder)
-    return sorted(((held[0], len(held)) for held in counts.values()), key=lambda entry: (-entry[1], entry[0].key))
-
-
 def _holder_of(person: Person) -> Holder:
     kind, name, namespace = person.key
     return Holder(kind, name, namespace, None)
@@ -370,10 +355,6 @@ def _holder_of(person: Person) -> Holder:
 def _memory_share(state: NodeState) -> float | None:
     used, total = state.host.memory_used_bytes, state.host.memory_total_bytes
     return min(used / total, 1.0) if used is not None and total and used >= 0 else None
-
-
-def _oldest_idle(gpus: Sequence[Gpu]) -> Gpu | None:
-    return min((gpu for gpu in gpus if gpu.state == "idle"), key=lambda gpu: gpu.since, default=None)
 
 
 def _all_metrics(state: NodeState, index: int) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -52,6 +52,7 @@ class Gpu:
     power_limit: float | None = None
     sm_active: float | None = None
     fan: float | None = None
+    mig: bool = False  # partitioned: nobody gets the whole of it
     xids: tuple[str, ...] = ()
     holders: tuple[Holder, ...] | None = None
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
 from gpu_exporter.hub.state import Gpu
-from gpu_exporter.hub.words import called, percent
-
-STATE_WORDS: Final[Mapping[str, str]] = {
-    "free": "free",
-    "held": "at work",
-    "idle": "held, but idle",
-    "down": "down",
-    "unknown": "unknown",
-}
+from gpu_exporter.hub.words import STATE_WORDS, called, percent
 
 
 @lru_cache(maxsize=16384)

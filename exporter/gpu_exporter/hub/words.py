@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Final
 
 from gpu_exporter.catalog.owner_kinds import BY_KIND
-from gpu_exporter.hub.state import Holder
+from gpu_exporter.hub.state import GpuState, Holder
 
+STATE_WORDS: Final[Mapping[GpuState, str]] = {
+    "free": "free",
+    "held": "at work",
+    "idle": "held, but idle",
+    "down": "down",
+    "unknown": "unknown",
+}
 NOBODY_KNOWN: Final = "somebody unseen"  # memory in use that no process explains
 _GIB: Final = 2**30
 _STEPS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))

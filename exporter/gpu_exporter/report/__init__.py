@@ -11,12 +11,12 @@ from typing import Final, NoReturn
 
 import click
 
-from gpu_exporter.config.parsers import RefusedError, duration, moment, percentage
+from gpu_exporter.config.parsers import RefusedError, duration, moment, percentage, price
 from gpu_exporter.report import render
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
 from gpu_exporter.report.stored import StoredHistory
-from gpu_exporter.report.waste import Accounts, report
+from gpu_exporter.report.waste import Accounts, Prices, report
 
 __all__ = ["Options", "ReportError", "access", "run"]
 
@@ -38,6 +38,8 @@ class Options:
     form: str = "table"
     match: str = ""
     fail_over: str | None = None
+    price_kwh: str | None = None
+    price_gpu_hour: str | None = None
 
 
 def run(options: Options) -> int:
@@ -47,6 +49,9 @@ def run(options: Options) -> int:
         raise ReportError(f"--window: '{options.window}' is out of range; write 10m to 400d")
     over = options.fail_over
     limit = None if over is None else _parsed("--fail-over", over, percentage, "write 20%")
+    prices = Prices(
+        kwh=_price("--price.kwh", options.price_kwh), gpu_hour=_price("--price.gpu-hour", options.price_gpu_hour)
+    )
     end = options.end
     until = time.time() if end is None else _parsed("--end", end, moment, "write 2026-11-01 or 2026-11-01T08:00:00Z")
     grid, match = Grid.of(window, until), _matchers(options.match)
@@ -58,7 +63,7 @@ def run(options: Options) -> int:
     else:
         client = Client(options.source)
         accounts, warnings = History(client, grid, match=match), client.warnings
-    made = report(accounts, by=options.by, grid=grid, warnings=warnings)
+    made = report(accounts, by=options.by, grid=grid, warnings=warnings, prices=prices)
     click.echo({"table": render.table, "json": render.as_json, "csv": render.as_csv}[options.form](made))
     for warning in made.warnings:
         click.echo(f"gpu-exporter: {warning}", err=True)
@@ -129,6 +134,10 @@ def _parsed(flag: str, text: str, parse: Callable[[str], float], accepted: str) 
         return parse(text)
     except RefusedError:
         _refuse(flag, text, accepted)
+
+
+def _price(flag: str, text: str | None) -> float | None:
+    return None if text is None else _parsed(flag, text, price, "write 0.30")
 
 
 def _matchers(text: str) -> str:

@@ -16,6 +16,11 @@ OWNER_SECONDS: Final = "gpu_owner_seconds_total"
 ENERGY: Final = "gpu_energy_joules_total"
 MEMORY_USED: Final = ("gpu_memory_used_bytes", "gpu_memory_total_bytes")
 POWER_LIMIT: Final = "gpu_power_limit_watts"
+# What the exporter has integrated itself; older ones have not.
+SCORE: Final = "gpu_score_seconds_total"
+OWNER_SCORE: Final = "gpu_owner_score_seconds_total"
+OWNER_ENERGY: Final = "gpu_owner_energy_joules_total"
+_OWNER: Final = ("owner_kind", "owner", "namespace")
 # What a counter is the integral of; the gauge stands in for a GPU without the counter.
 GAUGES: Final = {
     "gpu_busy_seconds_total": "gpu_utilization_ratio",
@@ -109,6 +114,7 @@ class _Slice:
 
     observed: PerChunk
     gaps: PerChunk
+    scores: PerChunk  # as the exporter counts it; seconds
     busy: PerChunk
     memory_io: PerChunk
     memory: PerChunk
@@ -128,7 +134,9 @@ class _Slice:
         return drawn - min(max(observed - seconds, 0.0) * self.least_watts.get(gpu, 0.0), drawn)
 
     def score(self, gpu: Key, chunk: int, seconds: float) -> float | None:
-        """The score of so many seconds of the chunk, made as the recording rule instance_gpu:gpu_score:ratio is."""
+        """The score of so many seconds of the chunk: counted, or made of the parts that the exporter counts."""
+        if seconds > 0 and (counted := self.scores[gpu].get(chunk)) is not None:
+            return min(counted / seconds, 1.0)
         worked = self.busy[gpu].get(chunk)
         if worked is None or seconds <= 0:
             return None
@@ -249,14 +257,21 @@ class History:
         for gpu, chunks in joules.items():
             watts = [drawn / observed[gpu][chunk] for chunk, drawn in chunks.items() if observed[gpu].get(chunk, 0) > 0]
             self._least[gpu] = min([*watts, self._least.get(gpu, float("inf"))])
+        scores: PerChunk = defaultdict(dict)
+        for gpu, chunk, growth in self._grown(SCORE, self._points(SCORE, (), first, last, exact=False), exact=False):
+            scores[gpu][chunk] = growth
+        # The parts are asked for where they are needed: of exporters that do not count the score.
+        old = {gpu: chunks for gpu, chunks in observed.items() if not scores[gpu]}
+        nothing: PerChunk = defaultdict(dict)
         return _Slice(
             observed=observed,
             gaps=gaps,
-            busy=self._quantity("gpu_busy_seconds_total", observed, first, last),
-            memory_io=self._quantity("gpu_memory_io_busy_seconds_total", observed, first, last),
-            memory=self._mean(f"{used} / {total}", first, last),
+            scores=scores,
+            busy=self._quantity("gpu_busy_seconds_total", old, first, last) if old else nothing,
+            memory_io=self._quantity("gpu_memory_io_busy_seconds_total", old, first, last) if old else nothing,
+            memory=self._mean(f"{used} / {total}", first, last) if old else nothing,
             joules=joules,
-            limits=self._mean(self._over("avg_over_time", POWER_LIMIT), first, last),
+            limits=self._mean(self._over("avg_over_time", POWER_LIMIT), first, last) if old else nothing,
             least_watts=self._least,
         )
 
@@ -293,7 +308,7 @@ class History:
 
         The exporter's own counters begin with it, at zero, and count seconds: those grow no faster than time.
         """
-        own = name != ENERGY
+        own, bounded = name != ENERGY, name not in {ENERGY, OWNER_ENERGY}
         for key, chunks in found.items():
             meter = self._meters[name, key]
             for chunk in sorted(chunks):
@@ -301,7 +316,7 @@ class History:
                 counts = fresh and own and self._grew_within(key[:4], chunk)
                 growth = meter.advance(chunk, chunks[chunk], counts=counts)
                 if chunk > 0 and (exact or counts or not fresh):
-                    yield key, chunk, min(growth, (chunk - since + 1) * self.grid.step) if own else growth
+                    yield key, chunk, min(growth, (chunk - since + 1) * self.grid.step) if bounded else growth
 
     def _quantity(self, name: str, observed: PerChunk, first: int, last: int) -> PerChunk:
         """Growth of a GPU's counter by chunk; where there is none, its gauge times the observed seconds."""
@@ -323,9 +338,9 @@ class History:
 
     def _add_holds(self, part: _Slice, used: PerChunk, first: int, last: int) -> None:
         """Add the holders' share of the slice."""
-        labels = ("owner_kind", "owner", "namespace", "state")
-        found = self._points(OWNER_SECONDS, labels, first, last, exact=True)
+        found = self._points(OWNER_SECONDS, (*_OWNER, "state"), first, last, exact=True)
         grown = [row for row in self._grown(OWNER_SECONDS, found, exact=True) if row[0][:4] in self.gpus and row[2]]
+        scores, joules = (self._of_owners(name, first, last) for name in (OWNER_SCORE, OWNER_ENERGY))
         together: PerChunk = defaultdict(lambda: defaultdict(float))
         for key, chunk, growth in grown:
             together[key[:4]][chunk] += growth
@@ -337,9 +352,26 @@ class History:
                 self.gpus[gpu].unknown_held += growth
             # Somebody without a name may have held it as well.
             held = max(together[gpu][chunk], used[gpu].get(chunk, 0.0))
-            energy = part.energy(gpu, chunk, held)
-            score = part.score(gpu, chunk, held) if state in {"active", "idle_held"} else None
-            _add(hold, growth, score, None if energy is None else energy * growth / held)
+            if chunk not in joules[key[:7]] and (energy := part.energy(gpu, chunk, held)) is not None:
+                _add(hold, growth, None, energy * growth / held)
+            if state in {"active", "idle_held"}:
+                if chunk in scores[key[:7]]:
+                    hold.scored += growth
+                else:
+                    _add(hold, growth, part.score(gpu, chunk, held), None)
+        for key, chunks in scores.items():
+            if key in self.holds:
+                self.holds[key].score += sum(chunks.values())
+        for key, chunks in joules.items():
+            if key in self.holds and chunks:
+                _add(self.holds[key], 0.0, None, sum(chunks.values()))
+
+    def _of_owners(self, name: str, first: int, last: int) -> PerChunk:
+        """Growth of a counter that the exporter keeps of each owner."""
+        result: PerChunk = defaultdict(dict)
+        for key, chunk, growth in self._grown(name, self._points(name, _OWNER, first, last, exact=True), exact=True):
+            result[key][chunk] = growth
+        return result
 
 
 _Found = defaultdict[Key, defaultdict[int, dict[Raw, Point]]]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from gpu_exporter.report.waste import COLUMNS, FIGURES, WORDS, Report, Row, span
+from gpu_exporter.history.export import harmless
+from gpu_exporter.report.waste import COLUMNS, COSTS, FIGURES, WORDS, Report, Row, span
 
 WIDTH: Final = 100
 _GAP: Final = 2
@@ -25,6 +26,9 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("SCORE", "score", "{:.2f}"),
     ("CLASS", "grade", "{}"),
     ("kWh", "energy_kwh", "{:.1f}"),
+    ("COST", "held_cost", "{:.2f}"),
+    ("IDLE COST", "idle_held_cost", "{:.2f}"),
+    ("kWh COST", "energy_cost", "{:.2f}"),
 )
 _PLAIN: Final = {  # the columns of CSV and JSON after those that tell the rows apart; the order never changes
     "gpus": "gpus",
@@ -42,7 +46,8 @@ _OF_GPUS: Final = {"free_hours": "free_hours", "down_hours": "down_hours"}
 
 def table(report: Report) -> str:
     """Aligned columns, at most 100 wide; long names are shortened in their middle."""
-    figures = [row for row in _TABLE if row[1] != ("gpus" if report.by == "gpu" else "free_hours")]
+    left_out = {"gpus" if report.by == "gpu" else "free_hours", *COSTS} - {*report.prices.costs}
+    figures = [row for row in _TABLE if row[1] not in left_out]
     names = [name for name in COLUMNS[report.by] if name != "uuid" and any(row.keys.get(name) for row in report.rows)]
     names = names or [COLUMNS[report.by][1]]
     heads = [*(name.upper() for name in names), *(title for title, _, _ in figures)]
@@ -102,15 +107,15 @@ def as_json(report: Report) -> str:
             "covered_seconds": round(report.covered, 3),
             "step_seconds": grid.step,
         },
-        "rows": [{**row.keys, **_plain(row, report.by)} for row in report.rows],
-        "rest": {**report.rest.keys, **_plain(report.rest, report.by)} if report.rest else None,
-        "total": _plain(report.total, report.by),
+        "rows": [{**row.keys, **_plain(row, report)} for row in report.rows],
+        "rest": {**report.rest.keys, **_plain(report.rest, report)} if report.rest else None,
+        "total": _plain(report.total, report),
         "min": _rounded(report.low),
         "mean": _rounded(report.mean),
         "max": _rounded(report.high),
         "classes": dict(report.classes),
         "idle_held_share": round(report.idle_held_share, 6),
-        "fleet": _plain(report.fleet, "gpu"),
+        "fleet": _plain(report.fleet, report, by="gpu"),
         "warnings": list(report.warnings),
     }
     return json.dumps(document, indent=2)
@@ -120,20 +125,21 @@ def as_csv(report: Report) -> str:
     """One header, one line a row, the rest last; no totals, so that a spreadsheet can make its own."""
     text = io.StringIO()
     listed = [*report.rows, *((report.rest,) if report.rest else ())]
-    columns = [*COLUMNS[report.by], *_columns(report.by)]
+    columns = [*COLUMNS[report.by], *_columns(report, report.by)]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in listed:
-        writer.writerow({**row.keys, **_plain(row, report.by)})
+        writer.writerow({name: harmless(cell) for name, cell in {**row.keys, **_plain(row, report)}.items()})
     return text.getvalue().rstrip("\n")
 
 
-def _columns(by: str) -> dict[str, str]:
-    return {**_PLAIN, **_OF_GPUS} if by == "gpu" else _PLAIN
+def _columns(report: Report, by: str) -> dict[str, str]:
+    return {**_PLAIN, **(_OF_GPUS if by == "gpu" else {}), **{name: name for name in report.prices.costs}}
 
 
-def _plain(row: Row, by: str) -> dict[str, Any]:
-    return _rounded({column: getattr(row, name) for column, name in _columns(by).items()})
+def _plain(row: Row, report: Report, *, by: str = "") -> dict[str, Any]:
+    columns = _columns(report, by or report.by)
+    return _rounded({column: getattr(row, name) for column, name in columns.items()})
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def _cells(row: Row | Mapping[str, float | None], figures: Sequence[tuple[str, s
     for _, name, form in figures:
         if isinstance(row, Row):
             value: Any = getattr(row, name)
-        elif name in FIGURES:
+        elif name in (*FIGURES, *COSTS):
             value = row[name]
         else:
             cells.append("")

@@ -12,6 +12,7 @@ from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, Hold
 
 CLASSES: Final = ("idle", "low", "normal", "high")
 FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "score", "energy_kwh")
+COSTS: Final = ("held_cost", "idle_held_cost", "energy_cost")
 NOBODY: Final = "(unknown)"
 _HOUR: Final = 3600.0
 _KWH: Final = 3.6e6
@@ -24,6 +25,20 @@ class Accounts(Protocol):
     holds: dict[Key, Hold]
     covered: float
     grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """In whatever currency; None is one that was not told."""
+
+    kwh: float | None = None
+    gpu_hour: float | None = None
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What can be told of each row."""
+        told = (self.gpu_hour is not None, self.gpu_hour is not None, self.kwh is not None)
+        return tuple(name for name, known in zip(COSTS, told, strict=True) if known)
 
 
 @dataclass(slots=True)
@@ -40,6 +55,9 @@ class Row:
     down_hours: float = 0.0
     energy_kwh: float | None = None
     score: float | None = None
+    held_cost: float | None = None
+    idle_held_cost: float | None = None
+    energy_cost: float | None = None
     _of: set[Gpu] = field(default_factory=set)
     _score: float = 0.0
     _scored: float = 0.0
@@ -56,6 +74,14 @@ class Row:
         if self.score is None:
             return None
         return CLASSES[(self.score >= 0.1) + (self.score >= 0.2) + (self.score >= 0.7)]
+
+    def price(self, prices: Prices) -> None:
+        """Say what it costs: the hours held, those of them in which nothing ran, and the energy."""
+        if prices.gpu_hour is not None:
+            self.held_cost = self.held_hours * prices.gpu_hour
+            self.idle_held_cost = self.idle_held_hours * prices.gpu_hour
+        if prices.kwh is not None and self.energy_kwh is not None:
+            self.energy_cost = self.energy_kwh * prices.kwh
 
     def add(self, usage: GpuUsage | Hold) -> None:
         """Add one GPU's time."""
@@ -93,6 +119,7 @@ class Report:
     high: Mapping[str, float | None]
     classes: Mapping[str, int]
     warnings: Sequence[str]
+    prices: Prices = Prices()
 
     @property
     def idle_held_share(self) -> float:
@@ -108,6 +135,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {  # what tells the rows apart
     **{by: ("cluster", *(title for title, _ in rows.columns)) for by, (_, rows) in _ROWS.items()},
     "gpu": ("cluster", "host", "gpu", "model", "uuid"),
 }
+
+
+_UNPRICED: Final = Prices()
 
 
 def _in_rows(rows: Rows) -> Mapping[str, OwnerKind]:
@@ -130,7 +160,7 @@ def _rest_name(kind: OwnerKind, inside: Mapping[str, OwnerKind]) -> str:
     return f"({', '.join(row.plural for row in OWNER_KINDS if row.kind not in inside)})"
 
 
-def report(history: Accounts, *, by: str, grid: Grid, warnings: Sequence[str]) -> Report:
+def report(history: Accounts, *, by: str, grid: Grid, warnings: Sequence[str], prices: Prices = _UNPRICED) -> Report:
     """Make the report of what happened."""
     fleet = _sum(history.gpus.values())
     if by == "gpu":
@@ -139,6 +169,9 @@ def report(history: Accounts, *, by: str, grid: Grid, warnings: Sequence[str]) -
         total = _sum(history.holds.values())
         rows, rest = _group(history.holds.values(), by)
     rows.sort(key=lambda row: (-row.idle_held_hours, row.score if row.score is not None else 1.0, -row.held_hours))
+    for row in (*rows, total, fleet, *((rest,) if rest else ())):
+        row.price(prices)
+    figures = (*FIGURES, *prices.costs)
     classes = Counter(row.grade for row in rows)
     return Report(
         by=by,
@@ -148,11 +181,12 @@ def report(history: Accounts, *, by: str, grid: Grid, warnings: Sequence[str]) -
         rest=rest,
         total=total,
         fleet=fleet,
-        low={name: min(values, default=None) for name, values in _figures(rows)},
-        mean={name: sum(values) / len(values) if values else None for name, values in _figures(rows)},
-        high={name: max(values, default=None) for name, values in _figures(rows)},
+        low={name: min(values, default=None) for name, values in _figures(rows, figures)},
+        mean={name: sum(values) / len(values) if values else None for name, values in _figures(rows, figures)},
+        high={name: max(values, default=None) for name, values in _figures(rows, figures)},
         classes={name: classes[name] for name in CLASSES},
         warnings=[*warnings, *_doubts(history, fleet, _sum(history.holds.values()))],
+        prices=prices,
     )
 
 
@@ -186,8 +220,8 @@ def _sum(usages: Iterable[GpuUsage | Hold]) -> Row:
     return row
 
 
-def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, list[float]]]:
-    for name in FIGURES:
+def _figures(rows: Sequence[Row], figures: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
+    for name in figures:
         yield name, [value for row in rows if (value := getattr(row, name)) is not None]
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from gpu_exporter.hub.client.origins import Hub, Origin
 from gpu_exporter.hub.client.trails import Trails
 from gpu_exporter.hub.client.view import View
-from gpu_exporter.hub.state import Gpu
+from gpu_exporter.hub.state import Gpu, NodeState
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,10 @@ class Client:
         """Whether a call hangs that the end of the process would wait for: end it by ``os._exit``."""
         return self._origin.hung
 
+    def follow(self, changed: Callable[[View], None]) -> None:
+        """Call this with every view from now on, on the client's thread; for who is made after the client."""
+        self._changed = changed
+
     def latest(self) -> View:
         """The newest view."""
         return self._view
@@ -86,6 +90,26 @@ class Client:
                 # In pieces, so that Ctrl-C is heard on every Python.
                 self._news.wait(0.5 if left is None else min(left, 0.5))
             return self._view
+
+    def settled(self, timeout: float) -> View:
+        """The first view in which every machine has answered, or failed to, and what its GPUs do is decided.
+
+        What a GPU does takes two readings; one that tells no more at the second is unknown. After ``timeout`` seconds
+        it is the newest view.
+        """
+        first: dict[str, float | None] = {}
+
+        def decided(state: NodeState) -> bool:
+            sampled = state.sampled[0]
+            before = first.setdefault(state.node.name, sampled)
+            # A hub does not tell when a machine was read; it has looked for longer than we do.
+            return sampled is None or sampled != before or all(gpu.state != "unknown" for gpu in state.gpus)
+
+        def told(view: View) -> bool:
+            found = [decided(state) for state in view if state.online]
+            return view.complete and all(found)
+
+        return self.wait(told, timeout)
 
     def curve(self, gpu: Gpu, metric: str, *, start: float, end: float) -> Future[Curve] | None:
         """What a hub keeps of the GPU's past (Unix seconds); None where there is no hub.

@@ -50,6 +50,7 @@ class _Gpu(msgspec.Struct, frozen=True):
     power_limit_watts: float | None = None
     sm_active_ratio: float | None = None
     fan_speed_ratio: float | None = None
+    mig_mode_enabled: bool = False
     xids: tuple[str, ...] = ()
     holders: tuple[ToldHolder, ...] | None = None
 
@@ -138,6 +139,7 @@ def _gpu(told: _Gpu) -> Gpu:
         power_limit=watts(told.power_limit_watts),
         sm_active=share(told.sm_active_ratio),
         fan=amount(told.fan_speed_ratio, 2.0),
+        mig=told.mig_mode_enabled,
         xids=tuple(shown(xid) for xid in told.xids),
         holders=None if told.holders is None else _holders(told.holders),
     )

@@ -1,0 +1,1 @@
+"""The terminal: all machines live, or as text; and which GPUs are free."""
