@@ -1,4 +1,4 @@
-"""Draw the terminal's screens to docs/images/top-*.png: `gpu-exporter top` over simulated machines, in headless Chromium.
+"""Draw the screens of `gpu-exporter top` to docs/images/top-*.png: simulated machines, in headless Chromium.
 
 python -m tools.previews.top [--folder docs/images]
 """
@@ -21,6 +21,7 @@ from tools.lab.ports import free_port
 from gpu_exporter.cli.origin import origin
 from gpu_exporter.config import settings
 from gpu_exporter.hub.client.client import Client
+from gpu_exporter.hub.client.origins import Origin
 from gpu_exporter.top.app import Top
 from gpu_exporter.top.look import Look
 
@@ -72,7 +73,7 @@ def main() -> int:
     return 0
 
 
-def _origin(options: dict[str, object]) -> object:
+def _origin(options: dict[str, object]) -> Origin:
     import click  # noqa: PLC0415 - as a command would have it
 
     with click.Context(click.Command("top")):
