@@ -154,6 +154,9 @@ COMMANDS = {
     "hub": ("hub", "--nodes.file=FILE"),
     "record": ("record", "--history.path=FILE", "--source=fake"),
     "export": ("export", "--history.path=FILE"),
+    "top": ("top", "--once", "--source=fake"),
+    "free": ("free", "--source=fake"),
+    "desktop": ("desktop", "--source=fake"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Draw the terminal's screens to docs/images/top-*.png: `gpu-exporter top` over simulated machines, in a Chromium.
+"""Draw the screens of `gpu-exporter top` to docs/images/top-*.png: simulated machines, in headless Chromium.
 
 python -m tools.previews.top [--folder docs/images]
 """
