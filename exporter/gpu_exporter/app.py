@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.config import Config, ConfigError, parsers
+from gpu_exporter.events.kernel_log import KernelLog
+from gpu_exporter.events.merge import EventLog
 from gpu_exporter.host import HostWatch
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.listening import ListenError
@@ -43,19 +47,23 @@ def build_sampler(
     *,
     opened: Callable[[], Source] | None = None,
     published: Callable[[Snapshot], None] = lambda _: None,
+    make_room: Callable[[], None] = lambda: None,
 ) -> Sampler:
     """A sampler over the configured source, not yet started. Raises ConfigError.
 
-    ``opened`` opens it in another way than the settings say; ``published`` is called with each reading's snapshot.
+    ``opened`` opens it in another way than the settings say; ``published`` is called with each reading's snapshot, and
+    ``make_room`` where there are no more threads to be had.
     """
     kind = source_kind(config)
     return Sampler(
         open_source=opened or open_source(config),
         published=published,
+        make_room=make_room,
         source_name=kind.name,
         simulated=kind.simulated,
         collection=config.collection,
         build=Build(version=__version__, python_version=platform.python_version()),
+        events=EventLog(open_kernel_log(config)),
         pipeline=Pipeline(
             gap=STALE_AFTER * config.collection.interval,
             resolver=open_resolver(config),
@@ -65,12 +73,26 @@ def build_sampler(
     )
 
 
-def read_once(config: Config) -> tuple[Snapshot, str | None]:
-    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError."""
+def open_kernel_log(config: Config) -> KernelLog | None:
+    """The kernel log as configured, not yet read; None where it is off, or where the GPUs are not of this machine."""
+    path = config.collection.kernel_log
+    kind = source_kind(config)
+    if path == "off" or (path == "auto" and (kind.simulated or kind.name == "replay")):
+        return None
+    return KernelLog(None if path == "auto" else Path(path), clock=time.time, monotonic=time.monotonic)
+
+
+def read_once(config: Config, *, deadline: float | None = None) -> tuple[Snapshot, str | None]:
+    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError.
+
+    ``deadline`` is how many seconds it may take, by default long enough for a machine without persistence mode.
+    """
     sampler = build_sampler(config)
     sampler.start()
     try:
-        sampler.wait_first(_OPENING + 2 * config.collection.timeout)
+        done = sampler.wait_first(_OPENING + 2 * config.collection.timeout if deadline is None else deadline)
+        if not done and deadline is not None:
+            return sampler.latest(), f"the driver has not answered within {deadline:g} s"
         return sampler.latest(), sampler.ready()
     finally:
         sampler.close()
@@ -190,7 +212,8 @@ class Exporter:
     def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
         self._config = config
         trail = Trail()
-        self._sampler = build_sampler(config, published=trail.add)
+        # Where threads run out, readings come before answers.
+        self._sampler = build_sampler(config, published=trail.add, make_room=self._make_room)
         self._host = HostWatch(config.host)
         application = Application(
             provider=Site(self._sampler, self._host, build_page(config, hostname=self._host.latest().name), trail),
@@ -211,17 +234,13 @@ class Exporter:
         self._gate = gate
         self.address: Final = ",".join(map(str, self._server.addresses))
 
-    @property
-    def stuck(self) -> bool:
-        """Whether driver calls hang that will never be waited for."""
-        return bool(self._sampler.latest().stuck)
-
     def start(self) -> None:
-        """Begin to sample and to serve. Raises StartError where a GPU is required and none can be read."""
+        """Begin to sample and to serve. Raises StartError where a GPU is required and none can be read.
+
+        It is served from before the first reading on: while the driver hangs, that can be seen.
+        """
         self._sampler.start()
         self._host.start()
-        if self._config.require_gpu:
-            self._require_gpu()
         self._server.start()
         snapshot = self._sampler.latest()
         if snapshot.simulated:
@@ -230,6 +249,8 @@ class Exporter:
         log.info("listening", extra={"address": self.address, "path": path, "scheme": scheme})
         if self._gate and self._gate.passwords and not self._gate.secure:
             log.warning("passwords travel in the clear: the web configuration has no tls_server_config")
+        if self._config.require_gpu:
+            self._require_gpu()
 
     def apply(self, config: Config) -> None:
         """Put what needs no restart into force. Raises ConfigError, and changes nothing, where certificates are bad."""
@@ -249,13 +270,21 @@ class Exporter:
 
     def close(self) -> None:
         """Stop within two seconds; a driver call that hangs is left behind."""
-        self._server.close()
+        server = threading.Thread(target=self._server.close, name="closing server", daemon=True)
+        try:
+            server.start()
+        except RuntimeError:  # no more threads
+            self._server.close()
         self._sampler.close()
         self._host.close()
+        if server.is_alive():
+            server.join()
+
+    def _make_room(self) -> None:
+        self._server.connections.make_room()
 
     def _require_gpu(self) -> None:
         self._sampler.wait_first(_OPENING)
         if not self._sampler.latest().gpus_up:
             why = self._sampler.ready() or "the driver lists no GPU"
-            self.close()
             raise StartError(f"require_gpu: no GPU can be read: {why}")

@@ -1,14 +1,19 @@
-"""The process around the exporter: the signals that steer it, reloading, and its end."""
+"""The process around the exporter: the signals that steer it, reloading, and its end.
+
+The main thread waits for signals and does nothing else: whatever hangs while the exporter starts, reloads or closes, it
+hangs on another thread, and SIGTERM ends the process within two seconds.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from gpu_exporter import logs
 from gpu_exporter.app import Exporter
@@ -18,69 +23,203 @@ from gpu_exporter.http.notify import Notifier
 log = logging.getLogger(__name__)
 
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+_ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _LOOK_EVERY: Final = 5.0  # seconds between looks at the configuration file
+_STEP: Final = 0.05  # seconds between looks at whether the exporter has started
+# Of the two seconds in which the process ends.
+_CLOSE_WITHIN: Final = 1.5
+_FLUSH_WITHIN: Final = 0.2
 
 
 def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[str, str]]) -> None:
-    """Run until SIGTERM or SIGINT. Raises StartError or ConfigError before anything listens."""
-    # Blocked before any thread starts, so that only sigwait below ever takes them.
+    """Run until SIGTERM or SIGINT, which end the process. Raises StartError, or ConfigError before anything listens."""
+    # Blocked before any thread starts, so that only the waiting below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     manager = Notifier.of_this_process()
-    exporter = Exporter(config, heartbeat=manager.beat)
-    exporter.start()
+    start = _Start(config, heartbeat=manager.beat)
+    try:
+        early = _until_started(start, manager)
+        exporter = start.result()
+    except BaseException:
+        _close(start.exporter)
+        logs.flush(_FLUSH_WITHIN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # nobody waits for them any more
+        raise
     status = f"listening on {exporter.address}"
     manager.ready(status)
-    for received in _signals(path):
-        if received == signal.SIGUSR1:
+    reloading = _Reloading(exporter, config, path, overrides, manager=manager, status=status)
+    reloading.start()
+    while True:
+        received = early.pop(0) if early else signal.sigwait(_SIGNALS)
+        if received in _ENDS:
+            _leave(exporter, manager, received)
+        elif received == signal.SIGUSR1:
             exporter.toggle_pause()
         else:
-            manager.reloading()
-            config = _reload(exporter, config, path, overrides)
-            manager.ready(status)
-    manager.stopping()
-    exporter.close()
-    if exporter.stuck:
-        # The driver library's exit handlers would wait for the call that hangs.
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(0)
+            reloading.wish()
 
 
-def _signals(path: Path | None) -> Iterator[int]:
-    """SIGUSR1 and SIGHUP as they come, until another ends the process; a changed file counts as SIGHUP.
-
-    A signal hardly reaches a pod, but its ConfigMap's files change.
-    """
-    watch = Watch(path) if path else None
-    if watch:
-        watch.mark()
-    while True:
-        arrived = signal.sigtimedwait(_SIGNALS, _LOOK_EVERY) if watch else signal.sigwaitinfo(_SIGNALS)
+def _until_started(start: _Start, manager: Notifier) -> list[int]:
+    """Wait until the exporter has started, or has failed to; the signals that are to be obeyed then."""
+    early: list[int] = []
+    start.begin()
+    while start.running:
+        arrived = signal.sigtimedwait(_SIGNALS, _STEP)
         if arrived is None:
-            if watch is None or not watch.settled():
-                continue
-            log.info("the configuration file has changed", extra={"file": str(path)})
-        received = signal.SIGHUP if arrived is None else arrived.si_signo
-        if received not in {signal.SIGHUP, signal.SIGUSR1}:
-            log.info("stopping", extra={"signal": signal.Signals(received).name})
+            continue
+        if arrived.si_signo in _ENDS:
+            _leave(start.exporter, manager, arrived.si_signo)
+        early.append(arrived.si_signo)
+    return early
+
+
+def _leave(exporter: Exporter | None, manager: Notifier, received: int) -> NoReturn:
+    """End the process, whatever hangs in it.
+
+    Without its exit handlers: those of the driver's library would wait for a call that hangs.
+    """
+    log.info("stopping", extra={"signal": signal.Signals(received).name})
+    manager.stopping()
+    _close(exporter)
+    logs.flush(_FLUSH_WITHIN)
+    os._exit(0)
+
+
+def _close(exporter: Exporter | None) -> None:
+    """Close it, as far as that is possible in the time that there is."""
+    if exporter is None:
+        return
+    closing = threading.Thread(target=exporter.close, name="closing", daemon=True)
+    with suppress(RuntimeError):  # no more threads: the kernel closes what is open
+        closing.start()
+        closing.join(_CLOSE_WITHIN)
+
+
+class _Start:
+    """Makes and starts the exporter on a thread of its own: names, certificates and the driver may take their time."""
+
+    def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
+        self._config = config
+        self._heartbeat = heartbeat
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="start", daemon=True)
+        self.exporter: Exporter | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it is being started still."""
+        return self._thread.is_alive()
+
+    def begin(self) -> None:
+        """Begin to start it."""
+        self._thread.start()
+
+    def result(self) -> Exporter:
+        """The exporter that was started. Raises what its start raised."""
+        if self._error is not None:
+            raise self._error
+        if self.exporter is None:
+            raise AssertionError("nothing was started")
+        return self.exporter
+
+    def _run(self) -> None:
+        try:
+            self.exporter = Exporter(self._config, heartbeat=self._heartbeat)
+            self.exporter.start()
+        except BaseException as error:  # noqa: BLE001 - raised by ``result``
+            self._error = error
+
+
+class _Reloading:
+    """Reads the configuration again when told to, or when its file has changed, on a thread of its own.
+
+    A signal hardly reaches a pod, but its ConfigMap's files change. Without a file to look at, the thread runs only
+    while something is to be read.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        config: Config,
+        path: Path | None,
+        overrides: Mapping[str, tuple[str, str]],
+        *,
+        manager: Notifier,
+        status: str,
+    ) -> None:
+        self._exporter = exporter
+        self._config = config
+        self._path = path
+        self._overrides = overrides
+        self._manager = manager
+        self._status = status
+        self._watch = Watch(path) if path else None
+        self._changed = threading.Condition()
+        self._wished = False
+        self._running = False
+
+    def start(self) -> None:
+        """Begin to look at the file."""
+        if self._watch is not None:
+            with self._changed:
+                self._run_thread()
+
+    def wish(self) -> None:
+        """Have it read again, once more where that is being done already. Never waits."""
+        with self._changed:
+            self._wished = True
+            self._changed.notify_all()
+            self._run_thread()
+
+    def _run_thread(self) -> None:
+        """Have a thread; the caller holds the lock."""
+        if self._running:
             return
-        if watch and received == signal.SIGHUP:
+        try:
+            threading.Thread(target=self._run, name="reload", daemon=True).start()
+        except RuntimeError as error:
+            log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the line says it all
+            return
+        self._running = True
+
+    def _run(self) -> None:
+        watch = self._watch
+        if watch is not None:
             watch.mark()
-        yield received
+        while True:
+            with self._changed:
+                if watch is None and not self._wished:
+                    self._running = False
+                    return
+                self._changed.wait_for(lambda: self._wished, _LOOK_EVERY)
+                wished, self._wished = self._wished, False
+            if wished:
+                if watch is not None:
+                    watch.mark()
+            elif watch is None or not watch.settled():
+                continue
+            else:
+                log.info("the configuration file has changed", extra={"file": str(self._path)})
+            self._manager.reloading()
+            self._reload()
+            self._manager.ready(self._status)
 
-
-def _reload(exporter: Exporter, config: Config, path: Path | None, overrides: Mapping[str, tuple[str, str]]) -> Config:
-    """Put a changed file into force; with a bad one, go on as before. The configuration in force."""
-    try:
-        new = load(path, overrides)
-        exporter.apply(new)
-    except ConfigError as error:
-        log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the line says it all
-        exporter.keep()
-        return config
-    restart = [setting.key for setting in changed(config, new) if not setting.reload]
-    if restart:
-        log.warning("changed settings need a restart to take effect", extra={"settings": ",".join(restart)})
-    logs.set_level(new.log)
-    log.info("configuration reloaded")
-    return new
+    def _reload(self) -> None:
+        """Put a changed file into force; with a bad one, go on as before."""
+        try:
+            new = load(self._path, self._overrides)
+            self._exporter.apply(new)
+        except ConfigError as error:
+            log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the line says it all
+            self._exporter.keep()
+            return
+        except Exception:  # whatever is wrong, the last good settings stay in force
+            log.exception("the configuration was not reloaded: this is a bug in gpu-exporter")
+            self._exporter.keep()
+            return
+        restart = [setting.key for setting in changed(self._config, new) if not setting.reload]
+        if restart:
+            log.warning("changed settings need a restart to take effect", extra={"settings": ",".join(restart)})
+        logs.set_level(new.log)
+        self._config = new
+        log.info("configuration reloaded")

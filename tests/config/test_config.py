@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,8 +15,16 @@ from hypothesis import strategies as st
 
 from gpu_exporter.config import MODELS, SOURCES, Config, ConfigError, changed, load, read_yaml, settings
 from gpu_exporter.config.parsers import Address, duration
+from gpu_exporter.http.access import check as check_access
+from gpu_exporter.hub.nodes import load as load_nodes
 
 BAD = Path(__file__).parent / "bad"
+
+
+def _nested(key: str) -> str:
+    section, _, name = key.rpartition(".")
+    return f"{section}: {{{name}: %s}}" if section else f"{name}: %s"
+
 
 NO_ADDRESS = "is not an address; write :9435, 127.0.0.1:9435 or '[::1]:9435'"
 # One file a mistake; what its message says after the file's name.
@@ -40,7 +49,8 @@ MESSAGES = {
     "bad-tag": "is not YAML: line 2, column 9: 'eight' is not a value; put text in quotes",
     "binary": "is not text; write YAML in UTF-8",
     "bool-as-integer": "fake.gpus: 'true' is not a whole number from 1 to 1024",
-    "cidr-host-bits": "web.allow: '10.0.0.1/8' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
+    "cidr-host-bits": "web.allow: '10.0.0.1/8' is not a network in CIDR form; write 10.0.0.0/8, or 10.0.0.1 for this "
+    "address alone",
     "cidr-is-mapping": "web.allow: '{'from': '10.0.0.0/8'}' is not a list of networks; write ['10.0.0.0/8', '::1/128']",
     "cidr-is-number": "web.allow: '10' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
     "cidr-too-long": "web.allow: '192.168.0.0/33' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
@@ -74,7 +84,8 @@ MESSAGES = {
     ),
     "section-is-list": "web is a list; write keys such as listen_address, telemetry_path, allow, config_file",
     "section-is-number": "fake is a single value; write keys such as gpus, model, seed, owners, scenario",
-    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus",
+    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus, kernel_log, "
+    "let_sleep",
     "tabs": "is not YAML: line 2, column 1: found character '\\t' that cannot start any token",
     "text-document": "the file is text; write keys such as source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
@@ -82,7 +93,8 @@ MESSAGES = {
     "timeout-over-interval": "collection.timeout: '1m30s' is longer than collection.interval; write at most 5s",
     "two-documents": "is not YAML: line 2, column 1: found another document",
     "unknown-format": "log.format: 'yaml' is not known; write one of logfmt, json",
-    "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus",
+    "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus, "
+    "kernel_log, let_sleep",
     "unknown-key": "collector: unknown key; write one of source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",
@@ -386,3 +398,57 @@ def test_plain_documents_are_read_as_pyyaml_does(tmp_path: Path, document: dict[
     path = tmp_path / "plain.yaml"
     path.write_text(yaml.safe_dump(document, allow_unicode=True), "utf-8")
     assert read_yaml(path) == document
+
+
+@pytest.mark.parametrize("open_it", [read_yaml, check_access, load_nodes])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, open_it: Callable[[Path], object]) -> None:
+    path = tmp_path / "pipe.json"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"pipe.json: cannot be read: not a regular file"):
+        open_it(path)
+
+
+# A value of each type that YAML has, and what only looks like one.
+OF_EVERY_TYPE = (
+    "~", "true", "7", "-1", "1.5", ".nan", ".inf", "1e400", "0x10", "18446744073709551615", "2026-01-01", "text", "''",
+    "2026-01-01T00:00:00Z", "[]", "[a]", "[[a]]", "[1]", "[~]", "[{a: b}]", "{}", "{a: b}", "{1: 2}", "!!set {a}",
+    "!!binary aGk=", "!!omap [a: b]", "!!pairs [a: b]", '"\\uD800"', '"\\0"', "!!float abc", "{<<: 3}", "!!bool x",
+    "x" * 5000,
+)  # fmt: skip
+TLS_KEYS = (
+    "cert", "key", "client_ca", "cert_file", "key_file", "client_ca_file", "client_auth_type", "client_allowed_sans",
+    "min_version", "max_version", "cipher_suites", "prefer_server_cipher_suites", "curve_preferences",
+)  # fmt: skip
+# Whose file it is, and what is written around the value.
+EVERY_KEY: list[tuple[Callable[[Path], object], str]] = [
+    *((load, _nested(setting.key)) for setting in settings()),
+    *((load, f"{section}: %s") for section in sorted({setting.key.partition(".")[0] for setting in settings()})),
+    *((check_access, f"tls_server_config: {{cert_file: a, key_file: b, {key}: %s}}") for key in TLS_KEYS[5:]),
+    *((check_access, f"tls_server_config: {{{key}: %s}}") for key in TLS_KEYS[:5]),
+    *((check_access, f"rate_limit: {{{key}: %s}}") for key in ("burst", "interval")),
+    *((check_access, f"http_server_config: {{{key}: %s}}") for key in ("http2", "headers")),
+    *((check_access, f"{key}: %s") for key in ("tls_server_config", "http_server_config", "rate_limit")),
+    (check_access, "http_server_config: {headers: {X-Frame-Options: %s}}"),
+    (check_access, "basic_auth_users: %s"),
+    (check_access, "basic_auth_users: {alice: %s}"),
+    (load_nodes, "%s"),
+    (load_nodes, "- targets: %s"),
+    (load_nodes, "- targets: [%s]"),
+    (load_nodes, "- {targets: ['a:1'], labels: %s}"),
+    (load_nodes, "- {targets: ['a:1'], labels: {a: %s}}"),
+]
+
+
+@pytest.mark.parametrize(("open_it", "around"), EVERY_KEY)
+def test_no_type_gets_past_the_checks(tmp_path: Path, open_it: Callable[[Path], object], around: str) -> None:
+    """Taken, or refused in one line of bounded length: anything else would end a daemon that is told to reload."""
+    path = tmp_path / "any.yml"
+    for value in OF_EVERY_TYPE:
+        path.write_text(around % value + "\n")
+        try:
+            open_it(path)
+        except ConfigError as error:
+            message = str(error)
+            assert message.startswith(str(tmp_path)), message
+            assert len(message.splitlines()) == 1, message
+            assert len(message) <= 2001, message

@@ -188,7 +188,12 @@ def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         pytest.fail("a socket was opened")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    for environment in ({}, {"NOTIFY_SOCKET": "vsock:2:1234"}, {"WATCHDOG_USEC": "1000000"}):
+    for environment in (
+        {},
+        {"NOTIFY_SOCKET": "vsock:2:1234"},
+        {"WATCHDOG_USEC": "1000000"},
+        {"WATCHDOG_USEC": "9" * 400},
+    ):
         notifier = Notifier(environment)
         notifier.ready("listening")
         notifier.beat()

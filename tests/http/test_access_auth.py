@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -160,6 +160,72 @@ def test_guessing_takes_one_core_and_keeps_nobody_out_who_was_in(tmp_path: Path,
         assert sorted(answers) == [401] * 4 + [429] * 16
         assert counted.most == 1, "one check at a time"
         assert status(server, basic("alice", "again")["Authorization"]) == 401, "the address may try again"
+
+
+KNOWN = {name: hashed("secret").encode() for name in ("alice", "bob")}
+
+
+def waits(passwords: Passwords, user: str, *, peer: str, gone: Callable[[], bool] = lambda: False) -> Guess:
+    guess = Guess(lambda: passwords.check(basic(user, "guess")["Authorization"], KNOWN, peer=peer, gone=gone))
+    guess.start()
+    return guess
+
+
+class Guess(threading.Thread):
+    """A password that is being checked; what came of it, once it has ended."""
+
+    def __init__(self, check: Callable[[], bool | None]) -> None:
+        super().__init__(daemon=True)
+        self._check = check
+        self.answer: bool | None = None
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        self.answer = self._check()
+        self.ended.set()
+
+
+def test_who_was_cut_off_does_not_wait_for_a_check(counted: Counted) -> None:
+    passwords, cut = Passwords(), threading.Event()
+    counted.gate.clear()
+    first = waits(passwords, "alice", peer="10.0.0.1")
+    wait_for(lambda: counted.inside)
+    second = waits(passwords, "alice", peer="10.0.0.2", gone=cut.is_set)
+    cut.set()
+    assert second.ended.wait(patience())
+    assert not first.ended.is_set()
+    counted.gate.set()
+    assert first.ended.wait(patience())
+    assert len(counted.hashes) == 1
+
+
+def test_a_known_user_does_not_wait_behind_guesses(counted: Counted) -> None:
+    passwords = Passwords()
+    counted.gate.clear()
+    crowd = [waits(passwords, "nobody", peer=f"10.0.0.{number}") for number in range(20)]
+    wait_for(lambda: counted.inside)
+    scraper = waits(passwords, "alice", peer="10.0.0.1")
+    wait_for(lambda: len(passwords._turns._waiting) == 20)
+    counted.gate.set()
+    assert scraper.ended.wait(patience())
+    for guess in crowd:
+        assert guess.ended.wait(patience())
+    assert counted.hashes.index(KNOWN["alice"]) == 1, "its turn is the next one"
+
+
+def test_every_address_has_its_turn(counted: Counted) -> None:
+    passwords = Passwords()
+    counted.gate.clear()
+    crowd = [waits(passwords, "alice", peer="10.0.0.1") for _ in range(4)]
+    wait_for(lambda: counted.inside)
+    wait_for(lambda: len(passwords._turns._waiting) == 3)
+    scraper = waits(passwords, "bob", peer="10.0.0.2")
+    wait_for(lambda: len(passwords._turns._waiting) == 4)
+    counted.gate.set()
+    assert scraper.ended.wait(patience())
+    for guess in crowd:
+        assert guess.ended.wait(patience())
+    assert counted.hashes.index(KNOWN["bob"]) == 1, "the others' address had one just now"
 
 
 def test_the_interpreter_is_free_while_a_password_is_checked() -> None:

@@ -15,7 +15,7 @@ from tools.lab.exporter import environment, run
 
 from certificates import Site, hashed
 from gpu_exporter.config import ConfigError
-from gpu_exporter.http.access import check, file
+from gpu_exporter.http.access import Gate, check, file
 
 BAD = Path(__file__).parents[1] / "config" / "bad_web"
 # One file a mistake; what its message says after the file's name.
@@ -280,3 +280,22 @@ def test_without_bcrypt_passwords_are_refused_and_tls_is_not(site: Site) -> None
     assert told() == "True"
     site.write(rest=f"basic_auth_users:\n  alice: {hashed('secret')}\n")
     assert told() == f"{site.path}: basic_auth_users: needs the package bcrypt; run: pip install bcrypt"
+
+
+def test_secrets_that_others_may_read_or_change_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(tmp_path)
+    path = site.write(rest=f"basic_auth_users:\n  alice: {hashed('secret')}\n")
+    for each in (path, tmp_path / "key.pem", tmp_path / "cert.pem"):
+        each.chmod(0o600)
+    gate = Gate(path)
+    assert caplog.records == []
+    path.chmod(0o640)
+    (tmp_path / "key.pem").chmod(0o644)
+    (tmp_path / "cert.pem").chmod(0o666)
+    for _ in range(2):
+        gate.reload()
+    told = [(record.message, record.file) for record in caplog.records]  # type: ignore[attr-defined]
+    assert told == [
+        ("others may change this file", str(tmp_path / "cert.pem")),
+        ("everybody may read this secret", str(tmp_path / "key.pem")),
+    ]

@@ -130,6 +130,8 @@ def test_lengths_that_are_none(text: str) -> None:
         ("//a", "/a", ""),
         ("?b", "/", "b"),
         ("*", "*", ""),
+        ("/metricshttp://x", "/metricshttp://x", ""),
+        ("/apihttp://z/v1/gpus", "/apihttp://z/v1/gpus", ""),
     ],
 )
 def test_targets(target: str, path: str, query: str) -> None:

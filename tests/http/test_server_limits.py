@@ -14,10 +14,12 @@ import pytest
 from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
+from gpu_exporter.http.connections import Connection, Connections
 from gpu_exporter.http.server import Server
 from serving import (
     BIG,
     GET,
+    LOCAL,
     NEVER,
     answer,
     ask,
@@ -257,3 +259,77 @@ def answer_without_files(client: socket.socket) -> bytes:
     while b"GET /hello" not in data:
         data += client.recv(4096)
     return data
+
+
+# --- whose share it is ------------------------------------------------------------------------------------------------
+
+
+def test_an_address_with_many_connections_evicts_its_own() -> None:
+    """However slowly the one from elsewhere sends its request, and however many come meanwhile."""
+    with serving(connections=8) as server, ExitStack() as stack:
+        other = stack.enter_context(dial_from("127.0.0.2", server, b"GET /hel"))
+        wait_for(lambda: len(server.connections.open) == 1)
+        for number in range(40):
+            data = b"GET /big HTTP/1.1\r\n\r\n" if number % 2 else b"GET / HT"
+            stack.enter_context(dial(server, data))
+        wait_for(lambda: len(server.connections.open) <= 8)
+        other.sendall(b"lo HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(other) == (200, b"GET /hello  ")
+
+
+def test_a_host_has_one_share_of_all_its_ipv6_addresses(made_up: Callable[[str], Connection]) -> None:
+    connections = Connections(3)
+    made = [made_up(f"2001:db8::{number}") for number in range(3)]
+    stranger = made_up("2001:db8:0:1::1")
+    for connection in (stranger, *made):
+        connections.admit(connection)
+    assert [connection.cut for connection in (stranger, *made)] == [False, True, False, False]
+
+
+def test_slow_readers_do_not_outlive_newcomers(made_up: Callable[[str], Connection]) -> None:
+    connections = Connections(2)
+    slow, quick, new = made_up("::1"), made_up("::1"), made_up("::1")
+    connections.admit(slow)
+    connections.begin(slow)
+    connections.admit(quick)
+    slow.since -= 3600
+    connections.admit(new)
+    assert [connection.cut for connection in (slow, quick, new)] == [True, False, False]
+
+
+def test_without_threads_others_make_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "http-worker" and len(workers()) > 8:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with serving() as server, ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(dial(server, b"GET / HT"))
+        for _ in range(10):
+            assert fetch(server) == (200, b"GET /hello  ")
+
+
+def test_a_large_answer_is_not_copied_for_each_who_reads_it_slowly() -> None:
+    with serving(connections=16) as server, ExitStack() as stack:
+        before = rss()
+        for number in range(1, 9):
+            stack.enter_context(dial(server, b"GET /big HTTP/1.1\r\n\r\n"))
+            wait_for(lambda n=number: sum(each.busy for each in server.connections.open) == n)  # type: ignore[misc]
+        assert rss() - before < 2 * len(BIG)
+
+
+@pytest.fixture
+def made_up() -> Iterator[Callable[[str], Connection]]:
+    """A connection from that address, which nobody serves."""
+    with ExitStack() as stack:
+        yield lambda peer: Connection(stack.enter_context(socket.socket()), peer, LOCAL, 0.0)
+
+
+def dial_from(host: str, server: Server, data: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=patience(), source_address=(host, 0))
+    client.sendall(data)
+    return client

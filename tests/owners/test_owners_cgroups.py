@@ -120,6 +120,10 @@ CGROUPS = {
         "0::/user.slice/user-666.slice/user@666.service/slurmstepd.scope/job_123/step_0",
         Cgroup(user_slice=666),
     ),
+    "a pod that a user made up": (
+        f"0::/user.slice/user-666.slice/user@666.service/kubepods/pod{POD}/x",
+        Cgroup(user_slice=666),
+    ),
     "a directory that looks like a job": ("0::/system.slice/job_123/step_0", Cgroup()),
 }
 

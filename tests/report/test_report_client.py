@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import socket
@@ -244,6 +245,34 @@ def test_a_proxy_is_asked_for_other_machines_only(api: Api, monkeypatch: pytest.
     assert api.asked[0].path == "http://prometheus.invalid:9090/api/v1/query_range"
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert ask(api.url) == []
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "localhost.", "LOCALHOST", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]", "0"]
+)
+def test_no_proxy_sees_what_is_asked_of_this_machine(api: Api, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    proxy = Api()
+    try:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        with contextlib.suppress(ReportError):  # not all of them are spellings that every resolver takes
+            ask(f"http://{host}:{api.server.server_port}", token="secret")  # noqa: S106 - made up
+        assert proxy.asked == []
+    finally:
+        proxy.close()
+
+
+def test_a_login_that_travels_in_the_clear_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", api.url)
+    client = Client(Access("http://prometheus.invalid:9090", token="secret"))  # noqa: S106 - made up
+    assert client.warnings == ["the login travels in the clear: write an https URL"]
+    assert Client(Access(api.url, token="secret")).warnings == []  # noqa: S106 - made up
+
+
+def test_a_small_answer_that_would_be_enormous_in_memory(api: Api) -> None:
+    bomb = gzip.compress(b"[" + b"[]," * (30 * 1024**2) + b"[]]")
+    assert len(bomb) < 1024**2
+    api.answer = lambda _: Answer(body=bomb, headers={"Content-Encoding": "gzip"})
+    assert failure(api.url) == "answered JSON that is not the Prometheus API's"
 
 
 def test_a_refused_port() -> None:

@@ -94,6 +94,12 @@ def test_csv_quotes_what_must_be_quoted() -> None:
     assert row["user"] == 'a,"b"\nc'
 
 
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_no_name_is_a_formula(name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(as_csv(made([holds(name)]))))
+    assert row["user"] == f"'{name}"
+
+
 def test_nobody_held_anything() -> None:
     document = json.loads(as_json(made([])))
     assert document["rows"] == []

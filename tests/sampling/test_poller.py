@@ -10,7 +10,7 @@ import pytest
 from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
 
-from gpu_exporter.sampling.poller import Outcome, Poller
+from gpu_exporter.sampling.poller import NoThreadError, Outcome, Poller
 
 FOREVER = 3600.0  # seconds
 
@@ -136,6 +136,54 @@ def test_a_slow_call_within_its_deadline_does_not_use_up_the_next_ones(poller: P
 
     outcomes = poller.run([slow] * 4, timeout=0.05, late=ignore)
     assert all(outcome is not None for outcome in outcomes), "the deadline is for each call, not for all"
+
+
+def test_slow_calls_do_not_add_up(poller: Poller, clock: Watched) -> None:
+    """Each is within its deadline; once they have taken their time together, the rest go on side by side."""
+    with ThreadPoolExecutor() as pool, Hanging() as hanging:
+        calls: list[Callable[[], object]] = [hanging.call, *[lambda: 1] * 3, hanging.call]
+        run = pool.submit(poller.run, calls, timeout=3.0, late=ignore, budget=1.0)
+        wait_for(lambda: len(hanging.begun) == 1)
+        clock.now += 1.5
+        wait_for(lambda: len(hanging.begun) == 2)
+        clock.now += 1
+        hanging.release()
+        assert [outcome and outcome.get() for outcome in run.result(patience())] == [True, 1, 1, 1, True]
+    wait_for(lambda: threads() <= 1)
+
+
+def test_calls_apart_begin_at_once(poller: Poller) -> None:
+    with ThreadPoolExecutor() as pool, Hanging() as hanging:
+        run = pool.submit(poller.run, [hanging.call] * 4, timeout=FOREVER, late=ignore, apart={1, 3})
+        wait_for(lambda: len(hanging.begun) == 3)
+        hanging.release()
+        assert [outcome and outcome.get() for outcome in run.result(patience())] == [True] * 4
+
+
+def test_without_threads_others_are_asked_to_make_room(clock: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = True
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if full and thread.name == "poller under test":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def make_room() -> None:
+        nonlocal full
+        full = False
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    nobody = Poller(name="poller under test", monotonic=clock)
+    (outcome,) = nobody.run([lambda: 1], timeout=FOREVER, late=ignore)
+    assert outcome is not None
+    assert isinstance(outcome.error, NoThreadError), "told, and not waited for"
+    nobody.close()
+    poller = Poller(name="poller under test", monotonic=clock, make_room=make_room)
+    (outcome,) = poller.run([lambda: 1], timeout=FOREVER, late=ignore)
+    assert outcome is not None
+    assert outcome.get() == 1
+    poller.close()
 
 
 def test_close_ends_a_waiting_run_at_once(poller: Poller) -> None:

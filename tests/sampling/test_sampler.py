@@ -14,6 +14,7 @@ from tools.lab.wait import patience, wait_for
 from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot, Xid
+from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources import SourceChangedError, SourceError
@@ -39,6 +40,7 @@ class Hardware:
         self.closed: list[bool] = []
         self.reads = [0, 0, 0, 0]
         self.events: list[Xid] = []
+        self.begins: Callable[[int], None] = lambda _: None
 
     def open(self) -> Source:
         self.opened += 1
@@ -64,6 +66,7 @@ class Source:
     def read(self, device: Device) -> Reading:
         hardware = self.hardware
         hardware.reads[device.index] += 1
+        hardware.begins(device.index)
         if event := hardware.hung.get(device.index):
             event.wait(patience())
         if hardware.bug:
@@ -370,6 +373,120 @@ def test_an_old_snapshot_is_withheld(hardware: Hardware) -> None:
     stale = sampler.latest()
     assert (stale.readings, stale.ok) == ((), False)
     assert sampler.latest() is stale, "rendered once as well"
+    sampler.close()
+
+
+def test_each_value_is_as_old_as_its_own_reading(hardware: Hardware) -> None:
+    clock = Clock(100.0)
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(interval=5, timeout=3),
+        build=Build("1", "3"),
+        monotonic=clock,
+        clock=lambda: 1000 + clock.now,
+    )
+
+    def takes(_: int) -> None:
+        clock.now += 0.2
+
+    hardware.begins = takes
+    sampler._cycle()
+    snapshot = sampler.latest()
+    assert [reading.read_at for reading in snapshot.readings] == pytest.approx([100.0, 100.2, 100.4, 100.6])
+    assert snapshot.timestamp == pytest.approx(1100.0), "of the oldest, not of the moment that all were there"
+    assert sampler.age(snapshot) == pytest.approx(0.8)
+    clock.now = 115.3
+    aged = sampler.latest()
+    assert [reading.device.index for reading in aged.readings] == [2, 3], "older than three intervals: withheld"
+    assert aged.timestamp == pytest.approx(1100.4)
+    assert aged.ok
+    assert sampler.latest() is aged, "rendered once as well"
+    clock.now = 115.7
+    assert (sampler.latest().readings, sampler.latest().ok) == ((), False)
+    assert sampler.ready() is not None
+    sampler.close()
+
+
+def test_slow_gpus_do_not_keep_the_healthy_ones_waiting(hardware: Hardware) -> None:
+    """None overruns its deadline: what they took together made everybody late."""
+    clock = Clock(10.0)
+    beside: set[int] = set()
+    together = threading.Barrier(3)
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(interval=0.5, timeout=0.3),
+        build=Build("1", "3"),
+        monotonic=clock,
+    )
+
+    def begins(index: int) -> None:
+        if index == 0:
+            clock.now += 0.15  # more than its share of a round, less than its deadline
+        if index in {0, 1, 2}:  # each returns once all three have begun
+            together.wait(patience())
+            beside.add(index)
+
+    hardware.begins = begins
+    for _ in range(2):  # the second time it is known from the beginning who is slow
+        beside.clear()
+        sampler._cycle()
+        assert up(sampler.latest()) == [1, 1, 1, 1]
+        assert beside == {0, 1, 2}
+        clock.now += 0.5
+    sampler.close()
+
+
+def test_a_machine_that_slept_serves_nothing_of_before(hardware: Hardware) -> None:
+    awake, boot = Clock(), Clock()
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(),
+        build=Build("1", "3"),
+        monotonic=awake,
+        since_boot=boot,
+    )
+    sampler._cycle()
+    assert sampler.latest().ok
+    awake.now, boot.now = 1.0, 8 * 3600.0
+    assert (sampler.latest().readings, sampler.latest().ok) == ((), False)
+    assert sampler.ready() is not None
+    sampler._wait()
+    sampler._cycle()
+    assert sampler.latest().ok, "read at once, not at the next tick"
+    assert sampler.latest().overruns == 0
+    sampler.close()
+
+
+def test_what_cannot_be_completed_is_one_gpus_failure(
+    hardware: Hardware, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(gap=15)
+    account = pipeline._ledger.account
+
+    def fails(reading: Reading, *, now: float) -> Reading:
+        if reading.device.index == 1 and reading.values:
+            raise OverflowError("int too large to convert to float")
+        return account(reading, now=now)
+
+    monkeypatch.setattr(pipeline._ledger, "account", fails)
+    clock = Clock()
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(),
+        build=Build("1", "3"),
+        monotonic=clock,
+        pipeline=pipeline,
+    )
+    for at in range(0, 50, 5):
+        clock.now = at
+        sampler._cycle()
+        assert up(sampler.latest()) == [1, 0, 1, 1]
+    assert sampler.latest().readings[1].values[READ_ERRORS["unknown"]] == 10
+    assert caplog.text.count("this is a bug in gpu-exporter") == 1, "logged once"
     sampler.close()
 
 

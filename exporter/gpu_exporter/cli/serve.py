@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,9 @@ from gpu_exporter.cli.options import load_config, with_settings, without_effect
 
 log = logging.getLogger(__name__)
 
+# Bytes of address space a thread, for 8 MiB by default: 80 connections fit where it is limited (ulimit -v). What the
+# driver's library needs is not told; musl gives all threads an eighth of this.
+_STACK: Final = 1024 * 1024
 _M_ARENA_MAX: Final = -8  # malloc.h
 
 
@@ -29,14 +34,16 @@ def serve(config_file: Path | None, **given: Any) -> None:
     from gpu_exporter.app import StartError  # noqa: PLC0415
 
     config, overrides = load_config(config_file, given, told=False)
-    logs.configure(config.log)
+    logs.configure(config.log, waits=False)
     for line in without_effect(config.source, overrides):
         log.warning("%s", line)
     _bound_arenas()
+    threading.stack_size(_STACK)
     try:
         daemon.serve(config, path=config_file, overrides=overrides)
     except StartError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo("gpu-exporter: " + " ".join(str(error).split("\n")), err=True)
+        os._exit(2)  # a call may hang in the driver, whose exit handlers would wait for it
 
 
 def _bound_arenas() -> None:

@@ -26,6 +26,9 @@ def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = MappingPr
             config = _put(config, key, parse[key](value))
         except parsers.RefusedError as error:
             raise ConfigError(f"{place}: {error}") from None
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # of a type that nobody thought of
+            why = "is of no use here; docs/CONFIGURATION.md has what may be written"
+            raise ConfigError(f"{place}: {parsers.quoted(value)} {why}") from None
     interval, timeout = config.collection.interval, config.collection.timeout
     if timeout <= interval:
         return config

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 
 _UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m(?!s)": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in _UNITS))
+# Half a character, which YAML can write and no file name or certificate holds.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SIZES: Final = {"": 1.0, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
 Word = TypeVar("Word", bound=str)
 
@@ -143,7 +145,7 @@ def words(value: Any) -> tuple[str, ...]:
 
 def text(value: Any) -> str:
     """Any text that a file name or a PEM block may be."""
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or "\0" in value or _SURROGATE.search(value):
         raise RefusedError(f"{quoted(value)} is not text; put it in quotes")
     return value
 
@@ -211,6 +213,15 @@ def folder(value: Any) -> Path:
     if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
         raise RefusedError(f"{quoted(value)} is not a folder; write an absolute path such as /host")
     return Path(value)
+
+
+def log_path(value: Any) -> str:
+    """``auto``, ``off``, or the absolute path of a log."""
+    if isinstance(value, bool):  # YAML's off
+        value = "auto" if value else "off"
+    if not isinstance(value, str) or not value.isprintable() or not (value in {"auto", "off"} or value[:1] == "/"):
+        raise RefusedError(f"{quoted(value)} is not a log; write auto, off, or an absolute path such as /dev/kmsg")
+    return value
 
 
 def url_path(value: Any) -> str:

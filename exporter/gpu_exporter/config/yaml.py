@@ -11,25 +11,31 @@ from typing import Any, Final, NoReturn, TypeVar, overload
 
 import yaml
 
+from gpu_exporter.config.files import TooLargeError, read_file
 from gpu_exporter.config.parsers import RefusedError, quoted
 
 _LARGEST: Final = 256 * 1024  # bytes; a file that people write has a few hundred
 _DEEPEST: Final = 16
+_LONGEST: Final = 2000  # characters of a message: two paths, of those that people write
 T = TypeVar("T")
 
 
 class ConfigError(Exception):
-    """A file or a setting cannot be used; the message is one line for the person who wrote it."""
+    """A file or a setting cannot be used; the message is one line, of bounded length, for the person who wrote it."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.splitlines())
+        if len(line) > _LONGEST:  # a name or a path of the file's may have any length
+            line = f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 def read_yaml(path: Path, *, largest: int = _LARGEST) -> Any:
     """The file's one document, of ``largest`` bytes at most. Raises ConfigError, with the line where it is no YAML."""
     try:
-        with path.open("rb") as file:
-            content = file.read(largest + 1)
-        if len(content) > largest:
-            raise ConfigError(f"{path}: is larger than {largest // 1024} KiB; is it the right file?")
-        return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(read_file(path, largest=largest).decode(), _Loader)  # noqa: S506 - a SafeLoader
+    except TooLargeError as error:
+        raise ConfigError(f"{path}: {error.why}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -39,7 +45,7 @@ def read_yaml(path: Path, *, largest: int = _LARGEST) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
         raise ConfigError(f"{path}: is not YAML: {where}{problem.removeprefix('but ')}") from None
-    except (ValueError, OverflowError):  # what PyYAML raises for '\UFFFFFFFF' and the like
+    except (ValueError, OverflowError, RecursionError):  # what PyYAML raises for '\UFFFFFFFF' and the like
         raise ConfigError(f"{path}: is not YAML: an escape or a number in it is out of range") from None
 
 
@@ -161,6 +167,8 @@ class Section:
             return parse(value)
         except RefusedError as error:
             self.refuse(key, str(error))
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # of a type that nobody thought of
+            self.refuse(key, f"{quoted(value)} is of no use here; docs have what may be written")
 
 
 def _below(place: str, key: str) -> str:

@@ -91,14 +91,15 @@ _HOSTS: Final = """node, seconds, cpu_utilization_ratio, cpu_utilization_ratio_m
 def _cells(rows: Iterable[Sequence[Any]], *, times: int) -> Iterator[list[Any]]:
     """Cells as they are written; the first ``times`` of a row are Unix seconds."""
     for row in rows:
-        yield [*map(_when, row[:times]), *(_harmless(cell) for cell in row[times:])]
+        yield [*map(_when, row[:times]), *(harmless(cell) for cell in row[times:])]
 
 
 def _when(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _harmless(cell: Any) -> Any:
+def harmless(cell: Any) -> Any:
+    """The cell such that no spreadsheet takes it for a formula, nor a reader for the end of the file or line."""
     if isinstance(cell, str):
         # Python's csv writes these as they are, and readers stop at the one, or take the other for the line's end.
         cell = cell.replace("\0", "").replace("\r", "\n")

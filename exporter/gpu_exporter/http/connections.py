@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from gpu_exporter.config import Address
 log = logging.getLogger(__name__)
 
 _LEAVING: Final = 16  # workers of evicted connections that may still be on their way out
+_READS_WITHIN: Final = 5.0  # seconds in which an answer is taken by whoever is not slow
+_THREADS_WITHIN: Final = 0.2  # seconds in which threads of evicted connections end
 GRACE: Final = 0.5  # seconds for answers under way when the server closes
 
 
@@ -37,7 +41,11 @@ class Connection:
 
 
 class Connections:
-    """At most ``limit`` connections; the one that has been unfinished for longest makes room for the newest."""
+    """At most ``limit`` connections; where there are more, the address that has the most of them makes room.
+
+    Of its own the one goes that has been unfinished for longest: it has sent no whole request, or has not taken its
+    answer for seconds. So a flood from one address evicts itself, and nobody who comes with a few.
+    """
 
     def __init__(self, limit: int) -> None:
         self.open: dict[Connection, None] = {}
@@ -67,6 +75,19 @@ class Connections:
         with self._changed:
             self._evict(room=0)
             self._changed.wait(0.05)
+
+    def make_room(self) -> None:
+        """Cut a quarter of the connections, for others who need their threads. Never waits."""
+        with self._changed:
+            for _ in range(max(1, len(self.open) // 4)):
+                self._evict(room=0)
+
+    def give_up_some(self) -> None:
+        """Cut a quarter of the connections, and wait a moment for their threads."""
+        self.make_room()
+        with self._changed:
+            threads = len(self.open)
+            self._changed.wait_for(lambda: len(self.open) < threads, _THREADS_WITHIN)
 
     def begin(self, connection: Connection) -> None:
         """Mark that a whole request has arrived. Raises ConnectionAbortedError if the connection was cut meanwhile."""
@@ -107,13 +128,37 @@ class Connections:
                 connection.thread.join(max(0.0, deadline - time.monotonic()))
 
     def _evict(self, *, room: int) -> None:
-        """Cut connections until ``room`` more fit: first those without a whole request, then the slowest readers."""
+        """Cut connections until ``room`` more fit, those of the address with the most of them first.
+
+        Of these, the ones without a whole request or that take their answers slowly, and the oldest of them; then those
+        that are being answered.
+        """
         living = [connection for connection in self.open if not connection.cut]
-        living.sort(key=lambda connection: (connection.busy, connection.since))
         surplus = len(living) + room - self._limit if room else 1
-        for connection in living[: max(0, surplus)]:
-            log.debug("evicted", extra={"peer": connection.peer})
-            _cut(connection)
+        if surplus <= 0:
+            return
+        now = time.monotonic()
+        shares = Counter(map(_client, living))
+        living.sort(key=lambda each: (each.busy and now - each.since < _READS_WITHIN, each.since))
+        for _ in range(min(surplus, len(living))):
+            most = max(shares.values())
+            evicted = next(each for each in living if shares[_client(each)] == most)
+            living.remove(evicted)
+            shares[_client(evicted)] -= 1
+            log.debug("evicted", extra={"peer": evicted.peer})
+            _cut(evicted)
+
+
+def _client(connection: Connection) -> str:
+    """Whose share it counts into: an IPv4 address, or a network of 64 bits, of which a host has all IPv6 addresses."""
+    peer = connection.peer
+    if ":" not in peer:
+        return peer
+    try:
+        address = ipaddress.IPv6Address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    return str(address.ipv4_mapped or int(address) >> 64)
 
 
 def _cut(connection: Connection) -> None:

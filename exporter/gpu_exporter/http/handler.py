@@ -8,14 +8,16 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
 from typing import Final, Protocol
 
 from gpu_exporter.http.connections import Connection, Connections
 from gpu_exporter.http.request import RefusedError, Request, Stream, parse
-from gpu_exporter.http.wsgi import Answer, Environ, status_answer
+from gpu_exporter.http.wsgi import GONE, Answer, Environ, pieces, status_answer
 
 log = logging.getLogger(__name__)
 
+_JOINED: Final = 64 * 1024  # bytes of an answer that go out in one write
 LINGER: Final = 1.0  # seconds for a client to read an answer that came before it had sent everything
 
 
@@ -65,6 +67,7 @@ class Handler:
             body = self._stream.body(length, server.monotonic() + server.header_deadline) if length else b""
             local = connection.local
             environ = request.environ(body, server=(local.host, local.port), scheme=server.scheme, peer=connection.peer)
+            environ[GONE] = partial(getattr, connection, "cut")
         except RefusedError as refusal:
             self._send(request, status_answer(str(refusal)), keep_alive=False, seconds=server.write_deadline)
             self._linger()
@@ -104,19 +107,31 @@ class Handler:
         lines += [f"{name}: {value}" for name, value in headers]
         # With 304, a length would be that of the page which the client has already (RFC 9110, 8.6).
         if not any(name.lower() == "content-length" for name, _ in headers) and not status.startswith("304"):
-            lines.append(f"Content-Length: {len(body)}")
+            lines.append(f"Content-Length: {sum(map(len, pieces(body)))}")
         if not keep_alive:
             lines.append("Connection: close")
         elif request is not None and request.version == "HTTP/1.0":
             lines.append("Connection: keep-alive")
         data = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-        if request is None or request.method != "HEAD":
-            data += body
+        if request is not None and request.method == "HEAD":
+            body = ()
         what = "" if request is None else f"{request.method} {request.target} {request.version}"
         log.debug("request", extra={"peer": self._connection.peer, "request": what, "status": status[:3]})
-        self._write(data, self._server.monotonic() + seconds)
+        self._write_all(data, pieces(body), self._server.monotonic() + seconds)
 
-    def _write(self, data: bytes, deadline: float) -> None:
+    def _write_all(self, head: bytes, body: tuple[bytes, ...], deadline: float) -> None:
+        """One write for a small answer. Of a large one the body is shared by all who read it slowly, not copied."""
+        for piece in body:
+            joined = max(0, _JOINED - len(head))
+            head += piece[:joined]
+            if len(piece) > joined:
+                self._write(head, deadline)
+                self._write(memoryview(piece)[joined:], deadline)
+                head = b""
+        if head:
+            self._write(head, deadline)
+
+    def _write(self, data: bytes | memoryview, deadline: float) -> None:
         """All of it by the deadline, however much the socket takes at a time."""
         rest = memoryview(data)
         while rest:

@@ -83,6 +83,6 @@ def _watchdog(environment: Mapping[str, str]) -> float:
     """Within how many seconds this process has to show life; 0 where nobody waits for it."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return max(0.0, int(environment.get("WATCHDOG_USEC", "0")) * _MICRO)
     return 0.0

@@ -27,7 +27,7 @@ _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) (HTTP/([0-9])\.[0-9])\r?")
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb":[^\r\n\0]*\r?\n)*\r?\n")
-_ORIGIN: Final = re.compile(r"(?i:https?)://[^/?]+")  # written by a client that takes us for a proxy
+_ORIGIN: Final = re.compile(r"\A(?i:https?)://[^/?]+")  # written by a client that takes us for a proxy
 _LENGTH_DIGITS: Final = 9
 
 

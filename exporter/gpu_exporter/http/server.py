@@ -145,7 +145,11 @@ class Server:
             return
         try:
             self._admit(Connection(sock, peer, local=listener.address, accepted=self.monotonic()))
-        except (OSError, RuntimeError) as error:  # the client has left, there is no room, or there are no more threads
+        except (
+            OSError,
+            RuntimeError,
+            MemoryError,
+        ) as error:  # the client has left, there is no room, or there are no more threads
             log.debug("connection refused", extra={"peer": peer, "why": str(error) or type(error).__name__})
             sock.close()
 
@@ -160,13 +164,19 @@ class Server:
     def _admit(self, connection: Connection) -> None:
         """Give the connection a thread of its own; when there is no room, the oldest unfinished one makes way."""
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.thread = threading.Thread(target=self._work, args=(connection,), name="http-worker", daemon=True)
         self.connections.admit(connection)
-        try:
-            connection.thread.start()
-        except RuntimeError:  # no more threads
-            self.connections.leave(connection)
-            raise
+        for last in (False, False, True):
+            connection.thread = threading.Thread(target=self._work, args=(connection,), name="http-worker", daemon=True)
+            try:
+                connection.thread.start()
+            except (RuntimeError, MemoryError):  # no more threads, or no room for their stacks
+                connection.thread = None
+                if last:
+                    self.connections.leave(connection)
+                    raise
+                self.connections.give_up_some()
+            else:
+                return
 
     def _allowed(self, peer: str) -> bool:
         if not self._allow:

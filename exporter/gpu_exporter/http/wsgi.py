@@ -14,8 +14,11 @@ Environ: TypeAlias = dict[str, Any]
 Headers: TypeAlias = list[tuple[str, str]]
 StartResponse: TypeAlias = Callable[..., Any]
 App: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
-Answer: TypeAlias = tuple[str, Headers, bytes]  # status, headers, body
+Body: TypeAlias = bytes | tuple[bytes, ...]  # in one piece, or in some of which the large ones are shared
+Answer: TypeAlias = tuple[str, Headers, Body]  # status, headers, body
 
+# In the environment: a function that tells whether the client was cut off while it waited.
+GONE: Final = "gpu_exporter.gone"
 PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
@@ -55,7 +58,6 @@ class Guarded:
             finally:
                 if close := getattr(result, "close", None):
                     close()
-            body = b"".join(chunks)
             if not status or any("\r" in part or "\n" in part for field in (("", status), *headers) for part in field):
                 raise ValueError(f"unusable status or headers: {status!r} {headers!r}")  # noqa: TRY301 - one way out
         except Exception as error:  # whatever the application does, the client gets an answer and the thread lives
@@ -68,4 +70,9 @@ class Guarded:
             )
             self._logged.add(key)  # a scraper would otherwise fill the log with the same traceback
             return status_answer("500 Internal Server Error", path=environ["PATH_INFO"])
-        return status, headers, body
+        return status, headers, tuple(chunks)
+
+
+def pieces(body: Body) -> tuple[bytes, ...]:
+    """The body's pieces."""
+    return (body,) if isinstance(body, bytes) else body

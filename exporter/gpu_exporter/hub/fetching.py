@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from gpu_exporter import __version__
-from gpu_exporter.config import ConfigError
+from gpu_exporter.config import ConfigError, read_file
 from gpu_exporter.hub.document import Document, DocumentError, decode, shown
 from gpu_exporter.hub.names import Names, is_address
 from gpu_exporter.hub.nodes import Node
@@ -27,6 +27,7 @@ from gpu_exporter.hub.settings import HttpConfig, secret
 T = TypeVar("T")
 PATH: Final = "/api/v1/snapshot"
 _LARGEST: Final = 16 * 1024**2  # bytes, unpacked: 64 GPUs with 64 processes each need 2 MiB
+_LARGEST_PEM: Final = 1024 * 1024  # bytes; all CAs of a distribution are a quarter of that
 _LARGEST_OF_HUB: Final = 256 * 1024**2  # bytes: 8 000 GPUs with a process each are 6 MiB
 _LOOKED_AT: Final = 64 * 1024  # bytes of /metrics that tell an old exporter
 _NO_TLS: Final = "does it speak HTTP? Then write scheme: http, or the label __scheme__: http"
@@ -312,6 +313,11 @@ def _certificate(error: BaseException) -> str:
     return f"has a certificate that is not trusted: {shown(words.lower())}"
 
 
+def _pem(path: Path) -> bytes:
+    """Raises OSError."""
+    return read_file(path, largest=_LARGEST_PEM)
+
+
 def _context(config: HttpConfig, beside: Path | None, place: str) -> ssl.SSLContext:
     tls = config.tls_config
     folder = beside.parent if beside is not None else Path()
@@ -320,13 +326,15 @@ def _context(config: HttpConfig, beside: Path | None, place: str) -> ssl.SSLCont
     try:
         if tls.ca_file is not None or tls.ca is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            text = tls.ca if tls.ca_file is None else (folder / tls.ca_file).read_text("ascii", "ignore")
+            text = tls.ca if tls.ca_file is None else _pem(folder / tls.ca_file).decode("ascii", "ignore")
             context.load_verify_locations(cadata=text)
     except (OSError, ValueError) as error:  # ValueError: there is no certificate in it at all
         what = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else _NO_PEM
         raise ConfigError(f"{beside}: {place}.tls_config.ca_file: '{tls.ca_file}' {what}") from None
     if tls.cert_file is not None and tls.key_file is not None:
         try:
+            for name in (tls.cert_file, tls.key_file):  # OpenSSL would wait for a pipe
+                _pem(folder / name)
             context.load_cert_chain(folder / tls.cert_file, folder / tls.key_file, password="")
         except OSError as error:
             what = error.strerror if not isinstance(error, ssl.SSLError) else "cannot be used with its key"

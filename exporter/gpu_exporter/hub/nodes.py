@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from gpu_exporter.config import ConfigError, Section, read_yaml
+from gpu_exporter.config import ConfigError, Section, TooLargeError, read_file, read_yaml
 from gpu_exporter.config.parsers import RefusedError, quoted
 
 _KEYS: Final = ("targets", "labels")
@@ -93,11 +93,9 @@ def _document(path: Path) -> Any:
     if path.suffix.lower() != ".json":
         return read_yaml(path, largest=_LARGEST)
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ConfigError(f"{path}: is larger than {_LARGEST // 1024} KiB; is it the right file?")
-        return json.loads(content)
+        return json.loads(read_file(path, largest=_LARGEST))
+    except TooLargeError as error:
+        raise ConfigError(f"{path}: {error.why}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
@@ -126,7 +124,7 @@ def _target(value: Any) -> tuple[str, int]:
     match = _TARGET.fullmatch(value) if isinstance(value, str) else None
     if match is not None and 0 < int(match[3]) < 65536 and (match[1] is None or _is_ipv6(match[1])):
         return match[1] or match[2], int(match[3])
-    bare = value if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", value) else "gpu-a"
+    bare = value if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", value) else "gpu-a"
     raise RefusedError(f"{quoted(value)} is not an exporter's address; write '{bare}:9435', or '[fd00::11]:9435'")
 
 

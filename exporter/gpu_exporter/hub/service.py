@@ -213,6 +213,10 @@ class Hub:
                 log.error("the files were not reloaded: %s", error)  # noqa: TRY400 - the line says it all
                 self._fleet.complain(_public(str(error), self._options))
                 continue
+            except Exception:  # whatever is wrong with them, the hub goes on
+                log.exception("the files were not reloaded: this is a bug in gpu-exporter")
+                self._fleet.complain("the files were not reloaded; the log tells why")
+                continue
             self._files = files
             self._fleet.complain("")
             self._fleet.interval = files.config.interval

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from gpu_exporter.config import ConfigError, Section, read_yaml
+from gpu_exporter.config import ConfigError, Section, read_file, read_yaml
 from gpu_exporter.config.parsers import (
     Address,
     RefusedError,
@@ -27,6 +27,7 @@ from gpu_exporter.config.parsers import (
 
 T = TypeVar("T")
 _DNS_PORT: Final = 53
+_LARGEST_SECRET: Final = 64 * 1024  # bytes; a token has a few thousand
 _SHARE_OF_INTERVAL: Final = 0.6  # a machine that hangs is told before it is asked again
 
 
@@ -339,7 +340,7 @@ def secret(beside: Path | None, place: str, inline: str | None, file: str | None
         return inline
     path = (beside.parent if beside is not None else Path()) / file
     try:
-        content = path.read_text("utf-8").strip()
+        content = read_file(path, largest=_LARGEST_SECRET).decode().strip()
     except OSError as error:
         raise ConfigError(f"{beside}: {place}: '{path}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -51,6 +51,8 @@ def parse_cgroup(text: str) -> Cgroup:
         user = _USER_SLICE.search(path)
         if user and slurm and user.start() < slurm.start():
             slurm = None  # below their own slice users name cgroups as they like, a stranger's job included
+        if user and pod and user.start() < pod.start():
+            pod = None  # and so the pod of a stranger
         if user and container and user.start() > container.start():
             user = None  # a user of the container, not of the host
         if pod and not found.pod_uid:

@@ -21,10 +21,12 @@ from typing import Final
 from gpu_exporter.config import OwnersConfig
 from gpu_exporter.model import Identity
 from gpu_exporter.owners import Allocations
+from gpu_exporter.owners.aside import Aside
 
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN: Final = 1.0  # seconds
+_KEPT: Final = 60.0  # seconds that the files stand while their file system does not answer
 _MOST_FILES: Final = 1024  # 16 GPUs of 7 instances, by index and by UUID, are a quarter of that
 _LARGEST: Final = 16 * 1024  # bytes of one file
 _DEVICE: Final = re.compile(r"[0-9]{1,4}|(?:GPU|MIG)-[0-9A-Za-z-]{1,64}")
@@ -81,6 +83,7 @@ class SlurmFiles:
         self._monotonic = monotonic
         self._look_at = float("-inf")
         self._current: Mapping[str, Sequence[Identity]] = MappingProxyType({})
+        self._files: Aside[Mapping[str, tuple[Job, ...]]] = Aside(self._scan, {}, what=str(directory), keeps=_KEPT)
         self._warned: dict[str, tuple[str, int]] = {}  # file -> what was warned of, of which text
 
     def current(self) -> Mapping[str, Sequence[Identity]]:
@@ -89,7 +92,7 @@ class SlurmFiles:
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
             self._current = MappingProxyType(
-                {device: tuple(map(self._identity, jobs)) for device, jobs in self._scan().items()}
+                {device: tuple(map(self._identity, jobs)) for device, jobs in self._files.latest().items()}
             )
         return self._current
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gpu_exporter.config import Watch
+from gpu_exporter.config import Watch, read_file
+from gpu_exporter.owners.aside import Aside
 
 _LOOK_AGAIN: Final = 10.0  # seconds
 _LARGEST: Final = 4 * 1024 * 1024  # bytes; 10 000 users are a quarter of a megabyte
@@ -34,20 +35,22 @@ class SubordinateUids:
         self._monotonic = monotonic
         self._look_at = float("-inf")
         self._ranges: tuple[_Range, ...] = ()
+        self._found: Aside[tuple[_Range, ...]] = Aside(self._look, (), what=str(path))
 
     def user(self, uid: int) -> str | None:
         """The login name or uid, as the file has it, of whom the uid was given to; None where it is in no range."""
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
-            if self._watch.changed():
-                self._ranges = tuple(self._read())
+            self._ranges = self._found.latest()
         return next((each.user for each in self._ranges if each.first <= uid <= each.last), None)
+
+    def _look(self) -> tuple[_Range, ...]:
+        return tuple(self._read()) if self._watch.changed() else self._ranges
 
     def _read(self) -> Iterator[_Range]:
         try:
-            with self._path.open("rb") as file:
-                text = file.read(_LARGEST).decode("utf-8", "replace")
+            text = read_file(self._path, largest=_LARGEST).decode("utf-8", "replace")
         except OSError:
             return
         for line in text.split("\n"):

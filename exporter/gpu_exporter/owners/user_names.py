@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pwd
-import stat
 import threading
 import time
 from collections import deque
@@ -13,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from gpu_exporter.config import Watch
+from gpu_exporter.config import Watch, read_file
+from gpu_exporter.owners.aside import Aside
 from gpu_exporter.owners.subordinate_uids import SubordinateUids
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class UserNames:
         self._uids: Mapping[str, int] = MappingProxyType({})
         self._complained = False
         self._look_at = float("-inf")
+        self._passwd_read: Aside[None] = Aside(self._read_passwd, None, what=str(passwd))
         # Everything below belongs to the condition's lock.
         self._changed = threading.Condition()
         self._answers: dict[int, tuple[str, float]] = {}  # name (empty: unknown), when to ask again
@@ -110,7 +111,7 @@ class UserNames:
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
-            self._read_passwd()
+            self._passwd_read.latest()
         return now
 
     def _leave_behind(self, now: float) -> None:
@@ -165,10 +166,7 @@ class UserNames:
         if self._passwd is None or self._watch is None or not self._watch.changed():
             return
         try:
-            status = self._passwd.stat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_PASSWD:
-                raise OSError("not a file of reasonable size")  # noqa: TRY301 - handled as any unreadable file
-            text = self._passwd.read_bytes().decode("utf-8", "replace")
+            text = read_file(self._passwd, largest=_LARGEST_PASSWD).decode("utf-8", "replace")
         except OSError as error:
             if not self._complained:
                 log.warning("users cannot be named", extra={"file": str(self._passwd), "error": str(error)})

@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any, Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
-from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, status_answer
+from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, pieces, status_answer
 from gpu_exporter.model import Device, Host, Snapshot
 from gpu_exporter.pages import openapi, status_page
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
 from gpu_exporter.pages.negotiation import has_already, wants_gzip, wants_openmetrics
+from gpu_exporter.pages.once import Once
 from gpu_exporter.pages.snapshot_page import SnapshotPage, State
 
 _JSON: Final = ("Content-Type", "application/json")
@@ -63,7 +64,7 @@ class Provider(Protocol):
 class Application:
     """Routes requests. It never waits, which is how it honours a scrape's timeout.
 
-    Of its own it keeps one thing: the newest document of /api/v1/snapshot.
+    Of its own it keeps the newest pages, each rendered once a snapshot however many ask for it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Application:
         self._labels = process_labels
         self._telemetry_path = telemetry_path
         self._snapshots = SnapshotPage(process_labels, public=self._public)
+        self._documents, self._status = Once(), Once()
         self._routes: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "/": self._page,
             "/livez": lambda _: _health(self._public(provider.live())),
@@ -102,9 +104,9 @@ class Application:
         else:
             status, headers, body = status_answer("404 Not Found", path=path, why="there is no such page")
         if not status.startswith("304"):
-            headers = [*headers, ("Content-Length", str(len(body)))]
+            headers = [*headers, ("Content-Length", str(sum(map(len, pieces(body)))))]
         start_response(status, headers)
-        return [body]
+        return list(pieces(body))
 
     def _metrics(self, environ: Mapping[str, Any]) -> Answer:
         openmetrics = wants_openmetrics(environ.get("HTTP_ACCEPT", ""))
@@ -115,16 +117,24 @@ class Application:
         return "200 OK", headers, self._provider.exposition(openmetrics=openmetrics, gzip=gzip)
 
     def _page(self, _environ: Mapping[str, Any]) -> Answer:
-        text = status_page.render(
-            self._provider.snapshot(),
-            live=self._public(self._provider.live()),
-            ready=self._public(self._provider.ready()),
-            now=time.time(),
-            telemetry_path=self._telemetry_path,
-            host=self._provider.host().name,
-            trail=self._provider.trail,
-        )
-        return "200 OK", [_HTML, _FRESH, _NOSNIFF, _CSP, ("Referrer-Policy", "no-referrer")], text.encode()
+        provider, now = self._provider, time.time()
+        snapshot, host = provider.snapshot(), provider.host().name
+        live, ready = self._public(provider.live()), self._public(provider.ready())
+
+        def render() -> bytes:
+            return status_page.render(
+                snapshot,
+                live=live,
+                ready=ready,
+                now=now,
+                telemetry_path=self._telemetry_path,
+                host=host,
+                trail=provider.trail,
+            ).encode()
+
+        # It tells the sample's age, in seconds.
+        body = self._status.page("", (snapshot, live, ready, host, int(now)), render)
+        return "200 OK", [_HTML, _FRESH, _NOSNIFF, _CSP, ("Referrer-Policy", "no-referrer")], body
 
     @staticmethod
     def _public(why: str | None) -> str | None:
@@ -132,17 +142,28 @@ class Application:
         return None if why is None else _PRIVATE.sub("...", why)
 
     def _gpus(self, _environ: Mapping[str, Any]) -> Answer:
-        return _json(gpus_document(self._provider.snapshot(), host=self._provider.host().name))
+        snapshot, host = self._provider.snapshot(), self._provider.host().name
+        return _json(
+            self._documents.page("gpus", (snapshot, host), lambda: _dumped(gpus_document(snapshot, host=host)))
+        )
 
     def _processes(self, _environ: Mapping[str, Any]) -> Answer:
-        return _json(processes_document(self._provider.snapshot(), self._labels))
+        snapshot, host = self._provider.snapshot(), self._provider.host().name
+
+        def render() -> bytes:
+            return _dumped(processes_document(snapshot, self._labels))
+
+        return _json(self._documents.page("processes", (snapshot, host), render))
 
     def _gpu(self, wanted: str) -> Answer:
         # Not isdigit: other alphabets have digits too.
         index = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) <= _INDEX_DIGITS else None
-        for reading in self._provider.snapshot().readings:
+        snapshot, host = self._provider.snapshot(), self._provider.host().name
+        for reading in snapshot.readings:
             if wanted == reading.device.uuid or index == reading.device.index:
-                return _json(gpu_document(reading))
+                name = f"gpu {reading.device.key}"
+                body = self._documents.page(name, (snapshot, host), lambda: _dumped(gpu_document(reading)))  # noqa: B023
+                return _json(body)
         return status_answer("404 Not Found", path="/api/", why="there is no such GPU, or no fresh sample")
 
     def _snapshot(self, environ: Mapping[str, Any]) -> Answer:
@@ -164,15 +185,19 @@ class Application:
         headers += [_JSON, _NOSNIFF]
         if gzip:
             headers.append(("Content-Encoding", "gzip"))
-        return "200 OK", headers, rendered.body(provider.age(snapshot), gzip=gzip)
+        return "200 OK", headers, rendered.pieces(provider.age(snapshot), gzip=gzip)
 
     @cached_property
     def _openapi(self) -> bytes:
         return openapi.description(telemetry_path=self._telemetry_path)
 
 
-def _json(value: Any) -> Answer:
-    return "200 OK", [_JSON, _FRESH, _NOSNIFF], json.dumps(value, allow_nan=False).encode()
+def _json(body: bytes) -> Answer:
+    return "200 OK", [_JSON, _FRESH, _NOSNIFF], body
+
+
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
 
 
 def _health(trouble: str | None) -> Answer:

@@ -79,7 +79,9 @@ class Compat:
             if parts and entry.field.mig is not None:
                 told = [(parts[uuid], value) for uuid, value in _of(reading, entry.field.mig) if uuid in parts]
             else:
-                value = self._value(entry.field, reading, snapshot.monotonic)
+                value = self._value(
+                    entry.field, reading, snapshot.monotonic if reading.read_at is None else reading.read_at
+                )
                 told = [] if value is None else [(whole, value)]
             for labels, value in told:
                 named = {name: text for name, text in (labels | common).items() if text}

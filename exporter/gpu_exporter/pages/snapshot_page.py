@@ -54,13 +54,17 @@ class Rendered:
 
     def body(self, age: float | None, *, gzip: bool) -> bytes:
         """The whole document; ``age`` is the sample's, in seconds."""
+        return b"".join(self.pieces(age, gzip=gzip))
+
+    def pieces(self, age: float | None, *, gzip: bool) -> tuple[bytes, ...]:
+        """The same in pieces, of which the large one is shared by all who ask."""
         tail = _NO_AGE if age is None else (_AGE % age).encode()
         if not gzip:
-            return self.plain + tail
+            return self.plain, tail
         stored = struct.pack("<BHH", 1, len(tail), len(tail) ^ 0xFFFF)  # the last block, as it is
         size = (len(self.plain) + len(tail)) & 0xFFFFFFFF
         ending = struct.pack("<II", zlib.crc32(tail, self.checksum), size)
-        return b"".join((_GZIP_HEADER, self.packed, stored, tail, ending))
+        return _GZIP_HEADER, self.packed, stored + tail + ending
 
 
 class SnapshotPage:

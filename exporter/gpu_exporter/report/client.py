@@ -23,7 +23,10 @@ from typing import IO, Final, NoReturn, TypeVar
 
 from gpu_exporter import __version__
 
-_LARGEST: Final = 512 * 1024**2  # bytes of one answer, unpacked; a slice of a day of 5 000 GPUs has a tenth of it
+_LARGEST: Final = 128 * 1024**2  # bytes of one answer, unpacked; a slice of a day of 5 000 GPUs has half of it
+# What JSON becomes in memory depends on its lists and objects, some 100 bytes each. A point of Prometheus's is one list
+# and has 17 bytes at least; a bomb is hardly more than brackets.
+_BYTES_A_LIST: Final = 8
 _PIECE: Final = 1024**2
 _GZIP: Final = 16 + zlib.MAX_WBITS
 T = TypeVar("T")
@@ -78,6 +81,8 @@ class Client:
         if access.ca_file is not None or self._base.startswith("https:"):
             handlers.append(urllib.request.HTTPSHandler(context=_context(access.ca_file)))
         self._opener = urllib.request.build_opener(*handlers)
+        if "Authorization" in self._headers and self._base.startswith("http:") and not _is_local(self._base):
+            self.warnings.append("the login travels in the clear: write an https URL")
         self._post = True
 
     @property
@@ -178,6 +183,8 @@ class Client:
 
     def _series(self, answer: tuple[str, bytes]) -> list[Series]:
         kind, text = answer
+        if (text.count(b"[") + text.count(b"{")) * _BYTES_A_LIST > len(text) + _PIECE:
+            self._fail("answered JSON that is not the Prometheus API's")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):
@@ -237,11 +244,20 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _is_local(url: str) -> bool:
-    host = urllib.parse.urlsplit(url).hostname or ""
+    """Whether it leads to this machine, however that is spelt: 127.1, localhost., [::ffff:127.0.0.1]."""
+    host = (urllib.parse.urlsplit(url).hostname or "").lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
 def _login(access: Access) -> dict[str, str]:

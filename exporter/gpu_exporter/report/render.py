@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from gpu_exporter.history.export import harmless
 from gpu_exporter.report.waste import COLUMNS, COSTS, FIGURES, WORDS, Report, Row, span
 
 WIDTH: Final = 100
@@ -128,7 +129,7 @@ def as_csv(report: Report) -> str:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in listed:
-        writer.writerow({**row.keys, **_plain(row, report)})
+        writer.writerow({name: harmless(cell) for name, cell in {**row.keys, **_plain(row, report)}.items()})
     return text.getvalue().rstrip("\n")
 
 

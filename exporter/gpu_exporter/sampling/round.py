@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from gpu_exporter.model import Device, Failure, Reading
-from gpu_exporter.sampling.poller import Outcome, Poller
+from gpu_exporter.sampling.poller import NoThreadError, Outcome, Poller
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sources import BufferedSource, Source, SourceError
 
 log = logging.getLogger(__name__)
+
+# Of a deadline, what all calls together may take in turn before the rest goes on side by side.
+_IN_TURN: Final = 1 / 3
+# Of that, what a call may take that is made in turn again the next time.
+_SLOW: Final = 1 / 2
 
 
 class Round:
     """Asks every device once, again and again. Belongs to the sampler's thread.
 
     A device whose call overruns its deadline is parked, and asked again from the first round on that begins after its
-    call has returned.
+    call has returned. Those that are slow within it are asked beside the others, so that a round takes little more than
+    one deadline however many they are. ``clock`` stamps readings.
     """
 
-    def __init__(self, *, roster: Roster, poller: Poller) -> None:
+    def __init__(self, *, roster: Roster, poller: Poller, clock: Callable[[], float] = time.monotonic) -> None:
         self._roster = roster
         self._poller = poller
+        self._clock = clock
+        self._slow: set[int] = set()  # indices
         self._bugs: set[tuple[int, type[BaseException]]] = set()  # those of the latest reading of each device
 
     def read_all(self, source: Source, *, timeout: float) -> list[Reading]:
@@ -34,7 +44,9 @@ class Round:
         in seconds.
         """
         silent, read = self._ask_all(source.read, source, timeout=timeout)
-        return self._roster.settle(read, silent)
+        now = self._clock()
+        settled = self._roster.settle(read, silent)
+        return [reading if reading.read_at is not None else replace(reading, read_at=now) for reading in settled]
 
     def read_buffers(self, source: BufferedSource, *, timeout: float) -> list[Reading]:
         """What the buffers of each device told that answered; one that hangs is parked. Raises SourceError."""
@@ -51,11 +63,22 @@ class Round:
             """A late call came back; told on its own thread."""
             self._roster.returned(asked[position][1], outcome.result)
 
-        calls = [partial(ask, device) for device, _ in asked]
-        outcomes = list(zip(asked, self._poller.run(calls, timeout=timeout, late=returned), strict=True))
+        in_turn = _IN_TURN * timeout
+        took: dict[int, float] = {}
+        calls = [partial(self._timed, ask, device, took) for device, _ in asked]
+        apart = {position for position, (device, _) in enumerate(asked) if device.index in self._slow}
+        told = self._poller.run(calls, timeout=timeout, late=returned, budget=in_turn, apart=apart)
+        self._slow = {index for index, seconds in list(took.items()) if seconds > _SLOW * in_turn}
+        outcomes = list(zip(asked, told, strict=True))
         # Overruns first: taking another's outcome may raise, and they must not be asked a second time then.
         silent = [self._overran(named, timeout) for (_, named), outcome in outcomes if outcome is None]
         return silent, [self._taken(device, outcome) for (device, _), outcome in outcomes if outcome is not None]
+
+    def _timed(self, ask: Callable[[Device], Reading], device: Device, took: dict[int, float]) -> Reading:
+        began = self._clock()
+        reading = ask(device)
+        took[device.index] = self._clock() - began
+        return replace(reading, read_at=began)
 
     def _overran(self, device: Device, timeout: float) -> Reading:
         self._roster.park(device)
@@ -66,6 +89,8 @@ class Round:
         if error is None or isinstance(error, SourceError):
             self._bugs -= {bug for bug in self._bugs if bug[0] == device.index}
             return outcome.get()
+        if isinstance(error, NoThreadError):
+            return Reading(device, failure=Failure("unknown", str(error)))
         if (device.index, type(error)) not in self._bugs:
             self._bugs.add((device.index, type(error)))
             log.error("a reading failed: this is a bug in gpu-exporter", extra={"gpu": device.index}, exc_info=error)

@@ -5,26 +5,35 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from gpu_exporter.config import CollectionConfig
+from gpu_exporter.events.merge import EventLog
 from gpu_exporter.model import Build, Reading, Snapshot
 from gpu_exporter.sampling.health import HealthLog
 from gpu_exporter.sampling.lifecycle import Lifecycle
+from gpu_exporter.sampling.naming import Naming
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.round import Round
 from gpu_exporter.sampling.schedule import Schedule
-from gpu_exporter.sampling.xids import log_xids
-from gpu_exporter.sources import BufferedSource, Source, SourceChangedError, SourceError
+from gpu_exporter.sampling.xids import log_events
+from gpu_exporter.sources import BufferedSource, HearingSource, Source, SourceChangedError, SourceError
 
 log = logging.getLogger(__name__)
 
 STALE_AFTER: Final = 3  # intervals
+# Seconds that the machine slept, from which on the readings of before are taken anew at once.
+_SLEPT: Final = 1.0
+
+
+def _since_boot() -> float:
+    """Seconds since the boot, those included in which the machine was asleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,9 @@ class Sampler:
     ``start`` and ``close`` frame its life; ``published`` is called on its thread with the snapshot of each reading.
     ``latest`` may be called from any thread and never waits. What other threads want of it is handed over as a wish;
     only its own thread changes its state and publishes.
+
+    ``monotonic`` tells when readings are due, ``since_boot`` how old they are: by default that goes on while the
+    machine is suspended or paused. ``make_room`` is called where the process may have no more threads.
     """
 
     def __init__(
@@ -53,20 +65,25 @@ class Sampler:
         collection: CollectionConfig,
         build: Build,
         pipeline: Pipeline | None = None,
+        events: EventLog | None = None,
         published: Callable[[Snapshot], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        since_boot: Callable[[], float] | None = None,
+        make_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._collection = collection
         self._published = published
         self._clock = clock
         self._monotonic = monotonic
+        self._since_boot = since_boot or (_since_boot if monotonic is time.monotonic else monotonic)
+        self._ahead = self._since_boot() - monotonic()  # of the two clocks, as of the latest cycle
         self._snapshot = Snapshot(
             build=build,
             source=source_name,
             simulated=simulated,
             gpus_expected=collection.expected_gpus,
-            monotonic=monotonic(),
+            monotonic=self._since_boot(),
         )
         self._withheld: tuple[Snapshot, Snapshot] | None = None
         self._wake = threading.Condition()
@@ -75,12 +92,15 @@ class Sampler:
         self._first_cycle = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
+        self._spent = {"full": 0.0, "light": 0.0}  # seconds, by the kind of reading
         self._schedule = Schedule(interval=collection.interval, now=monotonic())
         self._pipeline = pipeline or Pipeline(gap=STALE_AFTER * collection.interval)
+        self._events = events or EventLog()
         self._health = HealthLog()
         self._roster = Roster()
-        self._poller = Poller(name="poller", monotonic=monotonic)
-        self._round = Round(roster=self._roster, poller=self._poller)
+        self._poller = Poller(name="poller", monotonic=monotonic, make_room=make_room)
+        self._round = Round(roster=self._roster, poller=self._poller, clock=self._since_boot)
+        self._naming = Naming(self._pipeline.name_owners, self._poller)
         self._lifecycle = Lifecycle(
             open_source=open_source,
             poller=self._poller,
@@ -94,6 +114,7 @@ class Sampler:
 
     def start(self) -> None:
         """Begin to sample."""
+        self._events.start()
         self._thread.start()
 
     def wait_first(self, timeout: float) -> bool:
@@ -101,15 +122,17 @@ class Sampler:
         return self._first_cycle.wait(timeout)
 
     def latest(self) -> Snapshot:
-        """The newest snapshot; without readings once it is older than three intervals."""
+        """The newest snapshot; without those readings that are older than three intervals."""
         snapshot = self._snapshot
-        age = self._monotonic() - snapshot.monotonic
-        if age <= STALE_AFTER * self._collection.interval or not (snapshot.readings or snapshot.ok):
+        oldest = self._since_boot() - STALE_AFTER * self._collection.interval
+        if snapshot.monotonic >= oldest or not (snapshot.readings or snapshot.ok):
             return snapshot
-        # One object for each snapshot, so that its page is rendered once.
-        if self._withheld is None or self._withheld[0] is not snapshot:
-            self._withheld = (snapshot, replace(snapshot, readings=(), ok=False, driver=None))
-        return self._withheld[1]
+        fresh = tuple(each for each in snapshot.readings if each.read_at is not None and each.read_at >= oldest)
+        # One object for each choice of readings, so that its page is rendered once.
+        withheld = self._withheld
+        if withheld is None or withheld[0] is not snapshot or len(withheld[1].readings) != len(fresh):
+            withheld = self._withheld = (snapshot, _with_only(fresh, snapshot))
+        return withheld[1]
 
     @property
     def interval(self) -> float:
@@ -121,7 +144,7 @@ class Sampler:
         if snapshot.timestamp is None:
             return None
         if snapshot.ok and not snapshot.paused:
-            return max(0.0, self._monotonic() - snapshot.monotonic)
+            return max(0.0, self._since_boot() - snapshot.monotonic)
         return max(0.0, self._clock() - snapshot.timestamp)
 
     def live(self) -> str | None:
@@ -158,6 +181,7 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join(1.0)
         self._pipeline.close()
+        self._events.close()
         source = self._lifecycle.source
         if source is not None:
             closer = threading.Thread(
@@ -193,13 +217,17 @@ class Sampler:
                     continue
                 now = self._monotonic()
                 remaining = self._schedule.remaining(now)
-                if not remaining:
+                if not remaining or self._slept():
                     return
                 until_buffers = self._schedule.until_buffers(now)
                 if until_buffers:
                     self._wake.wait(min(remaining, until_buffers))
                     continue
             self._survive(self._read_buffers)
+
+    def _slept(self) -> bool:
+        """Whether the machine was asleep since the latest cycle."""
+        return self._since_boot() - self._monotonic() - self._ahead > _SLEPT
 
     def _grant_wish(self) -> None:
         with self._wake:
@@ -221,6 +249,7 @@ class Sampler:
 
     def _cycle(self) -> None:
         started = self._monotonic()
+        self._ahead = self._since_boot() - started
         self._grant_wish()
         self._lifecycle.close_abandoned()
         if self._lifecycle.paused(started):
@@ -238,7 +267,10 @@ class Sampler:
         self._pipeline.add_late(self._roster.late_readings(), started)
         self._take_events(source)
         now = self._monotonic()
-        complete = self._pipeline.complete(readings, now)
+        name = partial(self._naming.name, timeout=self._collection.timeout)
+        complete = self._pipeline.complete(readings, now, name_owners=name)
+        if self._stopping:
+            return
         self._health.note(complete, now)
         self._publish(complete, started=started, ok=any(reading.failure is None for reading in complete))
 
@@ -263,20 +295,27 @@ class Sampler:
 
     def _take_events(self, source: Source) -> None:
         # What was heard before a GPU had told its name belongs to that name.
-        events = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
-        self._pipeline.count_xids(events)
-        log_xids(events)
+        told = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
+        known = [reading.device for reading in self._snapshot.readings]  # also what the driver lists no longer
+        events = self._events.take(told, [*known, *map(self._roster.named, source.devices)])
+        if isinstance(source, HearingSource):
+            self._pipeline.count_events(source.could_tell())
+        self._pipeline.count_events(events)
+        log_events(events)
 
     def _read_buffers(self) -> None:
         """Add what the driver sampled since its buffers were read: they run over before the next reading comes."""
         source = self._lifecycle.source
         if not isinstance(source, BufferedSource) or self._lifecycle.paused(self._monotonic()):
             return
+        started = self._monotonic()
         try:
             told = self._round.read_buffers(source, timeout=self._collection.timeout)
         except SourceError as error:  # the next reading will say so as well, and deal with it
             log.debug("the driver's buffers could not be read", extra={"error": str(error)})
             return
+        finally:
+            self._spent["light"] += self._monotonic() - started
         self._pipeline.add_late(told, self._monotonic())
 
     def _before_close(self, source: Source) -> None:
@@ -288,24 +327,44 @@ class Sampler:
 
     def _publish_pause(self) -> None:
         self._snapshot = replace(
-            self._snapshot, readings=(), paused=True, stuck=self._stuck(), monotonic=self._monotonic()
+            self._snapshot, readings=(), paused=True, stuck=self._stuck(), monotonic=self._since_boot()
         )
 
     def _publish(self, readings: tuple[Reading, ...], *, started: float, ok: bool) -> None:
-        now = self._monotonic()
         source = self._lifecycle.source
+        now = self._since_boot()
+        oldest = min(_began(readings), default=now)
+        self._spent["full"] += self._monotonic() - started
         self._snapshot = replace(
             self._snapshot,
             source=source.name if source is not None else self._snapshot.source,
             driver=source.driver if source is not None else None,
             readings=readings,
             ok=ok,
-            timestamp=self._clock() if ok else self._snapshot.timestamp,
-            monotonic=now,
-            duration=now - started,
+            timestamp=self._clock() - (now - oldest) if ok else self._snapshot.timestamp,
+            monotonic=oldest,
+            duration=self._monotonic() - started,
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
             implausible=dict(self._pipeline.implausible),
+            event_sources=self._events.sources(nvml=isinstance(source, HearingSource) and source.hears),
+            sxids=self._events.sxids,
+            reading_seconds=dict(self._spent),
         )
         self._published(self._snapshot)
+
+
+def _with_only(readings: tuple[Reading, ...], snapshot: Snapshot) -> Snapshot:
+    """The snapshot with these of its readings."""
+    read = _began(readings)
+    if not read:
+        return replace(snapshot, readings=(), ok=False, driver=None)
+    later = min(read) - snapshot.monotonic
+    timestamp = None if snapshot.timestamp is None else snapshot.timestamp + later
+    return replace(snapshot, readings=readings, timestamp=timestamp, monotonic=snapshot.monotonic + later)
+
+
+def _began(readings: Sequence[Reading]) -> list[float]:
+    """When those that succeeded began."""
+    return [each.read_at for each in readings if each.failure is None and each.read_at is not None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from gpu_exporter.config import ConfigError
+from gpu_exporter.config import ConfigError, TooLargeError, read_file
 from gpu_exporter.config.parsers import quoted
 from gpu_exporter.model import Identity, Process, Reading
 
@@ -127,9 +127,9 @@ class Recording:
 def load(path: Path) -> Recording:
     """Read and check a recording. Raises ConfigError."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: is larger than {_MOST_BYTES // 1024**2} MiB; record fewer readings")
-        text = path.read_bytes()
+        text = read_file(path, largest=_MOST_BYTES)
+    except TooLargeError:
+        raise ConfigError(f"{path}: is larger than {_MOST_BYTES // 1024**2} MiB; record fewer readings") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     lines = text.split(b"\n")

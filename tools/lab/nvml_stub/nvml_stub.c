@@ -1,6 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1 whose GPUs live in a text file, so that the real pynvml runs without a GPU.
  *
  * Environment: NVML_STUB_STATE names the state file, NVML_STUB_CALLS (optional) a file in which every call is counted.
+ * With NVML_STUB_EXIT_HANGS, the library's exit handler never ends, as one that waits for a call that hangs.
  * The state is read again whenever the file changes; replace the file as a whole (rename) so that no half is read.
  *
  * State file: one "key value" a line, "#" starts a comment. An unknown key aborts the process. N is a GPU's index.
@@ -140,6 +141,12 @@ static void prepare(void)
     const char *path = getenv("NVML_STUB_CALLS");
     if (path != NULL && *path != '\0')
         open_counters(path);
+}
+
+__attribute__((destructor)) static void exit_handler(void)
+{
+    while (getenv("NVML_STUB_EXIT_HANGS") != NULL)
+        pause();
 }
 
 static void count_call(enum function function)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from gpu_exporter.config import ConfigError, Watch
 from gpu_exporter.http.access import file, tls
 from gpu_exporter.http.access.file import AccessConfig
 from gpu_exporter.http.access.rate import Allowance
-from gpu_exporter.http.wsgi import App, Environ, Headers, StartResponse, status_answer
+from gpu_exporter.http.wsgi import GONE, App, Environ, Headers, StartResponse, pieces, status_answer
 
 if TYPE_CHECKING:
     from gpu_exporter.http.access.basic import Passwords
@@ -42,6 +43,7 @@ class Gate:
         self._complaint = ""
         self._watch = Watch(path)
         self._checks: Passwords | None = None
+        self._told: set[tuple[Path, int]] = set()
         self._state = self._read(None)
 
     @property
@@ -96,7 +98,7 @@ class Gate:
             asking = [("WWW-Authenticate", "Basic")] if refusal.startswith("401") else []
             status, fields, body = status_answer(refusal, *asking, path=environ["PATH_INFO"])
             start(status, fields)
-            return [body]
+            return list(pieces(body))
 
         return protected
 
@@ -106,7 +108,8 @@ class Gate:
         if not state.config.users or self._checks is None:
             return None
         header = environ.get("HTTP_AUTHORIZATION", "")
-        correct = self._checks.check(header, state.config.users, peer=environ["REMOTE_ADDR"])
+        peer, gone = environ["REMOTE_ADDR"], environ.get(GONE, lambda: False)
+        correct = self._checks.check(header, state.config.users, peer=peer, gone=gone)
         if correct is None:
             return "429 Too Many Requests"
         return None if correct else "401 Unauthorized"
@@ -130,9 +133,31 @@ class Gate:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.error("the web configuration stays as it was: %s", error)  # noqa: TRY400 - the line says it all
+        except Exception as error:
+            if repr(error) != self._complaint:
+                self._complaint = repr(error)
+                log.exception("the web configuration stays as it was: this is a bug in gpu-exporter")
         else:
             self._complaint = ""
             log.info("web configuration reloaded")
+
+    def _tell_modes(self, config: AccessConfig) -> None:
+        """Warn of secrets that everybody on this machine may read, and of files that others may change; once each."""
+        secrets = [self._path] if config.users else []
+        if config.tls is not None:
+            key = config.tls.key
+            secrets += [self._path] if key.path is None else [key.path]
+        for path in dict.fromkeys((self._path, *_files(config))):
+            try:
+                mode = path.stat().st_mode
+            except OSError:
+                continue
+            secret = path in secrets
+            wrong = mode & (stat.S_IWGRP | stat.S_IWOTH | (stat.S_IROTH if secret else 0))
+            if wrong and (path, wrong) not in self._told:
+                self._told.add((path, wrong))
+                what = "everybody may read this secret" if wrong & stat.S_IROTH else "others may change this file"
+                log.warning(what, extra={"file": str(path), "mode": f"{mode & 0o777:04o}"})
 
     def _read(self, old: _State | None) -> _State:
         self._watch.mark()
@@ -149,6 +174,7 @@ class Gate:
             if config.tls is not None and old.config.tls is None:
                 raise ConfigError(f"{self._path}: tls_server_config: is new; to serve TLS needs a restart")
         context = None if config.tls is None else tls.make_context(config.tls, file=self._path)
+        self._tell_modes(config)
         if config.users and self._checks is None:
             from gpu_exporter.http.access.basic import Passwords  # noqa: PLC0415 - bcrypt is an extra
 

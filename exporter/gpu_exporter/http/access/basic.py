@@ -8,11 +8,12 @@ import hashlib
 import os
 import secrets
 import threading
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import bcrypt
+
+from gpu_exporter.http.access.turns import Turns
 
 _REMEMBERED: Final = 100  # passwords that were right; their check costs nothing the next time
 _PATIENCE: Final = 5.0  # seconds to wait for one's turn
@@ -22,18 +23,30 @@ _ALPHABET: Final = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 
 
 class Passwords:
-    """Checks passwords one at a time, however many are offered: the others have the rest of the machine."""
+    """Checks passwords one at a time, however many are offered: the others have the rest of the machine.
+
+    Who has been let in before is not checked again, and users that exist do not wait behind those that are guessed.
+    """
 
     def __init__(self) -> None:
         self._secret = os.urandom(32)
         self._right: dict[bytes, None] = {}
         self._lock = threading.Lock()
-        self._turn = threading.Semaphore()
-        self._waiting: Counter[str] = Counter()
+        self._turns = Turns(most=_CHECKS_PER_PEER)
         self._decoys: dict[str, bytes] = {}
 
-    def check(self, authorization: str, users: Mapping[str, bytes], *, peer: str) -> bool | None:
-        """Whether the header names a user with the right password; None where too many wait to be checked."""
+    def check(
+        self,
+        authorization: str,
+        users: Mapping[str, bytes],
+        *,
+        peer: str,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> bool | None:
+        """Whether the header names a user with the right password; None where too many wait to be checked.
+
+        ``gone`` tells whether the client has been cut off meanwhile, and need not be answered any more.
+        """
         name, password = _credentials(authorization)
         if name is None:
             return False
@@ -42,9 +55,13 @@ class Passwords:
         with self._lock:
             if key in self._right:
                 return known is not None
-        same = self._compare(password, known or self._decoy(users), peer)
+        turn = self._turns.turn(peer, known=known is not None, patience=_PATIENCE, gone=gone)
+        with turn as granted:
+            if not granted:
+                return None
+            same = _matches(password, known or self._decoy(users))
         if not same or known is None:
-            return None if same is None else False
+            return False
         with self._lock:
             while len(self._right) >= _REMEMBERED:
                 del self._right[next(iter(self._right))]
@@ -66,23 +83,6 @@ class Passwords:
             random = "".join(secrets.choice(_ALPHABET) for _ in range(31))
             self._decoys[cost] = bcrypt.gensalt(int(cost)) + random.encode()
         return self._decoys[cost]
-
-    def _compare(self, password: bytes, known: bytes, peer: str) -> bool | None:
-        with self._lock:
-            if self._waiting[peer] >= _CHECKS_PER_PEER:
-                return None
-            self._waiting[peer] += 1
-        try:
-            if not self._turn.acquire(timeout=_PATIENCE):
-                return None
-            try:
-                return _matches(password, known)
-            finally:
-                self._turn.release()
-        finally:
-            with self._lock:
-                self._waiting[peer] -= 1
-                self._waiting += Counter()  # forgets who has none waiting
 
 
 def _matches(password: bytes, known: bytes) -> bool:

@@ -180,6 +180,8 @@ def _pem(section: Section, name: str) -> Pem | None:
 
 
 def _auth_type(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RefusedError(f"{quoted(value)} is not known; write one of {', '.join(VERIFIES)}")
     known = ", ".join(VERIFIES)
     if value in _UNVERIFIED:
         raise RefusedError(f"{quoted(value)} lets in certificates that nobody verified; write one of {known}")
@@ -189,6 +191,8 @@ def _auth_type(value: Any) -> str:
 
 
 def _version(value: Any) -> ssl.TLSVersion:
+    if not isinstance(value, str):
+        raise RefusedError(f"{quoted(value)} is not known; write TLS12 or TLS13")
     if value in {"TLS10", "TLS11"}:
         raise RefusedError(f"{quoted(value)} is no longer safe; write TLS12 or TLS13")
     if value not in _VERSIONS:
@@ -242,4 +246,6 @@ def _hashes(section: Section) -> Iterator[tuple[str, bytes]]:
 
 
 def _interval(value: Any) -> float:
-    return 0.0 if value in (0, "0") and not isinstance(value, bool) else duration(value)
+    return (
+        0.0 if isinstance(value, (str, int)) and value in (0, "0") and not isinstance(value, bool) else duration(value)
+    )

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from gpu_exporter.config import ConfigError
+from gpu_exporter.config import ConfigError, TooLargeError, read_file
 from gpu_exporter.http.access.file import Pem, TlsConfig
 
 _LARGEST: Final = 1024 * 1024  # bytes; a chain has a few thousand
@@ -101,13 +101,11 @@ def _read(pem: Pem, file: Path) -> bytes:
     if pem.path is None:
         return pem.text.encode()
     try:
-        with pem.path.open("rb") as source:
-            content = source.read(_LARGEST + 1)
+        return read_file(pem.path, largest=_LARGEST)
+    except TooLargeError as error:
+        raise _unusable(pem, file, error.why) from None
     except OSError as error:
         raise _unusable(pem, file, f"cannot be read: {error.strerror}") from None
-    if len(content) > _LARGEST:
-        raise _unusable(pem, file, f"is larger than {_LARGEST // 1024} KiB; is it the right file?")
-    return content
 
 
 def _unusable(pem: Pem, file: Path, why: str) -> ConfigError:
