@@ -300,7 +300,7 @@ def test_passwords(serve: Callable[[Any], str]) -> None:
     config = Control(
         url=serve(service),
         dry_run=False,
-        http_config=HttpConfig(basic_auth=BasicAuth(username="hub", password="secret")),
+        http_config=HttpConfig(basic_auth=BasicAuth("hub", None, "secret")),
     )
     tell(config, analysis(result()))
     assert service.got[0][0]["authorization"] == "Basic aHViOnNlY3JldA=="
