@@ -298,7 +298,9 @@ def test_a_service_that_answers_nonsense_is_tried_again(serve: Callable[[Any], s
 def test_passwords(serve: Callable[[Any], str]) -> None:
     service = Service()
     config = Control(
-        url=serve(service), dry_run=False, http_config=HttpConfig(basic_auth=BasicAuth("hub", password="secret"))
+        url=serve(service),
+        dry_run=False,
+        http_config=HttpConfig(basic_auth=BasicAuth("hub", None, "secret")),
     )
     tell(config, analysis(result()))
     assert service.got[0][0]["authorization"] == "Basic aHViOnNlY3JldA=="

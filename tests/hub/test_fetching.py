@@ -265,9 +265,9 @@ def test_passwords(site: Site) -> None:
     (site.folder / "password").write_text("secret\n")
     with secured(site) as server:
         assert str(failure(server.port)).startswith("wants a login")
-        wrong = how(HttpConfig(basic_auth=BasicAuth("hub", password="wrong")))
+        wrong = how(HttpConfig(basic_auth=BasicAuth("hub", None, "wrong")))
         assert str(failure(server.port, wrong)).startswith("does not accept the login")
-        right = how(HttpConfig(basic_auth=BasicAuth("hub", password_file=str(site.folder / "password"))))
+        right = how(HttpConfig(basic_auth=BasicAuth(username="hub", password_file=str(site.folder / "password"))))
         assert isinstance(ask(server.port, right)[0], Fetched)
     assert right.headers["Authorization"] == basic("hub", "secret")["Authorization"]
 
