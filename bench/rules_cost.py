@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.lab import ROOT
@@ -32,11 +32,14 @@ from tools.lab.prometheus import Prometheus
 
 RULES = ROOT / "deploy/prometheus/rules"
 OTHERS = 0.25  # of a core; where other programs take more, times by the wall say nothing
-BUDGET = 1.0  # seconds that one evaluation of all rules may take
+BUDGET = 4.0  # seconds that one evaluation of all rules may take
+SLOWEST = 0.5  # and that of the slowest group
+BEFORE = "before-"  # groups of the rules that are measured beside ours
 GPUS = 8
 LAZY = 25  # on one machine in so many, those who hold the second half of the GPUs let them lie idle
 JOB_NODES = 4  # machines a simulated training job spans
-_SLOW_GROUP = "interval: 15m"
+_SLOW_GROUP = r"interval: (?:15m|1h)"
+_SELDOM = {"gpu-device-slow": 900.0, "gpu-device-week": 3600.0}
 _NOW = "gpu_exporter_last_sample_timestamp_seconds"
 _STATES = ("active", "idle_held", "unknown")
 # Growth a second of counters that the rules take rates of, on GPUs that work and on GPUs that are held. All others
@@ -44,10 +47,20 @@ _STATES = ("active", "idle_held", "unknown")
 _WORKING = {
     "gpu_busy_seconds_total": 0.93,
     "gpu_memory_io_busy_seconds_total": 0.44,
+    "gpu_sm_active_seconds_total": 0.86,
     "gpu_energy_joules_total": 540.0,
+    "gpu_score_seconds_total": 0.75,
+    "gpu_owner_energy_joules_total": 540.0,
+    "gpu_owner_score_seconds_total": 0.75,
     'state="active"': 1.0,
 }
-_HELD = {"gpu_energy_joules_total": 75.0, 'state="idle_held"': 1.0}
+_HELD = {
+    "gpu_energy_joules_total": 75.0,
+    "gpu_score_seconds_total": 0.16,
+    "gpu_owner_energy_joules_total": 75.0,
+    "gpu_owner_score_seconds_total": 0.16,
+    'state="idle_held"': 1.0,
+}
 _POD = 'owner_kind="pod",namespace="inference"'
 _CONFIG = """\
 global: {{scrape_interval: {interval}s, scrape_timeout: {interval}s, evaluation_interval: {interval}s}}
@@ -61,10 +74,11 @@ scrape_configs:
 class Fleet:
     """The pages of all machines at any moment."""
 
-    def __init__(self, nodes: int, *, used: bool) -> None:
+    def __init__(self, nodes: int, rules: Sequence[Path], *, used: bool) -> None:
         self.nodes = nodes
         self._started = time.time()
-        read = set(re.findall(r"\bgpu_\w+", "".join(file.read_text() for file in RULES.glob("*.yml"))))
+        files = [file for folder in rules for file in folder.glob("*.yml")]
+        read = set(re.findall(r"\bgpu_\w+", "".join(file.read_text() for file in files)))
         page = _fake_page()
         self.gpus = re.findall(r'^gpu_up\{gpu="(\d+)",model="([^"]+)",uuid="GPU-([^"]+)"', page, re.MULTILINE)
         if len(self.gpus) != GPUS:
@@ -138,6 +152,7 @@ def _owner_lines(gpu: str, model: str, uuid: str) -> str:
     pod = f'{_POD},owner="serve-@NODE@-{gpu}"'
     owner = f"{device},{job if int(gpu) < GPUS / 2 else pod}"
     lines = [f'gpu_owner_seconds_total{{{owner},state="{state}"}} 1000.0\n' for state in _STATES]
+    lines += [f"gpu_owner_{what}_total{{{owner}}} 1000.0\n" for what in ("score_seconds", "energy_joules")]
     states = (*_STATES, "idle_free", "down")
     lines += [f'gpu_state_seconds_total{{{device},state="{state}"}} 1000.0\n' for state in states]
     return "".join([*lines, f"gpu_owner_memory_used_bytes{{{owner}}} 6.1e+10\n"])
@@ -224,13 +239,25 @@ def _say(what: str) -> None:
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
-def _prepare(folder: Path, fleet: Fleet, port: int, interval: int, *, optional: bool) -> str:
+def _renamed(rules: str) -> str:
+    """Other rules that write series of their own."""
+    return re.sub(
+        r"(?<![\w:])(instance_gpu_owner|instance_gpu|instance_owner|instance|cluster|owner):(?=gpu_)",
+        r"before_\1:",
+        rules,
+    ).replace("- name: gpu-", f"- name: {BEFORE}gpu-")
+
+
+def _prepare(folder: Path, fleet: Fleet, port: int, interval: int, *, beside: Path | None, optional: bool) -> str:
     rules = folder / "rules"
     rules.mkdir()
     for file in RULES.glob("*.yml"):
         if optional or file.stem != "alerts-optional":
-            # The slow group would not come round often enough to be measured.
-            (rules / file.name).write_text(file.read_text().replace(_SLOW_GROUP, "interval: 1m"))
+            # The slow groups would not come round often enough to be measured.
+            (rules / file.name).write_text(re.sub(_SLOW_GROUP, "interval: 1m", file.read_text()))
+    for file in beside.glob("*.yml") if beside else ():
+        if (rules / file.name).exists():
+            (rules / f"{BEFORE}{file.name}").write_text(_renamed(re.sub(_SLOW_GROUP, "interval: 1m", file.read_text())))
     targets = [
         {
             "targets": [f"127.0.0.1:{port}"],
@@ -300,9 +327,10 @@ def _measure(prometheus: Measured, seconds: float) -> dict[tuple[str, str, int],
     return times
 
 
-def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str, float]) -> float:
-    """Print the slowest and the sums; the time of one evaluation of everything."""
-    medians = {key: statistics.median(values) for key, values in times.items()}
+def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str, float]) -> tuple[float, float]:
+    """Print the slowest and the sums; the time of one evaluation of everything, and that of the slowest group."""
+    medians = {key: statistics.median(values) for key, values in times.items() if not key[0].startswith(BEFORE)}
+    before = [statistics.median(values) for key, values in times.items() if key[0].startswith(BEFORE)]
     groups: dict[str, float] = {}
     for (group, _, _), median in medians.items():
         groups[group] = groups.get(group, 0.0) + median
@@ -315,8 +343,16 @@ def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str,
     load = sum(median / intervals[group] for group, median in groups.items())
     print(f"load         {load:.3f} s of evaluation a second")
     print(f"slowest      {max(groups.values()):.3f} s, the slowest group")
-    print(f"undisturbed  {sum(min(values) for values in times.values()):.3f} s, the fastest evaluation of each rule")
-    return sum(medians.values())
+    least = sum(min(times[key]) for key in medians)
+    print(f"undisturbed  {least:.3f} s, the fastest evaluation of each rule")
+    if before:
+        for group, now in groups.items():
+            then = sum(statistics.median(values) for key, values in times.items() if key[0] == BEFORE + group)
+            if then:
+                print(f"  {now / then:7.2f} times what it took before  {group}")
+        share = sum(medians.values()) / sum(before)
+        print(f"before       {sum(before):.3f} s, the other rules in the same run: now {share:.2f} times that")
+    return sum(medians.values()), max(groups.values())
 
 
 def main() -> int:
@@ -329,16 +365,19 @@ def main() -> int:
     parser.add_argument("--measure", type=float, default=4, help="minutes of measuring (default 4)")
     parser.add_argument("--used", action="store_true", help="only the series that rules read: less memory and scraping")
     parser.add_argument("--prometheus", default=None, help="the Prometheus to measure (default: the one in PATH)")
+    parser.add_argument("--beside", type=Path, help="a folder with other rules, to be measured in the same run")
     parser.add_argument("--optional", action="store_true", help="with alerts-optional.yml")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # blocks are left in order, and so everything is ended
-    fleet = Fleet(arguments.nodes, used=arguments.used)
+    fleet = Fleet(arguments.nodes, [RULES, *([arguments.beside] if arguments.beside else [])], used=arguments.used)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = multiprocessing.get_context("fork").Process(target=_serve, args=(fleet, listener), daemon=True)
     with tempfile.TemporaryDirectory(prefix="gpu-exporter-rules-") as name:
         folder = Path(name)
         port = listener.getsockname()[1]
-        configuration = _prepare(folder, fleet, port, arguments.interval, optional=arguments.optional)
+        configuration = _prepare(
+            folder, fleet, port, arguments.interval, beside=arguments.beside, optional=arguments.optional
+        )
         _say("making the history")
         _backfill(folder, fleet)
         server.start()
@@ -356,7 +395,7 @@ def main() -> int:
             up = prometheus.get("query?query=sum(up)")["result"][0]["value"][1]
             firing = prometheus.get("query?query=count(ALERTS)%20by%20(alertname)")["result"]
             rss = prometheus.rss()
-            total = _report(times, {**prometheus.intervals(), "gpu-device-slow": 900.0})
+            total, slowest = _report(times, {**prometheus.intervals(), **_SELDOM})
             _say("measuring without the rules")
             without = _cpu_without_rules(prometheus, folder / "prometheus.yml", 30 * arguments.measure)
             print(f"CPU          {cpu / took:.3f} of a core with the rules, {without:.3f} without (scraping)")
@@ -369,8 +408,9 @@ def main() -> int:
             print(
                 f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules"
             )
-            kept = total <= BUDGET
-            print(f"all rules    {total:.3f} s, budget {BUDGET:g} s: {'kept' if kept else 'EXCEEDED'}")
+            kept = total <= BUDGET and slowest <= SLOWEST
+            print(f"all rules    {total:.3f} s, budget {BUDGET:g} s: {'kept' if total <= BUDGET else 'EXCEEDED'}")
+            print(f"slowest      {slowest:.3f} s, budget {SLOWEST:g} s: {'kept' if slowest <= SLOWEST else 'EXCEEDED'}")
             if others > OTHERS:
                 print("NOT VALID: too much else was running")
                 return 2

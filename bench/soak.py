@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpu_exporter.config import CollectionConfig
-from gpu_exporter.model import Build, Xid
+from gpu_exporter.model import Build, Event
 from gpu_exporter.pages.exposition import Page
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sources.nvml import NvmlSource
@@ -35,7 +35,7 @@ class CountingSource(NvmlSource):
         self.render = threading.Event()
         self.done = threading.Event()
 
-    def events(self) -> Sequence[Xid]:
+    def events(self) -> Sequence[Event]:
         self._ticks += 1
         if self._ticks % _PAGE_EVERY == 0:
             self.render.set()

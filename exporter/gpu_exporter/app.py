@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Final
 
 from gpu_exporter import __version__
 from gpu_exporter.config import Config, ConfigError, parsers
+from gpu_exporter.events.kernel_log import KernelLog
+from gpu_exporter.events.merge import EventLog
 from gpu_exporter.host import HostWatch
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.listening import ListenError
@@ -60,6 +63,7 @@ def build_sampler(
         simulated=kind.simulated,
         collection=config.collection,
         build=Build(version=__version__, python_version=platform.python_version()),
+        events=EventLog(open_kernel_log(config)),
         pipeline=Pipeline(
             gap=STALE_AFTER * config.collection.interval,
             resolver=open_resolver(config),
@@ -69,12 +73,26 @@ def build_sampler(
     )
 
 
-def read_once(config: Config) -> tuple[Snapshot, str | None]:
-    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError."""
+def open_kernel_log(config: Config) -> KernelLog | None:
+    """The kernel log as configured, not yet read; None where it is off, or where the GPUs are not of this machine."""
+    path = config.collection.kernel_log
+    kind = source_kind(config)
+    if path == "off" or (path == "auto" and (kind.simulated or kind.name == "replay")):
+        return None
+    return KernelLog(None if path == "auto" else Path(path), clock=time.time, monotonic=time.monotonic)
+
+
+def read_once(config: Config, *, deadline: float | None = None) -> tuple[Snapshot, str | None]:
+    """The first snapshot, and what is wrong with it (None: nothing). Raises ConfigError.
+
+    ``deadline`` is how many seconds it may take, by default long enough for a machine without persistence mode.
+    """
     sampler = build_sampler(config)
     sampler.start()
     try:
-        sampler.wait_first(_OPENING + 2 * config.collection.timeout)
+        done = sampler.wait_first(_OPENING + 2 * config.collection.timeout if deadline is None else deadline)
+        if not done and deadline is not None:
+            return sampler.latest(), f"the driver has not answered within {deadline:g} s"
         return sampler.latest(), sampler.ready()
     finally:
         sampler.close()

@@ -27,6 +27,14 @@ class Device:
     pci_bus_id: str = ""
     serial: str = ""
     vbios_version: str = ""
+    # Where it is in an NVLink fabric and in its rack.
+    cluster_uuid: str = ""
+    clique: str = ""
+    chassis: str = ""
+    slot: str = ""
+    tray: str = ""
+    host: str = ""
+    module: str = ""
 
     @property
     def board(self) -> str:
@@ -176,13 +184,48 @@ OTHER_XID: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
+class XidDetail:
+    """What the kernel log says of one XID beside its number. Empty strings and None are what it does not say.
+
+    ``word`` is its own severity (Fatal, Nonfatal) and ``unit`` the part of the GPU, with ``sub_code`` and ``link``: of
+    NVLink 5 (XID 144 to 150). ``pid`` and ``process`` tell whose work it struck.
+    """
+
+    word: str = ""
+    unit: str = ""
+    sub_code: int | None = None
+    link: int | None = None
+    pid: int | None = None
+    process: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Xid:
-    """``count`` XID events of one number; ``timestamp`` is Unix time in seconds, of the latest of them."""
+    """``count`` XID events of one number; ``timestamp`` is Unix time in seconds, of the latest of them.
+
+    ``by`` tells them who heard the same event: the latest is told by ``detail`` where the kernel log told it.
+    ``earlier`` marks those from before the exporter looked.
+    """
 
     device: Device
     xid: int
     timestamp: float
     count: int = 1
+    by: str = "nvml"
+    detail: XidDetail | None = None
+    earlier: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEvent:
+    """``count`` events of a kind that NVML tells and that is no XID."""
+
+    device: Device
+    event: str
+    count: int = 1
+
+
+Event: TypeAlias = Xid | GpuEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +236,10 @@ class Snapshot:
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
     ``monotonic`` is when the oldest of the readings that succeeded began, in seconds since the boot (CLOCK_BOOTTIME,
     which goes on while the machine sleeps); ``timestamp`` is the same moment in Unix time, of the last success.
-    ``implausible`` counts refused values by the name of their metric, since the exporter started.
+    ``implausible`` counts refused values by the name of their metric, since the exporter started, and
+    ``reading_seconds`` how long readings took, by their kind (full, light).
+    ``event_sources`` tells of each way to hear of events whether it works, and ``sxids`` counts faults of NVSwitches
+    by number and PCI address.
     """
 
     build: Build
@@ -211,6 +257,9 @@ class Snapshot:
     config_ok: bool = True
     simulated: bool = False
     implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
+    event_sources: Mapping[str, float] = field(default_factory=dict, hash=False)
+    sxids: Mapping[tuple[str, str], int] = field(default_factory=dict, hash=False)
+    reading_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def gpus_found(self) -> int:

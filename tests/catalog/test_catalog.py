@@ -16,6 +16,7 @@ from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
     DRIVER_INFO,
+    EVENTS_TOTAL,
     GPU_INFO,
     GPU_UP,
     MEMORY_UNACCOUNTED,
@@ -30,7 +31,21 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
-from gpu_exporter.catalog.row import BASE_UNITS, Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
+from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
+from gpu_exporter.catalog.row import (
+    BASE_UNITS,
+    Call,
+    Fans,
+    Field,
+    Gpm,
+    Kernel,
+    Limit,
+    Links,
+    Metric,
+    Mig,
+    Processes,
+    Samples,
+)
 from gpu_exporter.model import Build, Device, Driver, Snapshot
 
 PACKAGE = Path(__file__).parents[2] / "exporter/gpu_exporter"
@@ -75,7 +90,7 @@ def test_the_rows_of_a_name_stand_together_and_agree() -> None:
 def test_every_name_is_written_out_once_for_grep() -> None:
     """Whoever meets a name in Grafana finds its row by looking for it in quotes."""
     text = "".join(path.read_text("utf-8") for path in sorted((PACKAGE / "catalog").glob("*.py")))
-    written = Counter(re.findall(r'(?:gauge|counter|info)\(\s*"(gpu(?:_[a-z0-9]+)+)",', text))
+    written = Counter(re.findall(r'(?:gauge|counter|info|gauge_by|counter_by)\(\s*"(gpu(?:_[a-z0-9]+)+)",', text))
     assert written == dict.fromkeys((metric.name for metric in CATALOG), 1), (
         "exporter/gpu_exporter/catalog: write each name in full and once; "
         'rows that differ by a label come from one gauge("gpu_…", …) for … in …'
@@ -195,6 +210,9 @@ def test_everything_named_exists_in_pynvml(metric: Metric) -> None:
             newest = [number for _, number in column.renumbered[:1]]
             assert newest in ([], [getattr(pynvml, column.name)])
             assert list(column.renumbered) == sorted(column.renumbered, reverse=True)
+        elif isinstance(column, Kernel):
+            assert column.name == "power/runtime_status"
+            names = []
         elif isinstance(column, (Gpm, Limit, Mig, Processes, Samples)):
             names = [column.name]
         else:
@@ -224,7 +242,8 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 
 @EVERY
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
-    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST}
+    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL}
+    kept.add(NVLINK_LINK_ERRORS)
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
     kept |= {SCORE_SECONDS, OWNER_SCORE, OWNER_ENERGY}
     has_source = bool(metric.nvml or metric.smi or metric.integral_of)
@@ -232,6 +251,8 @@ def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> 
     # Processes come from the simulated work.
     listed = any(isinstance(column, Processes) for column in metric.nvml)
     told = [column for column in (metric.fake, metric.fake_absent) if column]
+    if any(part.fake for part in metric.parts):
+        told.append(str(metric.parts[0].fake))
     assert len(told) == (has_source and not listed), (
         f"{file_of(metric)}: {metric!r}: say what simulated GPUs have with one of fake=Constant(1.0), "
         'fake=Board("…") (a fact of the board, in sources/fake/models.py), fake="…" (worked out at every reading, in '
@@ -261,5 +282,5 @@ def test_a_gpu_has_at_most_150_series() -> None:
 
 def test_device_metrics_are_the_rows_that_are_not_our_own() -> None:
     assert [metric for metric in CATALOG if metric.own is None] == list(DEVICE_METRICS)
-    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST} <= set(DEVICE_METRICS)
+    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL} <= set(DEVICE_METRICS)
     assert DRIVER_INFO not in DEVICE_METRICS

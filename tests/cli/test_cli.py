@@ -120,7 +120,8 @@ def test_check_config(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{file}: ok\n")
     file.write_text("collection:\n  intervall: 10s\n")
     assert refused("check-config", str(file)) == (
-        f"{file}: collection.intervall: unknown key; write one of interval, timeout, pause, expected_gpus"
+        f"{file}: collection.intervall: unknown key; write one of interval, timeout, pause, expected_gpus, "
+        "kernel_log, let_sleep"
     )
     scenario = tmp_path / "story.yml"
     scenario.write_text("- nonsense\n")
@@ -308,14 +309,14 @@ def test_output_into_a_closed_pipe_is_no_traceback() -> None:
 
 
 def test_json_logs(tmp_path: Path) -> None:
-    line = run(
+    *lines, last = run(
         "--source=nvml",
         "--require-gpu",
         "--log.format=json",
         "--web.listen-address=127.0.0.1:0",
         extra={"LD_LIBRARY_PATH": str(tmp_path)},
-    ).stderr.splitlines()[0]
-    record = json.loads(line)
-    assert record["level"] == "error"
+    ).stderr.splitlines()
+    assert last.startswith("gpu-exporter: require_gpu: no GPU can be read: ")
+    (record,) = (told for told in map(json.loads, lines) if told["level"] == "error")
     assert record["msg"].startswith("no readings: libnvidia-ml.so.1 was not found")
     assert record["ts"].endswith("Z")

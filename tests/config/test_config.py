@@ -49,7 +49,8 @@ MESSAGES = {
     "bad-tag": "is not YAML: line 2, column 9: 'eight' is not a value; put text in quotes",
     "binary": "is not text; write YAML in UTF-8",
     "bool-as-integer": "fake.gpus: 'true' is not a whole number from 1 to 1024",
-    "cidr-host-bits": "web.allow: '10.0.0.1/8' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
+    "cidr-host-bits": "web.allow: '10.0.0.1/8' is not a network in CIDR form; write 10.0.0.0/8, or 10.0.0.1 for this "
+    "address alone",
     "cidr-is-mapping": "web.allow: '{'from': '10.0.0.0/8'}' is not a list of networks; write ['10.0.0.0/8', '::1/128']",
     "cidr-is-number": "web.allow: '10' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
     "cidr-too-long": "web.allow: '192.168.0.0/33' is not a network in CIDR form; write 10.0.0.0/8 or ::1/128",
@@ -83,7 +84,8 @@ MESSAGES = {
     ),
     "section-is-list": "web is a list; write keys such as listen_address, telemetry_path, allow, config_file",
     "section-is-number": "fake is a single value; write keys such as gpus, model, seed, owners, scenario",
-    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus",
+    "section-is-text": "collection is text; write keys such as interval, timeout, pause, expected_gpus, kernel_log, "
+    "let_sleep",
     "tabs": "is not YAML: line 2, column 1: found character '\\t' that cannot start any token",
     "text-document": "the file is text; write keys such as source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
@@ -91,7 +93,8 @@ MESSAGES = {
     "timeout-over-interval": "collection.timeout: '1m30s' is longer than collection.interval; write at most 5s",
     "two-documents": "is not YAML: line 2, column 1: found another document",
     "unknown-format": "log.format: 'yaml' is not known; write one of logfmt, json",
-    "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus",
+    "unknown-inner-key": "collection.period: unknown key; write one of interval, timeout, pause, expected_gpus, "
+    "kernel_log, let_sleep",
     "unknown-key": "collector: unknown key; write one of source, require_gpu, compat, collection, web, processes, "
     "owners, accounting, host, smi, dcgm, fake, log",
     "unknown-level": "log.level: 'trace' is not known; write one of debug, info, warning, error",

@@ -18,6 +18,8 @@ from tools.lab.hub import Hub, write_nodes
 from tools.lab.web import ask
 
 from gpu_exporter.history import METRICS
+from gpu_exporter.history.document import read_document
+from gpu_exporter.hub.document import kept, whole
 from gpu_exporter.hub.results import grade
 from gpu_exporter.hub.settings import Thresholds
 from gpu_exporter.model import Device, Hold, Owner, Reading
@@ -286,6 +288,25 @@ def test_what_was_worked_out_and_told_outlives_the_hub(tmp_path: Path) -> None:
         assert len(hub.json("/api/v1/results/log")["log"]) == 1
         assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
         assert hub.json("/api/v1/control") == told, "within the cooldown nothing is told again"
+
+
+def test_the_history_reads_the_same_of_what_the_hub_unpacks(tmp_path: Path) -> None:
+    """The hub leaves out what a history does not keep: nothing else may be missing."""
+    options = ("--fake.gpus=4", "--fake.model=h100", "--collection.interval=1s", "--collection.timeout=1s")
+    with Exporter(tmp_path, "--source=fake", *options) as machine:
+        body = machine.wait(lambda: ready(machine.get("/api/v1/snapshot").text)).encode()
+    sample = read_document("x", whole(body))
+    assert sample is not None
+    assert sample == read_document("x", kept(body))
+    assert all(gpu.states and gpu.energy and gpu.sm_clock and gpu.score is not None for gpu in sample.gpus)
+    assert len(kept(body)["gpus"][0]["metrics"]) < len(whole(body)["gpus"][0]["metrics"]) / 2
+
+
+def ready(text: str) -> str | None:
+    """The snapshot, once every GPU has been counted for a while."""
+    gpus = json.loads(text)["gpus"]
+    counted = [gpu["metrics"].get("gpu_state_seconds_total", [{"value": 0}]) for gpu in gpus]
+    return text if gpus and all(sum(one["value"] for one in states) > 0 for states in counted) else None
 
 
 def test_where_nothing_is_kept_that_is_said(tmp_path: Path) -> None:

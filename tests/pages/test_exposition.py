@@ -31,6 +31,7 @@ from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
     DRIVER_INFO,
+    EVENTS_TOTAL,
     GPU_UP,
     OWNER_ENERGY,
     OWNER_MEMORY,
@@ -39,11 +40,13 @@ from gpu_exporter.catalog import (
     PROCESS_MEMORY,
     PROCESS_UTILIZATION,
     READ_ERRORS,
+    WHOLE,
     XID_ERRORS,
     XID_LAST,
     by_name,
     mig,
 )
+from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Metric, row
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
 from gpu_exporter.pages.exposition import Page, Renderer
@@ -104,6 +107,8 @@ def healthy(index: int) -> Reading:
     labelled |= {(row, ("user", "alice", "")): 7.5 for row in of_owners}
     labelled |= {(row, ("MIG-1",)): 0.25 for row in mig.ROWS[1:]}
     labelled |= {(mig.MIG_INFO, ("MIG-1", "7", "0", "1g.10gb")): 1.0, (mig.MIG_INFO, ("MIG-2", "8", "0", "")): 1.0}
+    labelled |= {(row, (part.labels[0][1],)): 2.0 for part, row in WHOLE.items()}
+    labelled |= {(EVENTS_TOTAL, ("poison",)): 1.0, (NVLINK_LINK_ERRORS, ("14", "recovery")): 505.0}
     labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}
     return Reading(device(index), values, labelled=labelled)
 
@@ -124,6 +129,9 @@ SNAPSHOT = Snapshot(
     overruns=2,
     gpus_expected=4,
     implausible={"gpu_power_watts": 3, "gpu_energy_joules_total": 1},
+    event_sources={"nvml": 1.0, "kernel_log": 0.0},
+    sxids={("20034", "0000:05:00"): 2, ("12028", "0000:05:00"): 1, ("other", ""): 7},
+    reading_seconds={"full": 12.5, "light": 0.25},
 )
 EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 
@@ -174,7 +182,8 @@ def own_samples(snapshot: Snapshot, row: Metric) -> Iterator[tuple[dict[str, str
         yield {name: sound(text) for name, text in texts.items()}, 1
     elif row.dynamic:
         for key in sorted(value):
-            yield {row.dynamic[0]: key}, value[key]
+            told = zip(row.dynamic, key if isinstance(key, tuple) else (key,), strict=True)
+            yield {name: text for name, text in told if text}, value[key]
     else:
         yield dict(row.labels), value
 

@@ -23,7 +23,8 @@ scrape_configs:
     static_configs: [{{targets: ['127.0.0.1:{port}'], labels: {{alias: gpu-a}}}}]
 """
 FULL = {
-    "alias": "gpu-a", "cluster": "lab 1", "fan": "0", "gpu": "3", "instance": "10.0.1.7:9435", "integration": "email",
+    "alias": "gpu-a", "cluster": "lab 1", "condition": "route_unhealthy", "fan": "0", "gpu": "3",
+    "instance": "10.0.1.7:9435", "integration": "email",
     "kind": "crc_flit", "location": "dram", "model": "NVIDIA H100 80GB HBM3", "namespace": "ml", "owner": "ann & bob",
     "owner_kind": "pod", "uuid": "GPU-1", "was": "GPUHbmHot", "xid": "79",
 }  # fmt: skip

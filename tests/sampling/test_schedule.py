@@ -112,6 +112,8 @@ def test_an_interval_longer_than_the_buffer_loses_nothing(
     finally:
         sampler.close()
     assert first(ended).values[BUSY] == pytest.approx(ended.monotonic - began.monotonic, rel=0.25)
+    for kind in ("full", "light"):
+        assert 0.0 <= began.reading_seconds[kind] < ended.reading_seconds[kind], f"{kind} readings take time"
 
 
 class Hanging(NvmlSource):

@@ -47,7 +47,7 @@ def test_overheat_throttles_in_software_then_hardware_then_cools() -> None:
     assert values["temperature"] >= values['gpu_temperature_limit_celsius{limit="slowdown"}']
     assert values["reason_hw_slowdown"] == 1
     assert values["clock_sm"] < 0.7 * values['gpu_clock_max_hertz{clock="sm"}']
-    assert values["power"] < 0.4 * values["gpu_power_limit_watts"]
+    assert values["power"] < 0.4 * values["power_limit"]
     for reason in ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_slowdown"):
         assert values[f"reason_seconds_{reason}"] > cool[f"reason_seconds_{reason}"]
     assert abs(story.values(4)["temperature"] - healthy) < 15
@@ -276,10 +276,68 @@ def test_links_and_brake(write: Callable[[str], Path]) -> None:
     assert (values["pcie_width"], values["gpu_pcie_link_width_max"], values["pcie_replays"]) == (4, 16, 12)
     assert (values["nvlinks_active"], values["nvlinks_inactive"], values["nvlink_errors_replay"]) == (16, 2, 3)
     assert values["reason_hw_power_brake_slowdown"] == values["reason_hw_slowdown"] == 1
-    assert values["power"] < 0.5 * values["gpu_power_limit_watts"]
+    assert values["power"] < 0.5 * values["power_limit"]
     values = story.at(70).values(0)
     assert (values["pcie_width"], values["nvlinks_inactive"], values["pcie_replays"]) == (16, 0, 12)
     assert not values["reason_hw_slowdown"]
+
+
+TRAINING = "events:\n  - {at: 0s, gpu: all, fault: workload, workload: training}\n"
+
+
+def busiest(story: Story, index: int, until: float) -> dict[str, float]:
+    """What a GPU tells at its busiest until that second: training pauses now and then."""
+    start = int(story.clock.now - START)
+    return max((story.at(at).values(index) for at in range(start, int(until), 5)), key=lambda told: told["utilization"])
+
+
+def test_a_link_that_trains_to_a_lower_generation(tmp_path: Path) -> None:
+    write = writer(tmp_path / "sick.yaml")
+    sick = Story(write(TRAINING + "  - {at: 10s, gpu: 0, fault: slow_pcie, generation: 2, for: 2m}"))
+    well = Story(writer(tmp_path / "well.yaml")(TRAINING))
+    sick.at(15)
+    well.at(15)
+    before = sick.values(0)["pcie_receive_bytes"], well.values(0)["pcie_receive_bytes"]
+    slow, full = busiest(sick, 0, 120), busiest(well, 0, 120)
+    assert (slow["pcie_generation"], slow["gpu_pcie_link_generation_max"], slow["pcie_width"]) == (2, 5, 16)
+    moved = slow["pcie_receive_bytes"] - before[0], full["pcie_receive_bytes"] - before[1]
+    assert moved[0] == pytest.approx(moved[1] / 8, rel=1e-3), "each generation is half as fast"
+    for name in ("utilization", "clock_sm", "power", "pcie_replays"):
+        assert slow[name] == full[name], "nothing else tells of it"
+    assert busiest(sick.at(135), 0, 200)["pcie_generation"] == 5
+
+
+def test_a_clock_that_is_stuck_without_a_reason(tmp_path: Path) -> None:
+    sick = Story(writer(tmp_path / "sick.yaml")(TRAINING + "  - {at: 10s, gpu: 0, fault: clock_stuck, for: 2m}"))
+    well = Story(writer(tmp_path / "well.yaml")(TRAINING))
+    stuck, full = busiest(sick.at(15), 0, 120), busiest(well.at(15), 0, 120)
+    highest = stuck['gpu_clock_max_hertz{clock="sm"}']
+    assert full["clock_sm"] > 0.5 * highest
+    assert 0.25 * highest < stuck["clock_sm"] <= 0.3 * highest
+    assert stuck["utilization"] == full["utilization"] > 0.5
+    assert stuck["power"] < 0.5 * full["power"]
+    flags = {name: value for name, value in stuck.items() if name.startswith("reason_") and "seconds" not in name}
+    assert flags
+    assert set(flags.values()) == {0.0}
+    assert busiest(sick.at(135), 0, 200)["clock_sm"] > 0.5 * highest
+
+
+def test_settings_that_drift(write: Callable[[str], Path]) -> None:
+    text = """
+  - {at: 10s, gpu: 0, fault: drift, for: 2m}
+  - {at: 10s, gpu: 1, fault: drift, ecc: off}
+  - {at: 10s, gpu: 2, fault: drift, vbios: 96.00.74.00.0D, power_limit: 500}
+"""
+    story = Story(write(TRAINING + text)).at(15)
+    lowest = busiest(story, 0, 120)
+    assert lowest["power_limit"] == lowest["gpu_power_min_limit_watts"] == 200
+    assert 150 < lowest["power"] <= 200 * 1.02
+    assert lowest["reason_sw_power_cap"] == 1
+    assert (lowest["ecc_enabled"], story.values(1)["ecc_enabled"]) == (1, 0)
+    assert story.values(1)["power_limit"] == story.values(1)["gpu_power_default_limit_watts"] == 700
+    assert (story.read(2).device.vbios_version, story.values(2)["power_limit"]) == ("96.00.74.00.0D", 500)
+    assert story.read(1).device.vbios_version == story.fleet.devices[2].vbios_version
+    assert story.at(140).values(0)["power_limit"] == 700
 
 
 def test_a_later_event_replaces_the_earlier_and_its_end(write: Callable[[str], Path]) -> None:

@@ -115,7 +115,7 @@ def lab(folder: Path, machines: dict[str, Told | None], *, hangs: str = "", **la
         if hangs:
             ports[hangs] = stack.enter_context(hung())
         made = Lab(folder, stack, ports)
-        made.config.write_text("interval: 1s\ntimeout: 500ms\n")
+        made.config.write_text("interval: 1s\ntimeout: 1s\n")
         made.write(**labels)
         yield made
 

@@ -26,8 +26,13 @@ def command() -> list[str]:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The surroundings of a program under test: ours, without settings that a developer may have exported."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GPU_EXPORTER_")}
+    """The surroundings of a program under test: ours, without what a developer, or pytest-xdist, may have exported."""
+    terminal = {"COLUMNS", "LINES"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GPU_EXPORTER_") and name not in terminal
+    }
     return {**kept, "PYTHONPATH": str(ROOT / "exporter"), "PYTHONWARNINGS": "error", **(extra or {})}
 
 

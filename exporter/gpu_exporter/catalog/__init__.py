@@ -37,7 +37,7 @@ from gpu_exporter.catalog.accounting import (
     STATE_SECONDS,
 )
 from gpu_exporter.catalog.clocks import CLOCK_EVENTS
-from gpu_exporter.catalog.health import GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog.health import EVENTS_TOTAL, GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.identity import DRIVER_INFO, GPU_INFO
 from gpu_exporter.catalog.processes import (
     PROCESS_MEMORY,
@@ -48,10 +48,12 @@ from gpu_exporter.catalog.processes import (
 from gpu_exporter.catalog.row import Metric
 
 __all__ = [
+    "ASKED",
     "CATALOG",
     "CLOCK_EVENTS",
     "DEVICE_METRICS",
     "DRIVER_INFO",
+    "EVENTS_TOTAL",
     "GPU_INFO",
     "GPU_UP",
     "MEMORY_UNACCOUNTED",
@@ -66,6 +68,7 @@ __all__ = [
     "READ_ERRORS",
     "SCORE_SECONDS",
     "STATE_SECONDS",
+    "WHOLE",
     "XID_ERRORS",
     "XID_LAST",
     "by_name",
@@ -94,6 +97,9 @@ CATALOG: Final[tuple[Metric, ...]] = tuple(
     for row in group.ROWS
 )
 DEVICE_METRICS: Final = tuple(row for row in CATALOG if row.own is None)
+# What is asked for one by one: the rows, and the parts of those that are told together.
+ASKED: Final = tuple(part for row in DEVICE_METRICS for part in row.parts or (row,))
+WHOLE: Final = {part: row for row in DEVICE_METRICS for part in row.parts}
 _BY_NAME: Final = {(row.name, frozenset(row.labels)): row for row in CATALOG}
 
 

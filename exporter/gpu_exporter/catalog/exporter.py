@@ -48,11 +48,34 @@ ROWS: Final[tuple[Metric, ...]] = (
         own="overruns",
     ),
     counter(
+        "gpu_exporter_reading_seconds_total",
+        "Time that readings of all GPUs took, by their kind: full ones, and light ones of the driver's buffers "
+        "alone, which are made in between where collection.interval is longer than these hold.",
+        dynamic=("kind",),
+        own="reading_seconds",
+    ),
+    counter(
         "gpu_exporter_implausible_values_total",
         "Values that the driver told and that cannot be (-1, NaN, 0 °C, more memory used than fitted), by the metric "
         "that is absent instead; appears with the first.",
         dynamic=("metric",),
         own="implausible",
+    ),
+    gauge(
+        "gpu_exporter_event_source_up",
+        "1 where XIDs and other events are heard from this source, 0 where not: nvml is the driver's library, "
+        "kernel_log /dev/kmsg or systemd's journal, which tells XIDs that NVML does not.",
+        dynamic=("source",),
+        unitless=True,
+        plausible=FLAG,
+        own="event_sources",
+    ),
+    counter(
+        "gpu_nvswitch_sxid_errors_total",
+        "Faults of the machine's NVSwitches since the boot, by number (SXid) and address, as the kernel log tells "
+        "them; appears with the first.",
+        dynamic=("sxid", "pci_bus_id"),
+        own="sxids",
     ),
     gauge(
         "gpu_exporter_stuck_reads",

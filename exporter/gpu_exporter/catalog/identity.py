@@ -11,8 +11,12 @@ info: Final = partial(row, "info", "identity")
 
 GPU_INFO: Final = info(
     "gpu_info",
-    "Identity of the GPU, kept while it does not answer; always 1.",
-    info=("architecture", "brand", "pci_bus_id", "serial", "vbios_version"),
+    "Identity of the GPU, kept while it does not answer; always 1. Where the platform tells: the NVLink fabric's "
+    "cluster and clique, and the place in the rack.",
+    info=(
+        *("architecture", "brand", "pci_bus_id", "serial", "vbios_version"),
+        *("cluster_uuid", "clique", "chassis", "slot", "tray", "host", "module"),
+    ),
 )
 DRIVER_INFO: Final = info(
     "gpu_driver_info",

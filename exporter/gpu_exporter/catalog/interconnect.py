@@ -5,10 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import KIB, MIB, Board, Call, Constant, Dcgm, Field, Gpm, Links, Metric, Smi, row
+from gpu_exporter.catalog.plausible import FLAG
+from gpu_exporter.catalog.row import KIB, MIB, Board, Call, Constant, Dcgm, Field, Gpm, Links, Metric, Smi, row, split
 
-gauge: Final = partial(row, "gauge", "PCIe, NVLink")
-counter: Final = partial(row, "counter", "PCIe, NVLink")
+_GROUP: Final = "PCIe, NVLink"
+gauge: Final = partial(row, "gauge", _GROUP)
+counter: Final = partial(row, "counter", _GROUP)
+gauge_by: Final = partial(split, "gauge", _GROUP)
+counter_by: Final = partial(split, "counter", _GROUP)
 
 _NVLINK: Final = "NVML_FI_DEV_NVLINK_LINK_COUNT"
 _NVLINK_STATE: Final = "NVML_FI_DEV_NVLINK_GET_STATE"
@@ -29,6 +33,35 @@ _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
         Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_EVENTS", scope="links"),
     ),
     "symbol": (Field("NVML_FI_DEV_NVLINK_COUNT_SYMBOL_ERRORS", scope="links"),),
+    # NVLink 5, Blackwell and newer.
+    "effective": (Field("NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_ERRORS", scope="links"),),
+    "recovery_successful": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS", scope="links"),),
+    "recovery_failed": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS", scope="links"),),
+}
+# nvml.h, nvmlGpuFabricInfo: two bits a condition, 1 a fault, 2 none, 0 not supported; the configuration has four
+# bits, 1 none, 2 to 8 what is wrong with it.
+_TWO_BITS: Final = ((1, 1.0), (2, 0.0))
+_CONDITIONS: Final[dict[str, tuple[int, int, tuple[tuple[int, float], ...]]]] = {
+    "degraded_bandwidth": (0, 0x3, _TWO_BITS),
+    "route_recovery": (2, 0x3, _TWO_BITS),
+    "route_unhealthy": (4, 0x3, _TWO_BITS),
+    "access_timeout_recovery": (6, 0x3, _TWO_BITS),
+    "incorrect_configuration": (8, 0xF, ((1, 0.0), *((code, 1.0) for code in range(2, 16)))),
+}
+_FABRIC: Final = "c_nvmlGpuFabricInfoV_t"
+_AER: Final = {
+    "correctable": "PCIE_COUNT_CORRECTABLE_ERRORS",
+    "non_fatal": "PCIE_COUNT_NON_FATAL_ERROR",
+    "fatal": "PCIE_COUNT_FATAL_ERROR",
+    "unsupported_request": "PCIE_COUNT_UNSUPPORTED_REQ",
+    "bad_tlp": "PCIE_COUNT_BAD_TLP",
+    "bad_dllp": "PCIE_COUNT_BAD_DLLP",
+    "receiver": "PCIE_COUNT_RECEIVER_ERROR",
+    "lcrc": "PCIE_COUNT_LCRC_ERROR",
+    "lane": "PCIE_COUNT_LANE_ERROR",
+    "nak_received": "PCIE_COUNT_NAKS_RECEIVED",
+    "nak_sent": "PCIE_COUNT_NAKS_SENT",
+    "recovery": "PCIE_L0_TO_RECOVERY_COUNTER",
 }
 _DCGM_NVLINK_ERRORS: Final = {
     "crc_flit": Dcgm(409, "DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL"),
@@ -44,6 +77,11 @@ _PCIE_BYTES: Final = (
 )
 _MOST_PCIE: Final = 1e6  # MiB/s; 16 lanes of PCIe 7 carry a quarter of it one way
 
+NVLINK_LINK_ERRORS: Final = counter(
+    "gpu_nvlink_link_errors_total",
+    "NVLink errors of single links that have had any, by kind.",
+    dynamic=("link", "kind"),
+)
 ROWS: Final[tuple[Metric, ...]] = (
     counter(
         "gpu_pcie_transmit_bytes_total",
@@ -154,10 +192,29 @@ ROWS: Final[tuple[Metric, ...]] = (
             labels={"kind": kind},
             links=_NVLINK,
             nvml=fields,
-            dcgm=_DCGM_NVLINK_ERRORS[kind],
+            dcgm=_DCGM_NVLINK_ERRORS.get(kind),
             fake=f"nvlink_errors_{kind}",
         )
         for kind, fields in _NVLINK_ERRORS.items()
+    ),
+    NVLINK_LINK_ERRORS,
+    counter_by(
+        "gpu_c2c_errors_total",
+        "Errors of the C2C links, by kind: interrupts, replays, replays back to back.",
+        label="kind",
+        links="NVML_FI_DEV_C2C_LINK_COUNT",
+        nvml={
+            kind: Field(f"NVML_FI_DEV_C2C_LINK_ERROR_{name}", scope="links")
+            for kind, name in (("interrupt", "INTR"), ("replay", "REPLAY"), ("replay_back_to_back", "REPLAY_B2B"))
+        },
+        fake_absent="no simulated board has a CPU beside it",
+    ),
+    counter_by(
+        "gpu_pcie_aer_errors_total",
+        "Errors and recoveries of the PCIe link as the GPU counts them (Advanced Error Reporting), by kind.",
+        label="kind",
+        nvml={kind: Field(f"NVML_FI_DEV_{name}") for kind, name in _AER.items()},
+        fake="pcie_aer",
     ),
     *(
         gauge(
@@ -179,6 +236,29 @@ ROWS: Final[tuple[Metric, ...]] = (
         plausible=(1.0, 3.0),
         nvml=Call("nvmlDeviceGetGpuFabricInfoV", struct="c_nvmlGpuFabricInfoV_t", part=("state",), absent=(0.0,)),
         smi=Smi("fabric.state", words=(("Not Started", 1.0), ("In Progress", 2.0), ("Completed", 3.0))),
-        fake=Board("fabric_state"),
+        fake="fabric_state",
+    ),
+    gauge(
+        "gpu_fabric_status",
+        "What the registration with the NVLink fabric manager came to, where it is completed: 0 success, else NVML's "
+        "error code.",
+        unitless=True,
+        plausible=(0.0, 999.0),
+        nvml=Call("nvmlDeviceGetGpuFabricInfoV", struct=_FABRIC, part=("status",), only=("state", 3)),
+        fake="fabric_status",
+    ),
+    gauge_by(
+        "gpu_fabric_health",
+        "Health of the GPU's part of the NVLink fabric by condition: 1 a fault, 0 well; absent where not told.",
+        label="condition",
+        unitless=True,
+        plausible=FLAG,
+        nvml={
+            condition: Call(
+                "nvmlDeviceGetGpuFabricInfoV", struct=_FABRIC, part=("healthMask",), shift=shift, mask=mask, codes=codes
+            )
+            for condition, (shift, mask, codes) in _CONDITIONS.items()
+        },
+        fake="fabric",
     ),
 )

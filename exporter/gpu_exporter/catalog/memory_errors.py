@@ -6,10 +6,13 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import ON_OFF, YES_NO, Board, Call, Dcgm, Field, Metric, Nvml, Smi, row
+from gpu_exporter.catalog.row import ON_OFF, YES_NO, Call, Dcgm, Field, Metric, Nvml, Smi, row, split
 
-gauge: Final = partial(row, "gauge", "memory errors")
-counter: Final = partial(row, "counter", "memory errors")
+_GROUP: Final = "memory errors"
+gauge: Final = partial(row, "gauge", _GROUP)
+counter: Final = partial(row, "counter", _GROUP)
+gauge_by: Final = partial(split, "gauge", _GROUP)
+counter_by: Final = partial(split, "counter", _GROUP)
 
 _SRAM_STATUS: Final = "c_nvmlEccSramErrorStatus_v1_t"
 _SRAM_PARTS: Final = {
@@ -71,7 +74,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
         smi=Smi("ecc.mode.current", words=ON_OFF),
         dcgm=Dcgm(300, "DCGM_FI_DEV_ECC_CURRENT"),
-        fake=Board("ecc_enabled"),
+        fake="ecc_enabled",
     ),
     *(
         counter(
@@ -179,5 +182,39 @@ ROWS: Final[tuple[Metric, ...]] = (
         smi=Smi("retired_pages.pending", words=YES_NO),
         dcgm=Dcgm(392, "DCGM_FI_DEV_RETIRED_PENDING"),
         fake="retired_pending",
+    ),
+    gauge_by(
+        "gpu_row_remap_banks",
+        "Banks of device memory by how many spare rows they have left: all of them (max), many, some, few, none; told "
+        "in MIG mode as well.",
+        label="spare",
+        unitless=True,
+        nvml={
+            spare: Call("nvmlDeviceGetRowRemapperHistogram", part=(spare,), slow=True)
+            for spare in ("max", "high", "partial", "low", "none")
+        },
+        fake="remap_banks",
+    ),
+    gauge_by(
+        "gpu_repair_pending",
+        "1 where a memory channel, or a cluster of multiprocessors (TPC), waits for a reset to be put out of use.",
+        label="kind",
+        unitless=True,
+        plausible=FLAG,
+        nvml={
+            kind: Call("nvmlDeviceGetRepairStatus", part=(place,), slow=True)
+            for place, kind in enumerate(("channel", "tpc"))
+        },
+        fake="repair",
+    ),
+    counter_by(
+        "gpu_sram_uncorrected_errors_total",
+        "Uncorrected errors in SRAM over the board's life, by the unit that they were in.",
+        label="unit",
+        nvml={
+            unit: Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=(f"aggregateUncBucket{name}",))
+            for unit, name in (("l2", "L2"), ("sm", "Sm"), ("mcu", "Mcu"), ("pcie", "Pcie"), ("other", "Other"))
+        },
+        fake="sram",
     ),
 )

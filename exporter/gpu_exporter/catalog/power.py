@@ -5,12 +5,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gpu_exporter.catalog.row import MILLI, Board, Call, Dcgm, Field, Metric, Samples, Smi, row
+from gpu_exporter.catalog.plausible import FLAG
+from gpu_exporter.catalog.row import MILLI, Board, Call, Dcgm, Field, Kernel, Metric, Samples, Smi, row
 
 gauge: Final = partial(row, "gauge", "power")
 counter: Final = partial(row, "counter", "power")
 
+SUSPENDED: Final = gauge(
+    "gpu_suspended",
+    "1 while the kernel has the GPU asleep (runtime power management): it is not woken to be asked, and nothing else "
+    "is told of it; 0 while it is awake, absent where the kernel does not tell.",
+    unitless=True,
+    plausible=FLAG,
+    nvml=Kernel("power/runtime_status"),
+    fake_absent="no simulated board sleeps",
+)
+
 ROWS: Final[tuple[Metric, ...]] = (
+    SUSPENDED,
     gauge(
         "gpu_power_watts",
         "Power draw of the board at this moment (on old devices and drivers: over the last second).",
@@ -33,7 +45,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI, slow=True),
         smi=Smi("enforced.power.limit"),
         dcgm=Dcgm(164, "DCGM_FI_DEV_ENFORCED_POWER_LIMIT"),
-        fake=Board("power"),
+        fake="power_limit",
     ),
     gauge(
         "gpu_power_default_limit_watts",

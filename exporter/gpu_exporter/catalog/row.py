@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from gpu_exporter.catalog.plausible import Range, by_unit
 
@@ -49,7 +49,9 @@ class Call:
     ``args`` are numbers or names of pynvml constants. ``struct`` names a pynvml structure that the call fills in.
     ``part`` picks an attribute or item of the answer; several are added up. ``bit`` names a mask constant: the value is
     1 where it is set. ``slow`` answers change only when an administrator acts and are asked for once a minute.
-    Answers listed in ``absent`` mean "no value".
+    Answers listed in ``absent`` mean "no value". Of a number that holds several, ``shift`` and ``mask`` pick one, which
+    ``codes`` turns into a value; other codes are no value. ``only`` names an attribute of the answer and the number
+    that it has where the column means anything.
     """
 
     name: str
@@ -60,6 +62,10 @@ class Call:
     scale: float = 1.0
     slow: bool = False
     absent: tuple[float, ...] = ()
+    shift: int = 0
+    mask: int = 0
+    codes: tuple[tuple[int, float], ...] = ()
+    only: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,14 @@ class Mig:
     name: str
 
 
-Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """From the kernel, without a call to the driver; ``name`` is the file in the device's sysfs folder."""
+
+    name: str
+
+
+Nvml: TypeAlias = Call | Field | Gpm | Samples | Limit | Links | Fans | Processes | Mig | Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +238,9 @@ class Metric:
     the row is about: a device without any is not asked. ``integral_of`` names the gauge that is integrated over time
     where a device offers nothing better. ``fake`` tells what simulated GPUs have, ``fake_absent`` why they lack it.
     ``own`` names the attribute of ``Snapshot`` that holds an exporter value: one number, or, where the row has a
-    dynamic label, one by label value. ``unitless`` marks states, counts and switches: other gauges end with their unit.
+    dynamic label, one by label value. ``info`` names labels of an info row. ``parts``
+    has, by label value, how a row with one dynamic label is read. ``unitless`` marks states, counts and switches: other
+    gauges end with their unit.
     ``plausible`` is the range of what the value can be at all, by default its unit's (plausible.py). Rows compare by
     identity, so that they are cheap dictionary keys.
     """
@@ -245,6 +260,7 @@ class Metric:
     own: str | None = None
     links: str | None = None
     info: tuple[str, ...] = ()
+    parts: tuple[Metric, ...] = ()
     unitless: bool = False
     plausible: Range
 
@@ -281,6 +297,7 @@ def row(
     own: str | None = None,
     links: str | None = None,
     info: tuple[str, ...] = (),
+    parts: tuple[Metric, ...] = (),
     unitless: bool = False,
     plausible: Range | None = None,
 ) -> Metric:
@@ -301,6 +318,48 @@ def row(
         own=own,
         links=links,
         info=info,
+        parts=parts,
         unitless=unitless,
         plausible=plausible or by_unit(_unit(name), kind),
     )
+
+
+def split(
+    kind: Kind,
+    group: str,
+    name: str,
+    text: str,
+    /,
+    *,
+    label: str,
+    nvml: Mapping[str, Nvml],
+    fake: str | None = None,
+    fake_absent: str | None = None,
+    links: str | None = None,
+    unitless: bool = False,
+    plausible: Range | None = None,
+) -> Metric:
+    """A row with one dynamic label, whose values are there where the device has them: ``nvml`` tells where each is.
+
+    A simulated GPU has them by the name ``fake`` with the label's value behind it.
+    """
+
+    def one(labels: Mapping[str, str] | None, dynamic: tuple[str, ...], columns: Sequence[Nvml], **more: Any) -> Metric:
+        return row(
+            kind,
+            group,
+            name,
+            text,
+            labels=labels,
+            dynamic=dynamic,
+            nvml=columns,
+            links=links,
+            unitless=unitless,
+            plausible=plausible,
+            **more,
+        )
+
+    parts = tuple(
+        one({label: value}, (), (column,), fake=f"{fake}_{value}" if fake else None) for value, column in nvml.items()
+    )
+    return one(None, (label,), tuple(dict.fromkeys(nvml.values())), parts=parts, fake_absent=fake_absent)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpu_exporter import __version__
-from gpu_exporter.app import read_once
+from gpu_exporter.app import open_kernel_log, read_once
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
+from gpu_exporter.events.kernel_log import readable
 from gpu_exporter.model import Finding, Reading, Snapshot
 from gpu_exporter.owners.kubernetes import KubernetesAllocations
 from gpu_exporter.owners.procfs import BOOT_PID_NAMESPACE, hides_processes
@@ -26,9 +27,25 @@ def findings(config: Config, root: Path = Path("/")) -> Iterator[Finding]:
         yield Finding("warn", "source", f"{kind.name}: the data is simulated", "leave --source out to read real GPUs")
     yield from kind.findings(config, root)
     yield from _readings(config)
+    yield from _kernel_log(config)
     yield from _namespace(root)
     if config.owners.kubernetes:
         yield from _kubelet(config)
+
+
+def _kernel_log(config: Config) -> Iterator[Finding]:
+    """Whether XIDs are heard that NVML does not tell."""
+    if open_kernel_log(config) is None:
+        return
+    path = config.collection.kernel_log
+    trouble = readable(None if path == "auto" else Path(path))
+    if not trouble:
+        yield Finding("ok", "kernel log", "can be read: it tells XIDs that NVML does not")
+        return
+    advice = (
+        "give CAP_SYSLOG and /dev/kmsg, or the group systemd-journal (docs/EVENTS.md); or collection.kernel_log: off"
+    )
+    yield Finding("warn", "kernel log", f"cannot be read: {trouble}; XIDs that NVML does not tell are missed", advice)
 
 
 def _readings(config: Config) -> Iterator[Finding]:

@@ -143,7 +143,7 @@ def blindness(view: View) -> str:
         return view.trouble
     for state in view:
         if why := state.trouble if state.online else state.message or "it did not answer in time":
-            more = f" (and {len(view) - 1} more machines)" if len(view) > 1 else ""
+            more = f" (and {len(view) - 1} more machine{'s' if len(view) > 2 else ''})" if len(view) > 1 else ""
             return f"no GPU can be looked at: {state.node.name} {why}{more}" if not state.online else f"no GPU: {why}"
     return "no GPU: the driver lists none" if len(view) else "no GPU: there is no machine to look at"
 

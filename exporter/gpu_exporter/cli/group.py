@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 import click
 
 from gpu_exporter import __version__
+from gpu_exporter.cli.check import check
 from gpu_exporter.cli.check_config import check_config
 from gpu_exporter.cli.desktop import desktop
 from gpu_exporter.cli.doctor import doctor
@@ -43,7 +44,7 @@ _ELSEWHERE: Final = {
 
 
 def main() -> NoReturn:
-    """Run the command line; every refusal is one line on standard error and status 2."""
+    """Run the command line; every refusal is one line on standard error and status 2 (of ``check`` 3)."""
     try:
         status = cli.main(prog_name="gpu-exporter", standalone_mode=False)
     except click.exceptions.Abort:
@@ -52,9 +53,9 @@ def main() -> NoReturn:
         click.echo(error.format_message())
         sys.exit(2)
     except click.NoSuchOption as error:
-        _refuse(_no_such_option(error))
+        _refuse(_no_such_option(error), status=_status_of(error))
     except click.ClickException as error:
-        _refuse(error.format_message())
+        _refuse(error.format_message(), status=_status_of(error))
     except ConfigError as error:
         _refuse(str(error))
     except BrokenPipeError:
@@ -79,9 +80,15 @@ def _no_such_option(error: click.NoSuchOption) -> str:
     return f"No such option '{error.option_name}'.{hint} {command} --help lists what there is."
 
 
-def _refuse(message: str) -> NoReturn:
+def _status_of(error: click.ClickException) -> int:
+    """A mistake in the flags of ``check`` is 3, unknown: 2 says there that a GPU is sick."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return 3 if context is not None and context.command is check else 2
+
+
+def _refuse(message: str, *, status: int = 2) -> NoReturn:
     click.echo("gpu-exporter: " + " ".join(message.split("\n")), err=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 # Not click-default-group: it hands a mistyped command to ``serve`` as an argument, so this would be needed still.
@@ -126,7 +133,9 @@ def cli() -> None:
     """
 
 
-for command in (serve, sample, doctor, metrics, check_config, report, record, export, hub, top, free, desktop):
+for command in (
+    serve, sample, doctor, metrics, check_config, check, report, record, export, hub, top, free, desktop,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -215,6 +215,15 @@ def folder(value: Any) -> Path:
     return Path(value)
 
 
+def log_path(value: Any) -> str:
+    """``auto``, ``off``, or the absolute path of a log."""
+    if isinstance(value, bool):  # YAML's off
+        value = "auto" if value else "off"
+    if not isinstance(value, str) or not value.isprintable() or not (value in {"auto", "off"} or value[:1] == "/"):
+        raise RefusedError(f"{quoted(value)} is not a log; write auto, off, or an absolute path such as /dev/kmsg")
+    return value
+
+
 def url_path(value: Any) -> str:
     """Where the metrics are, which may not be where another page is."""
     if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9_.~/-]*", value):

@@ -76,6 +76,21 @@ class CollectionConfig:
         'How many GPUs this machine should have; published as gpu_exporter_gpus{state="expected"}.',
         reload=True,
     )
+    kernel_log: str = _setting(
+        "auto",
+        parsers.log_path,
+        "Where the kernel's messages of XIDs and NVSwitch faults are read (docs/EVENTS.md): auto is /dev/kmsg, or "
+        "systemd's journal where that may not be read, and nothing where the data is not of this machine; or off, "
+        "or a path.",
+        shown="auto",
+    )
+    let_sleep: bool = _setting(
+        False,
+        parsers.boolean,
+        "Close the driver where no GPU has worked for a minute, so that laptops and workstations can put theirs to "
+        "sleep. GPUs that are asleep are never woken, whatever this says.",
+        shown="false",
+    )
 
 
 @dataclass(frozen=True, slots=True)

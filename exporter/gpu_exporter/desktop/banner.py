@@ -7,7 +7,7 @@ from typing import Literal
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from gpu_exporter.desktop.theme import colours
+from gpu_exporter.desktop.theme import Colours, colours
 
 
 def plain_label(text: str = "", parent: QWidget | None = None) -> QLabel:
@@ -34,7 +34,7 @@ class Banner(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._label)
         self.setVisible(False)
-        self.retheme()
+        self.retheme(colours(self.palette()))
 
     @property
     def text(self) -> str:
@@ -48,8 +48,7 @@ class Banner(QWidget):
             self.setAccessibleName(text)
         self.setVisible(bool(text))
 
-    def retheme(self) -> None:
-        """Take the colours that the system asks for now."""
-        theme = colours(self.palette())
+    def retheme(self, theme: Colours) -> None:
+        """Be drawn in these colours from now on."""
         written, ground = theme.note if self._kind == "note" else theme.trouble
         self._label.setStyleSheet(f"color: {written}; background: {ground}; border-radius: 4px")

@@ -153,12 +153,12 @@ class Charts(QWidget):
         grid.setSpacing(8)
         for number, chart in enumerate(self._charts.values()):
             grid.addWidget(chart, number // 2, number % 2)
-        self.retheme()
+        self.retheme(colours(self.palette()))
 
-    def retheme(self) -> None:
-        """Take the colours that the system asks for now."""
+    def retheme(self, theme: Colours) -> None:
+        """Draw in these colours from now on."""
         for chart in self._charts.values():
-            chart.use(colours(self.palette()))
+            chart.use(theme)
 
     def draw(
         self, gpu: Gpu | None, trail: Sequence[Point], history: dict[str, Curve], *, start: float, end: float

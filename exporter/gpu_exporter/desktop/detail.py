@@ -14,6 +14,7 @@ from gpu_exporter.desktop.feed import Feed
 from gpu_exporter.desktop.gpu_cards import GpuCards
 from gpu_exporter.desktop.sentences import gpu_line, host_facts, machine_line
 from gpu_exporter.desktop.tables import Table, people_model, processes_model, processes_of
+from gpu_exporter.desktop.theme import Colours
 from gpu_exporter.hub.client.client import Curve
 from gpu_exporter.hub.client.trails import GpuKey, key
 from gpu_exporter.hub.client.view import View
@@ -37,6 +38,7 @@ class Detail(QWidget):
         self._gpu: GpuKey | None = None
         self._whole = True  # whether the machine was chosen, and none of its GPUs
         self._history: dict[str, Curve] = {}
+        self._asked: tuple[str, GpuKey | None] = ("", None)
         self.name = plain_label(parent=self)
         font = self.name.font()
         font.setPointSizeF(font.pointSizeF() * 1.35)
@@ -75,15 +77,13 @@ class Detail(QWidget):
         if node != self._node:
             self._node, self._gpu = node, None
         self._whole = gpu is None
-        before, self._gpu = self._gpu, gpu or self._gpu
+        self._gpu = gpu or self._gpu
         self._show()
-        if self._gpu != before:
-            self._ask()
 
-    def retheme(self) -> None:
-        """Take the colours that the system asks for now."""
-        self.charts.retheme()
-        self.trouble.retheme()
+    def retheme(self, theme: Colours) -> None:
+        """Be drawn in these colours from now on."""
+        self.charts.retheme(theme)
+        self.trouble.retheme(theme)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,10 @@ class Detail(QWidget):
             self.about.setText("")
         index = None if self._whole or gpu is None else gpu.index
         self.processes.show([] if machine is None else processes_of(machine, index))
-        self._draw()
+        if self._asked != (self._node, self._gpu):
+            self._ask()
+        else:
+            self._draw()
 
     def _draw(self) -> None:
         gpu, end = self.gpu, time.time()
@@ -149,7 +152,7 @@ class Detail(QWidget):
         self.range.setVisible(len(wanted) > 1)
 
     def _ask(self) -> None:
-        self._history = {}
+        self._history, self._asked = {}, (self._node, self._gpu)
         gpu, end = self.gpu, time.time()
         if gpu is not None:
             for measure in MEASURES:

@@ -19,7 +19,7 @@ from gpu_exporter.desktop.notices import Notice, Watcher
 from gpu_exporter.desktop.remembered import Remembered
 from gpu_exporter.desktop.sentences import fleet_line
 from gpu_exporter.desktop.severity import summary
-from gpu_exporter.desktop.theme import follow_scheme
+from gpu_exporter.desktop.theme import colours, follow_scheme
 from gpu_exporter.hub.client.trails import GpuKey
 from gpu_exporter.hub.client.view import View
 from gpu_exporter.hub.state import STATES
@@ -100,9 +100,10 @@ class Window(QMainWindow):
         self.status.setText(f"{fleet_line(view)}{when}{late}")
 
     def retheme(self) -> None:
-        """Take the colours that the system asks for now."""
+        """Take the colours that the system asks for now; the widgets inside hear of them later than we do."""
+        theme = colours(self.palette())
         for part in (self.detail, self.simulated, self.trouble, self.notes):
-            part.retheme()
+            part.retheme(theme)
 
     def changeEvent(self, event: QEvent) -> None:  # noqa: N802 - Qt's name
         """See Qt: the system's colours may change at any time."""

@@ -1,4 +1,4 @@
-"""XID events, heard on a thread of their own through an NVML event set. Needs no root and no kernel log.
+"""XIDs and other events, heard on a thread of their own through an NVML event set. Needs no root, no kernel log.
 
 The thread sleeps here and only then asks the driver, which queues events meanwhile: a wait inside the driver could not
 be woken to close it.
@@ -7,8 +7,10 @@ be woken to close it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import math
+import operator
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.model import OTHER_XID, Device, Xid
+from gpu_exporter.catalog.health import EVENTS
+from gpu_exporter.model import OTHER_XID, Device, Event, GpuEvent, Xid
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,16 @@ _JOIN: Final = 0.5  # seconds; only a call that hangs in the driver takes longer
 _BURST: Final = 1000  # events taken in one go: a driver that never runs out must not keep the thread from stopping
 _ERRORS: Final = 3
 _OVER: Final = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
+_LAST_XID: Final = 255  # NVIDIA's catalogue ends below 200
 _MOST_KEPT: Final = 1024  # XIDs by GPU and number, until they are fetched
+# What is heard beside XIDs, by its bit. Never the clocks (0x10), which change 40 times a second, nor single ECC errors,
+# power states and power sources: their counters and gauges tell them.
+_KINDS: Final = {
+    int(getattr(pynvml, bit)): kind for kind, (bit, _) in EVENTS.items() if getattr(pynvml, bit, None) is not None
+}
+_XID: Final = int(pynvml.nvmlEventTypeXidCriticalError)
+_WANTED: Final = functools.reduce(operator.or_, _KINDS, _XID)
+_UNAVAILABLE: Final = int(getattr(pynvml, "nvmlEventTypeGpuUnavailableError", 0x4000))
 # What was refused is tried again after 1 s, 2 s, 4 s, … up to a minute.
 _RETRY_FIRST: Final = 1.0
 _RETRY_MOST: Final = 60.0
@@ -52,6 +64,7 @@ class _Watched:
     by: Any = None
     retry: _Retry | None = None
     told: bool = False
+    kinds: tuple[str, ...] = ()
 
 
 class XidListener:
@@ -66,7 +79,8 @@ class XidListener:
         self._watched: dict[int, _Watched] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
-        self._heard: dict[tuple[Device, int], Xid] = {}
+        self._heard: dict[tuple[Device, int, str], Xid] = {}
+        self._events: dict[tuple[Device, str], int] = {}
         self._stop = threading.Event()
         self._set: Any = None
         self._set_retry = _Retry()
@@ -91,7 +105,8 @@ class XidListener:
         if event_set is None or watched.by is event_set or (watched.retry and now < watched.retry.at):
             return
         try:
-            pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, event_set)
+            wanted = _wanted(handle)
+            pynvml.nvmlDeviceRegisterEvents(handle, wanted, event_set)
         except pynvml.NVMLError as error:
             watched.retry = watched.retry or _Retry()
             watched.retry.later(now)
@@ -100,16 +115,29 @@ class XidListener:
             watched.told = True
             return
         watched.by, watched.retry, watched.told = event_set, None, False
+        watched.kinds = tuple(kind for bit, kind in _KINDS.items() if wanted & bit)
         with self._lock:
             if self._thread is None and self._set is event_set:
                 self._thread = threading.Thread(target=self._listen, args=(event_set,), name="xid events", daemon=True)
                 self._thread.start()
 
-    def drain(self) -> list[Xid]:
+    @property
+    def hears(self) -> bool:
+        """Whether some device's events are heard."""
+        event_set = self._set
+        return event_set is not None and any(watched.by is event_set for watched in list(self._watched.values()))
+
+    def kinds(self, handle: Any) -> tuple[str, ...]:
+        """The kinds of events beside XIDs that would be heard of a device."""
+        watched = self._watched.get(address(handle))
+        return watched.kinds if watched is not None and watched.by is not None else ()
+
+    def drain(self) -> list[Event]:
         """The events since the previous call; those of one GPU and number are one, with their count and latest time."""
         with self._lock:
             heard, self._heard = self._heard, {}
-        return list(heard.values())
+            events, self._events = self._events, {}
+        return [*heard.values(), *(GpuEvent(device, kind, count) for (device, kind), count in events.items())]
 
     def close(self, *, free: bool = True, ended: Callable[[], None] = lambda: None) -> None:
         """Stop listening, and call ``ended`` when no call of the listener's is in the driver any more.
@@ -179,20 +207,41 @@ class XidListener:
                     break
                 continue
             watched = self._watched.get(address(event.device))
-            if watched is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
-                self._keep(watched.device, int(event.eventData))
+            if watched is not None:
+                self._take(watched.device, int(event.eventType), int(event.eventData))
             if self._stop.is_set():
                 break
         return True
 
-    def _keep(self, device: Device, xid: int) -> None:
+    def _take(self, device: Device, kind: int, data: int) -> None:
         with self._lock:
-            known = (device, xid) in self._heard
-            if not known and len(self._heard) >= _MOST_KEPT:
-                xid = OTHER_XID
-            before = self._heard.get((device, xid))
-            count = 1 if before is None else before.count + 1
-            self._heard[device, xid] = Xid(device, xid, self._clock(), count)
+            if kind == _XID:
+                self._keep(device, data, "nvml")
+            elif kind in _KINDS:
+                self._events[device, _KINDS[kind]] = self._events.get((device, _KINDS[kind]), 0) + 1
+                if kind == _UNAVAILABLE and 0 < data & 0xFFFF <= _LAST_XID:
+                    # open-gpu-kernel-modules 595: its info16 is the XID by which the GPU went, 79 or 119.
+                    self._keep(device, data & 0xFFFF, "nvml, unavailable")
+
+    def _keep(self, device: Device, xid: int, by: str) -> None:
+        known = (device, xid, by) in self._heard
+        if not known and len(self._heard) >= _MOST_KEPT:
+            xid = OTHER_XID
+        before = self._heard.get((device, xid, by))
+        count = 1 if before is None else before.count + 1
+        self._heard[device, xid, by] = Xid(device, xid, self._clock(), count, by)
+
+
+def _wanted(handle: Any) -> int:
+    """What is to be heard of a device, less what it does not have: one bit too many refuses all of them.
+
+    Raises NVMLError where it has no XIDs.
+    """
+    try:
+        supported = int(pynvml.nvmlDeviceGetSupportedEventTypes(handle))
+    except pynvml.NVMLError:
+        return _XID
+    return _WANTED & (supported | _XID)
 
 
 def _free(event_set: Any) -> None:

@@ -17,6 +17,13 @@ STATES: Final = ("active", "idle_held", "idle_free", "unknown", "down")
 HELD: Final = ("active", "idle_held", "unknown")  # those in which somebody can hold a GPU
 # Counters that seldom grow; each growth is an event.
 RARE: Final = ("gpu_xid_errors_total", "gpu_events_total", "gpu_ecc_errors_total", "gpu_nvlink_errors_total")
+# All that is read of a GPU's metrics: a document may be without the others, and the hub does not unpack them.
+READ: Final = (
+    *RARE, "gpu_state_seconds_total", "gpu_owner_seconds_total", "gpu_clock_event_seconds_total", "gpu_clock_hertz",
+    "gpu_processes", "gpu_busy_seconds_total", "gpu_memory_io_busy_seconds_total", "gpu_energy_joules_total",
+    "gpu_score_seconds_total", "gpu_utilization_ratio", "gpu_memory_io_utilization_ratio", "gpu_memory_used_bytes",
+    "gpu_memory_total_bytes", "gpu_temperature_celsius", "gpu_power_watts", "gpu_power_limit_watts",
+)  # fmt: skip
 # Slower than asked for because of heat or power trouble; the power cap is normal work.
 _SLOWED: Final = frozenset({"hw_slowdown", "sw_thermal_slowdown"})
 
@@ -233,8 +240,19 @@ def _series(listed: Any) -> Iterator[tuple[dict[str, str], float]]:
     for entry in _list(listed):
         if isinstance(entry, dict) and isinstance(labels := entry.get("labels"), dict):
             value = number(entry.get("value"))
-            if value is not None and all(isinstance(text, str) for text in labels.values()):
-                yield {name: text[:_LONGEST] for name, text in labels.items()}, value
+            told = _labels(labels)
+            if value is not None and told is not None:
+                yield told, value
+
+
+def _labels(labels: dict[str, Any]) -> dict[str, str] | None:
+    """The labels, cut where they are too long; None where one is no text."""
+    for text in labels.values():
+        if not isinstance(text, str):
+            return None
+        if len(text) > _LONGEST:
+            return {name: str(text)[:_LONGEST] for name, text in labels.items()}
+    return labels
 
 
 def _ratio(value: Any) -> float | None:
@@ -243,8 +261,12 @@ def _ratio(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    if value.isascii():
+        return value[:_LONGEST]
     # A lone surrogate, which JSON can write, is no text that can be stored.
-    return value[:_LONGEST].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    return value[:_LONGEST].encode("utf-8", "replace").decode()
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

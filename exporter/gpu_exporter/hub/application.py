@@ -263,7 +263,7 @@ async def _nothing_kept(_request: Request) -> Response:
 
 _NO_PAST: Final = tuple(
     Route(path, _nothing_kept, methods=["GET", "POST"])
-    for path in ("/api/v1/history", "/api/v1/results{rest:path}", "/api/v1/analyze")
+    for path in ("/api/v1/history", "/api/v1/results{rest:path}", "/api/v1/analyze", "/api/v1/control")
 )
 
 

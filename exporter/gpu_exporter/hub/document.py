@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
+
+from gpu_exporter.history.document import READ
 
 SCHEMA: Final = 1
 _LONGEST: Final = 200  # characters of a name; Kubernetes allows 253, and nobody reads so many
@@ -132,6 +134,26 @@ class _Envelope(_Struct, frozen=True):
 
 _decoder: Final = msgspec.json.Decoder(Document)
 _envelope: Final = msgspec.json.Decoder(_Envelope)
+# The same as dictionaries, without the metrics that a history does not keep: most of a document.
+_KeptMetrics: Any = TypedDict("_KeptMetrics", dict.fromkeys(READ, Any), total=False)  # type: ignore[misc]
+
+
+class _KeptGpu(TypedDict, total=False):
+    gpu: Any
+    uuid: Any
+    model: Any
+    metrics: _KeptMetrics
+
+
+class _Kept(TypedDict, total=False):
+    schema: Any
+    exporter: Any
+    host: Any
+    gpus: list[_KeptGpu]
+    processes: Any
+
+
+_kept: Final = msgspec.json.Decoder(_Kept)
 _anything: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -158,6 +180,11 @@ def decode(body: bytes) -> Document:
 def whole(body: bytes) -> dict[str, Any]:
     """Everything in a document that was decoded before."""
     return _anything.decode(body)
+
+
+def kept(body: bytes) -> dict[str, Any]:
+    """What a history reads of a document that was decoded before."""
+    return {**_kept.decode(body)}
 
 
 def shown(text: str) -> str:

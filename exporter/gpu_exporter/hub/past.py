@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpu_exporter.history import Recorder
 from gpu_exporter.hub.archive import Archive, ArchiveError, FileArchive
 from gpu_exporter.hub.control import Controller
-from gpu_exporter.hub.document import whole
+from gpu_exporter.hub.document import kept
 from gpu_exporter.hub.fetching import Access, Fetched
 from gpu_exporter.hub.results import Analysis, Results
 from gpu_exporter.hub.settings import HubConfig
@@ -34,7 +34,7 @@ class Past:
         if fetched is None:
             self.recorder.add_unchanged(node, at)
         else:
-            self.recorder.add(node, whole(fetched.body()), at)
+            self.recorder.add(node, kept(fetched.body()), at)
 
     def use(self, config: HubConfig, control: Access) -> None:
         """Put changed settings into force; how long history is kept waits for a restart."""

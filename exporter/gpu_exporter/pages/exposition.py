@@ -224,10 +224,10 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
             continue
         labels = dict(row.labels)
         if row.dynamic:
-            (name,) = row.dynamic
-            lines += [
-                f"{sample_head(row.name, labels | {name: key})}{go_number(value[key])}\n" for key in sorted(value)
-            ]
+            for key in sorted(value):
+                told = zip(row.dynamic, key if isinstance(key, tuple) else (key,), strict=True)
+                named = labels | {name: text for name, text in told if text}
+                lines.append(f"{sample_head(row.name, named)}{go_number(value[key])}\n")
             continue
         if row.kind == "info":
             if isinstance(value, str):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
-from gpu_exporter.catalog import CATALOG, CLOCK_EVENTS, XID_ERRORS, by_name
+from gpu_exporter.catalog import CLOCK_EVENTS, XID_ERRORS, by_name
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.model import Device, Reading, Snapshot
 from gpu_exporter.pages.failures import WORDS
@@ -19,9 +19,7 @@ _MEMORY_TOTAL: Final = by_name("gpu_memory_total_bytes")
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _POWER: Final = by_name("gpu_power_watts")
 _POWER_LIMIT: Final = by_name("gpu_power_limit_watts")
-_LIMITS: Final = {
-    dict(metric.labels)["limit"]: metric for metric in CATALOG if metric.name == "gpu_temperature_limit_celsius"
-}
+_LIMITS: Final = {limit: by_name("gpu_temperature_limit_celsius", limit=limit) for limit in ("slowdown", "shutdown")}
 # What holds the clocks down, in a person's words. Several reasons are one cause; an idle GPU is not throttled.
 _CAUSES: Final[dict[str, tuple[str, ...]]] = {
     "too hot": ("sw_thermal_slowdown", "hw_thermal_slowdown"),
@@ -214,7 +212,7 @@ def _temperature(reading: Reading) -> str:
     told = [
         f"{verb} at {value:.0f}"
         for verb, limit in limits.items()
-        if limit in _LIMITS and (value := reading.values.get(_LIMITS[limit])) is not None
+        if (value := reading.values.get(_LIMITS[limit])) is not None
     ]
     return f'<span class="number {heat}">{celsius:.0f} °C</span><small>{escape(", ".join(told))}</small>'
 
@@ -222,7 +220,7 @@ def _temperature(reading: Reading) -> str:
 def _heat(reading: Reading) -> str:
     """How near the GPU is to its own limits: hot, warm, or neither."""
     celsius = reading.values.get(_TEMPERATURE)
-    limits = [reading.values.get(_LIMITS[name]) for name in ("slowdown", "shutdown") if name in _LIMITS]
+    limits = [reading.values.get(row) for row in _LIMITS.values()]
     lowest = min((limit for limit in limits if limit is not None), default=None)
     if celsius is None or lowest is None or celsius < lowest - _WARM:
         return ""

@@ -13,6 +13,7 @@ from gpu_exporter.sampling.integral import PATIENCE, Grown
 
 BUSY: Final = by_name("gpu_busy_seconds_total")
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
+_SUSPENDED: Final = by_name("gpu_suspended")
 _SM_ACTIVE: Final = by_name("gpu_sm_active_ratio")
 _GRAPHICS_ACTIVE: Final = by_name("gpu_graphics_active_ratio")
 _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
@@ -42,6 +43,9 @@ class Activity:
 
     def judge(self, reading: Reading, busy: Grown, elapsed: float, *, active_ratio: float) -> Activeness:
         """What a good reading says of the ``elapsed`` seconds before it; ``busy`` is what they added to the counter."""
+        if reading.values.get(_SUSPENDED) == 1:  # the kernel puts no GPU to sleep that works
+            self.interrupt()
+            return "idle"
         told = self._by_utilization(reading, busy, elapsed, active_ratio)
         if is_partitioned(reading):
             return self._of_all(reading, elapsed, active_ratio)

@@ -12,6 +12,7 @@ from typing import Final
 
 from gpu_exporter.catalog import (
     DEVICE_METRICS,
+    EVENTS_TOTAL,
     GPU_UP,
     MEMORY_UNACCOUNTED,
     READ_ERRORS,
@@ -21,9 +22,10 @@ from gpu_exporter.catalog import (
     XID_LAST,
     by_name,
 )
+from gpu_exporter.catalog.health import EVENTS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import OTHER_XID, Hold, Reading, Reason, State, Xid
+from gpu_exporter.model import OTHER_XID, GpuEvent, Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity, is_partitioned, of_instances
 from gpu_exporter.sampling.energy import Energy, work_of
 from gpu_exporter.sampling.holders import Holders
@@ -56,6 +58,7 @@ class _Account:
     kept_elsewhere: set[Metric] = field(default_factory=set)
     errors: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(READ_ERRORS, 0))
     xids: dict[int, tuple[int, float]] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)  # of other kinds
     looked: float | None = None  # when, whether it answered or not
     latest: Mapping[Metric, float] | None = None  # what it answered then
     counted: Mapping[Metric, float] | None = None  # the same, with the counters that are kept here
@@ -147,6 +150,7 @@ class Ledger:
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **_xids(account), **owned}
+        labelled |= {(EVENTS_TOTAL, (kind,)): float(count) for kind, count in account.events.items()}
         return replace(
             reading,
             values=values,
@@ -167,8 +171,15 @@ class Ledger:
         strange = sum(not 0 <= other <= _XIDS for other in account.xids)
         if not 0 <= xid <= _XIDS and xid not in account.xids and strange >= _STRANGE_XIDS:
             xid = OTHER_XID
-        count, _ = account.xids.get(xid, (0, 0.0))
-        account.xids[xid] = (count + event.count, event.timestamp)
+        count, before = account.xids.get(xid, (0, 0.0))
+        # What was heard late, of before the exporter looked, must not take the place of what came after it.
+        account.xids[xid] = (count + event.count, max(before, event.timestamp) if event.earlier else event.timestamp)
+
+    def count_event(self, event: GpuEvent) -> None:
+        """Events of another kind."""
+        if event.event in EVENTS:
+            events = self._account(event.device.key).events
+            events[event.event] = events.get(event.event, 0) + event.count
 
     def add_increments(self, reading: Reading) -> None:
         """Growth that is told apart from a reading that is served: by one that came too late, or of buffers only."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gpu_exporter.config import AccountingConfig, ProcessesConfig
-from gpu_exporter.model import Failure, Reading, Xid
+from gpu_exporter.model import Event, Failure, GpuEvent, Reading
 from gpu_exporter.owners.resolver import Resolver
 from gpu_exporter.sampling.ledger import Ledger
 from gpu_exporter.sampling.plausibility import Plausibility
@@ -82,10 +82,13 @@ class Pipeline:
         """See Resolver.name_owners, which may take as long as file systems do."""
         return self._resolver.name_owners(readings)
 
-    def count_xids(self, events: Iterable[Xid]) -> None:
-        """Count XID events; they are told from the next reading on."""
+    def count_events(self, events: Iterable[Event]) -> None:
+        """Count XIDs and other events; they are told from the next reading on."""
         for event in events:
-            self._ledger.count_xid(event)
+            if isinstance(event, GpuEvent):
+                self._ledger.count_event(event)
+            else:
+                self._ledger.count_xid(event)
 
     def move(self, moves: Iterable[tuple[str, str]]) -> None:
         """Devices got other keys, by (before, now): what is known of each goes with it."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.config import CollectionConfig
+from gpu_exporter.events.merge import EventLog
 from gpu_exporter.model import Build, Reading, Snapshot
 from gpu_exporter.sampling.health import HealthLog
 from gpu_exporter.sampling.lifecycle import Lifecycle
@@ -20,8 +21,8 @@ from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.round import Round
 from gpu_exporter.sampling.schedule import Schedule
-from gpu_exporter.sampling.xids import log_xids
-from gpu_exporter.sources import BufferedSource, Source, SourceChangedError, SourceError
+from gpu_exporter.sampling.xids import log_events
+from gpu_exporter.sources import BufferedSource, HearingSource, Source, SourceChangedError, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Sampler:
         collection: CollectionConfig,
         build: Build,
         pipeline: Pipeline | None = None,
+        events: EventLog | None = None,
         published: Callable[[Snapshot], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -90,8 +92,10 @@ class Sampler:
         self._first_cycle = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
+        self._spent = {"full": 0.0, "light": 0.0}  # seconds, by the kind of reading
         self._schedule = Schedule(interval=collection.interval, now=monotonic())
         self._pipeline = pipeline or Pipeline(gap=STALE_AFTER * collection.interval)
+        self._events = events or EventLog()
         self._health = HealthLog()
         self._roster = Roster()
         self._poller = Poller(name="poller", monotonic=monotonic, make_room=make_room)
@@ -110,6 +114,7 @@ class Sampler:
 
     def start(self) -> None:
         """Begin to sample."""
+        self._events.start()
         self._thread.start()
 
     def wait_first(self, timeout: float) -> bool:
@@ -176,6 +181,7 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join(1.0)
         self._pipeline.close()
+        self._events.close()
         source = self._lifecycle.source
         if source is not None:
             closer = threading.Thread(
@@ -289,20 +295,27 @@ class Sampler:
 
     def _take_events(self, source: Source) -> None:
         # What was heard before a GPU had told its name belongs to that name.
-        events = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
-        self._pipeline.count_xids(events)
-        log_xids(events)
+        told = [replace(event, device=self._roster.named(event.device)) for event in source.events()]
+        known = [reading.device for reading in self._snapshot.readings]  # also what the driver lists no longer
+        events = self._events.take(told, [*known, *map(self._roster.named, source.devices)])
+        if isinstance(source, HearingSource):
+            self._pipeline.count_events(source.could_tell())
+        self._pipeline.count_events(events)
+        log_events(events)
 
     def _read_buffers(self) -> None:
         """Add what the driver sampled since its buffers were read: they run over before the next reading comes."""
         source = self._lifecycle.source
         if not isinstance(source, BufferedSource) or self._lifecycle.paused(self._monotonic()):
             return
+        started = self._monotonic()
         try:
             told = self._round.read_buffers(source, timeout=self._collection.timeout)
         except SourceError as error:  # the next reading will say so as well, and deal with it
             log.debug("the driver's buffers could not be read", extra={"error": str(error)})
             return
+        finally:
+            self._spent["light"] += self._monotonic() - started
         self._pipeline.add_late(told, self._monotonic())
 
     def _before_close(self, source: Source) -> None:
@@ -321,6 +334,7 @@ class Sampler:
         source = self._lifecycle.source
         now = self._since_boot()
         oldest = min(_began(readings), default=now)
+        self._spent["full"] += self._monotonic() - started
         self._snapshot = replace(
             self._snapshot,
             source=source.name if source is not None else self._snapshot.source,
@@ -334,6 +348,9 @@ class Sampler:
             stuck=self._stuck(),
             paused=False,
             implausible=dict(self._pipeline.implausible),
+            event_sources=self._events.sources(nvml=isinstance(source, HearingSource) and source.hears),
+            sxids=self._events.sxids,
+            reading_seconds=dict(self._spent),
         )
         self._published(self._snapshot)
 

@@ -11,7 +11,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
+from gpu_exporter.model import Device, Driver, Event, Finding, GpuEvent, Reading
 from gpu_exporter.sources.tape import Playback, Tape
 
 # name (of ``config.SOURCES``) -> the module with its ``KIND``. It is imported only when the source is used, so that a
@@ -67,8 +67,8 @@ class Source(Protocol):
         The reading's device is the best identity known by then.
         """
 
-    def events(self) -> Sequence[Xid]:
-        """XID events since the previous call; never blocks."""
+    def events(self) -> Sequence[Event]:
+        """XIDs and other events since the previous call; never blocks."""
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; with ``hung``, a call still hangs inside and the driver must not be shut down."""
@@ -80,6 +80,18 @@ class BufferedSource(Source, Protocol):
 
     def read_buffers(self, device: Device) -> Reading:
         """Only the ``increments`` of one device since it was read, by this method or ``read``, under the same rules."""
+
+
+@runtime_checkable
+class HearingSource(Source, Protocol):
+    """A source that hears of events."""
+
+    @property
+    def hears(self) -> bool:
+        """Whether it does now."""
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """The kinds of events that it would tell of each device, with a count of 0: their counters begin there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -238,6 +239,9 @@ def show(client: Client, look: Look, *, ascii_only: bool) -> int:
     """Show what the client sees until somebody ends it; the status to end with. The terminal is left as it was."""
     # What is logged would be written over the screen.
     logging.getLogger("gpu_exporter").handlers[:] = [logging.NullHandler()]
+    # Where these are exported they are of a time before the terminal was resized.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     app = Top(client, look, ascii_only=ascii_only, colours=not colourless())
     client.follow(app.tell)
     with Ending(app.exit) as ending:

@@ -110,8 +110,8 @@ def _machine(state: NodeState, gpus: Sequence[Gpu], pen: Pen, now: float, *, fol
     spans: list[Span] = [(mark, "dim"), (state.node.name, "bold")]
     if state.status == "offline":
         since = f" for {span(now - state.since)}" if state.since and now - state.since >= 1 else ""
-        held = f" · {len(state.gpus)} GPUs" if state.gpus else ""
-        spans.append((f" offline{since}: {state.message or state.reason}{held}", "bad"))
+        held = f", {len(state.gpus)} GPU{'s' if len(state.gpus) > 1 else ''}" if state.gpus else ""
+        spans.append((f" offline{since}{held}: {state.message or state.reason}", "bad"))
     elif state.status == "starting":
         spans.append((" asking …", "dim"))
     else:

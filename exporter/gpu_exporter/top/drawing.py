@@ -94,7 +94,7 @@ class Drawing(App[int]):
     def draw(self) -> None:
         """Write all lines; the panes draw those that differ."""
         width, height = self.size
-        if width < 1 or height < 1 or not self._built:
+        if width < 1 or height < 1 or not self._drawable:
             return
         pen, view = Pen(width, ascii_only=self._ascii), self._view
         now = time.time()
@@ -127,7 +127,7 @@ class Drawing(App[int]):
         return table, [process_line(row, table, pen, view.taken) for row in found]
 
     def _heads(self, pen: Pen) -> None:
-        if self._board is None or self._table is None:
+        if self._board is None or self._table is None or not self._drawable:
             return
         order = "" if self.look.grouped else self.look.process_order
         for name, line in (("gpus", self._board.head), ("processes", self._table.head(pen, order))):
@@ -155,6 +155,11 @@ class Drawing(App[int]):
         return pen.line(spans)
 
     # --- small things -------------------------------------------------------------------------------------------------
+
+    @property
+    def _drawable(self) -> bool:
+        """Whether the parts are there: events come before they are, and after they are gone."""
+        return self._built and bool(self.screen_stack)
 
     def _focused(self) -> str:
         return "processes" if self._pane("processes").has_focus else "gpus"

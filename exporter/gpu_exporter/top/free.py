@@ -60,7 +60,7 @@ def shortage(view: View, wanted: Wanted) -> str:
         told.append(f"{partitioned} of the free in MIG mode, which nobody gets as a whole")
     if away := [state.node.name for state in view if not state.online]:
         more = f" and {len(away) - 3} more" if len(away) > 3 else ""
-        told.append(f"not asked for want of an answer: {', '.join(away[:3])}{more}")
+        told.append(f"without an answer: {', '.join(away[:3])}{more}")
     return "; ".join(told)
 
 

@@ -15,16 +15,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tools.lab import LOOPBACK, ROOT
 from tools.lab.ports import free_port
 from tools.lab.programs import Program
 from tools.lab.wait import patience, wait_for
+
+from helm.rendering import read
 
 BUILT = ROOT / ".build/cluster"
 CRDS = BUILT / "crds"
@@ -42,12 +49,9 @@ def built(name: str) -> Path:
 class Kubernetes:
     """The API server, as an administrator sees it."""
 
-    def __init__(self, folder: Path, port: int, ca: trustme.CA) -> None:
+    def __init__(self, folder: Path, port: int) -> None:
         self.port = port
         self.folder = folder
-        self.certificate = ca.issue_cert(common_name="admin", organization_name="system:masters")
-        self.certificate.private_key_pem.write_to_path(folder / "admin.key")
-        self.certificate.cert_chain_pems[0].write_to_path(folder / "admin.crt")
         self._context = ssl.create_default_context()
         self._context.check_hostname = False
         self._context.verify_mode = ssl.CERT_NONE  # its certificate is its own
@@ -109,13 +113,44 @@ class Kubernetes:
         )
 
 
+def _administrator(folder: Path) -> None:
+    """ca.crt, and admin.crt and admin.key by it; an API server takes no certificate that constrains names."""
+    now = datetime.now(timezone.utc)
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    admin = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "admin"),
+        ]
+    )
+    signer = ec.generate_private_key(ec.SECP256R1())
+    for name, subject, authority in (("ca", issuer, True), ("admin", admin, False)):
+        key = signer if authority else ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(signer, hashes.SHA256())
+        )
+        (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+
 @contextmanager
 def kubernetes(folder: Path) -> Iterator[Kubernetes]:
     """A cluster that ends with the block."""
-    ca = trustme.CA()
-    ca.cert_pem.write_to_path(folder / "ca.crt")
-    key = ca.issue_cert("accounts")
-    key.private_key_pem.write_to_path(folder / "accounts.key")
+    _administrator(folder)
+    trustme.CA().issue_cert("accounts").private_key_pem.write_to_path(folder / "accounts.key")
     etcd_port, peer_port, port = free_port(), free_port(), free_port()
     etcd = f"http://{LOOPBACK}:{etcd_port}"
     peer = f"http://{LOOPBACK}:{peer_port}"
@@ -157,7 +192,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
                 folder / "api-server.log",
             )
         )
-        made = Kubernetes(folder, port, ca)
+        made = Kubernetes(folder, port)
         server.wait(made.ready)
         stack.enter_context(
             Program(
@@ -170,13 +205,14 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
                     f"--bind-address={LOOPBACK}",
                     f"--secure-port={free_port()}",
                     f"--cert-dir={folder / 'certificates'}",
+                    f"--flex-volume-plugin-dir={folder / 'flex'}",
                     "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
                 ],
                 folder / "controllers.log",
             )
         )
         for path in sorted(CRDS.glob("*.yaml")):
-            made.create("apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text()))
+            made.create("apis/apiextensions.k8s.io/v1/customresourcedefinitions", read(path.read_text())[0])
         yield made
 
 

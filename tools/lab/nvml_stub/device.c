@@ -299,8 +299,9 @@ static nvmlReturn_t fabric(const struct call *call, nvmlGpuFabricInfo_v2_t *info
     info->state = (unsigned char)state;
     info->status = (nvmlReturn_t)call->gpu->values[V_fabric_status];
     info->health = (uint32_t)call->gpu->values[V_fabric_health];
-    info->clique = 0;
+    info->clique = (uint32_t)call->gpu->values[V_fabric_clique];
     memset(info->cluster, 0, sizeof info->cluster);
+    memcpy(info->cluster, &call->gpu->values[V_fabric_cluster], sizeof call->gpu->values[V_fabric_cluster]);
     return NVML_SUCCESS;
 }
 
@@ -318,4 +319,22 @@ API nvmlReturn_t nvmlDeviceGetGpuFabricInfo(nvmlDevice_t device, nvmlGpuFabricIn
     info->state = newer.state;
     info->status = newer.status;
     return status;
+}
+
+API nvmlReturn_t nvmlDeviceGetPlatformInfo(nvmlDevice_t device, nvmlPlatformInfo_v2_t *info)
+{
+    CALL(nvmlDeviceGetPlatformInfo, device, PHYSICAL);
+    if (info->version != 0x200002c)
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    if (!call.gpu->has[V_platform_module])
+        return NVML_ERROR_NOT_SUPPORTED;
+    const int64_t *values = call.gpu->values;
+    const char *serial = call.gpu->strings[S_chassis_serial];
+    for (size_t i = 0; i < sizeof info->chassis_serial && serial[i] != '\0'; i++)
+        info->chassis_serial[i] = (unsigned char)serial[i];
+    info->slot = (unsigned char)values[V_platform_slot];
+    info->tray = (unsigned char)values[V_platform_tray];
+    info->host = (unsigned char)values[V_platform_host];
+    info->module = (unsigned char)values[V_platform_module];
+    return NVML_SUCCESS;
 }

@@ -145,3 +145,25 @@ API nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned *correc
     *failure = (unsigned)values[V_remap_failure];
     return number_u32(&call, V_remapped_corrected, corrected);
 }
+
+API nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t device, nvmlRowRemapperHistogramValues_t *values)
+{
+    CALL(nvmlDeviceGetRowRemapperHistogram, device, PHYSICAL);
+    const struct number_list *banks = &call.gpu->lists[L_remap_banks];
+    if (!banks->present || banks->count != 5)
+        return NVML_ERROR_NOT_SUPPORTED;
+    *values = (nvmlRowRemapperHistogramValues_t){
+        (unsigned)banks->numbers[0], (unsigned)banks->numbers[1], (unsigned)banks->numbers[2],
+        (unsigned)banks->numbers[3], (unsigned)banks->numbers[4],
+    };
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlDeviceGetRepairStatus(nvmlDevice_t device, nvmlRepairStatus_v1_t *status)
+{
+    CALL(nvmlDeviceGetRepairStatus, device, PHYSICAL);
+    if (status->version != 0x100000C)
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    nvmlReturn_t code = number_u32(&call, V_repair_tpc, &status->tpc_pending);
+    return code == NVML_SUCCESS ? number_u32(&call, V_repair_channel, &status->channel_pending) : code;
+}

@@ -144,6 +144,20 @@ typedef struct {
 } nvmlGpuFabricInfo_v2_t;
 
 typedef struct {
+    unsigned max, high, partial, low, none;
+} nvmlRowRemapperHistogramValues_t;
+
+typedef struct {
+    unsigned version, channel_pending, tpc_pending;
+} nvmlRepairStatus_v1_t;
+
+typedef struct {
+    unsigned version;
+    unsigned char ib_guid[16], chassis_serial[16];
+    unsigned char slot, tray, host, peer_type, module;
+} nvmlPlatformInfo_v2_t;
+
+typedef struct {
     unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, ofas, gpu_slices, compute_slices;
     unsigned long long memory_mib;
 } nvmlDeviceAttributes_t;

@@ -66,6 +66,14 @@ _ECC: Final[Mapping[str, Setting]] = {
     "remapped_uncorrected": 0,
     "remap_pending": 0,
     "remap_failure": 0,
+    "remap_banks": (2560, 0, 0, 0, 0),
+    "sram_bucket_l2": 0,
+    "sram_bucket_sm": 0,
+    "sram_bucket_pcie": 0,
+    "sram_bucket_mcu": 0,
+    "sram_bucket_other": 0,
+    "repair_channel": 0,
+    "repair_tpc": 0,
 }
 
 
@@ -144,7 +152,7 @@ _BOARDS: Final[dict[str, Mapping[str, Setting]]] = {
         "pcie_generation_max": 5,
         "fabric_state": 3,
         "fabric_status": 0,
-        "fabric_health": 0,
+        "fabric_health": 0xAA,
     },
     "a100": {
         **_COMMON,
@@ -309,7 +317,8 @@ class Answer(NamedTuple):
 
 # Fields by their number, or by (number, scope), that no other setting stands for: {171: 1} or {171: Answer(1, kind=1)}.
 FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {
-    "gh200": {170: 10, 171: 1},  # C2C links, and the state of each
+    # C2C links, the state and the errors of each; PCIe's errors; and kinds of errors of NVLink 5.
+    "gh200": {170: 10, 171: 1, **dict.fromkeys((231, 232, 233, 169, *range(173, 184), 213, 214, 219), 0)},
 }
 
 # Profiling metrics (GPM) by NVML's number, in percent of the time in which the GPU is busy; Hopper and newer.

@@ -17,7 +17,7 @@ enum {
     MAX_SAMPLES = 120,
     MAX_MIG = 8,
     MAX_EVENTS = 256,
-    MAX_OVERRIDES = 32,
+    MAX_OVERRIDES = 128,
     TEXT = 96,
 };
 

@@ -38,14 +38,16 @@
     X(pcie_tx_bytes) X(pcie_rx_bytes) X(pcie_counter_bits) X(pcie_throughput_tx) X(pcie_throughput_rx)                 \
     X(pcie_throughput_ms) X(pcie_replays) X(pcie_generation) X(pcie_generation_max)                                    \
     X(pcie_width) X(pcie_width_max)                                                                                    \
-    X(nvlink_generation) X(fabric_state) X(fabric_status) X(fabric_health) X(supported_events)
+    X(nvlink_generation) X(fabric_state) X(fabric_status) X(fabric_health) X(supported_events)                        \
+    X(fabric_cluster) X(fabric_clique) X(repair_channel) X(repair_tpc)                                                 \
+    X(platform_slot) X(platform_tray) X(platform_host) X(platform_module)
 
 /* Lists with one number a fan or a link. */
 #define LISTS(X)                                                                                                       \
     X(fan_speeds) X(nvlink_states) X(nvlink_tx) X(nvlink_rx) X(nvlink_crc_flit) X(nvlink_crc_data)                     \
-    X(nvlink_replay) X(nvlink_recovery) X(nvlink_symbol)
+    X(nvlink_replay) X(nvlink_recovery) X(nvlink_symbol) X(remap_banks)
 
-#define STRINGS(X) X(name) X(uuid) X(serial) X(vbios_version) X(pci_bus_id)
+#define STRINGS(X) X(name) X(uuid) X(serial) X(vbios_version) X(pci_bus_id) X(chassis_serial)
 
 #define AS_VALUE(name) V_##name,
 #define AS_LIST(name) L_##name,

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Failure, Finding, Reading, Xid
+from gpu_exporter.model import Device, Driver, Event, Failure, Finding, Reading
 from gpu_exporter.sources import SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.dcgm import table
 from gpu_exporter.sources.program import MissingProgramError, Program, ProgramError, Run, Said, SlowProgramError, shown
@@ -87,7 +87,7 @@ class DcgmSource:
             return Reading(device, failure=Failure("lost", "the host engine tells nothing of it any more"))
         return self._reading(device, dict(zip(self._fields, row.cells, strict=True)))
 
-    def events(self) -> Sequence[Xid]:
+    def events(self) -> Sequence[Event]:
         """None: a last XID without its time is no event."""
         return ()
 

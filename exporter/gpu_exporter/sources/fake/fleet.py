@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog import DEVICE_METRICS, WHOLE, by_name
+from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
-from gpu_exporter.model import Device, Driver, Failure, Process, Reading, Reason, Xid
+from gpu_exporter.model import Device, Driver, Failure, GpuEvent, Process, Reading, Reason, Xid, XidDetail
 from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
 from gpu_exporter.sources.fake.partitions import cut
@@ -119,6 +120,11 @@ class FakeFleet:
             if (event := active.get("hot_plug")) is None or event.plugged
         )
 
+    def named(self, index: int, device: Device) -> Device:
+        """The device as its board names itself now: a drift may have changed its VBIOS."""
+        drift = self._active[index].get("drift")
+        return device if drift is None or not drift.vbios else replace(device, vbios_version=drift.vbios)
+
     def falsehoods(self, index: int) -> Falsehoods:
         """What the driver does not tell of one GPU, or tells wrongly."""
         with self._lock:
@@ -141,6 +147,13 @@ class FakeFleet:
             processes = None if self._owners is None else tuple(self._processes(simulation.processes(), quantities))
         values = self._fixed | {row: quantities[name] for row, name in _SIMULATED if name in quantities}
         labelled |= {(_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)}
+        labelled |= {
+            (row, (part.labels[0][1],)): value
+            for part, row in WHOLE.items()
+            if isinstance(part.fake, str) and (value := quantities.get(part.fake)) is not None
+        }
+        of_links = sorted(simulation.link_errors.items())
+        labelled |= {(NVLINK_LINK_ERRORS, (str(link), kind)): count for (link, kind), count in of_links}
         return Reading(
             device,
             values,
@@ -201,7 +214,8 @@ class FakeFleet:
             self._simulations[index].advance(when)
             if event.fault == "xid":
                 stamp = when + sum(step.step for step in self._clock_steps)
-                self._xids.append(Xid(self.devices[index], event.xid, stamp))
+                detail = XidDetail(event.word, event.unit, event.sub_code, event.link)
+                self._xids.append(Xid(self.devices[index], event.xid, stamp, detail=detail))
                 continue
             self._switch(index, event, on=not undo)
             self._simulations[index].change(self._conditions(index))
@@ -229,6 +243,11 @@ class FakeFleet:
             simulation.count_link_errors(pcie_replays=event.count)
         elif event.fault == "nvlink":
             simulation.count_link_errors(nvlink_errors=event.count)
+        elif event.fault == "nvlink_link":
+            kind = event.kind or simulation.model.nvlink_errors[-1]
+            simulation.count_errors_of_link(event.link or 0, kind, event.count)
+        elif event.fault == "remap_bank":
+            simulation.memory_errors.wear(spare=event.spare, count=event.count)
 
     def _conditions(self, index: int) -> Conditions:
         return _conditions(self._active[index], self._simulations[index].model, self.devices[index])
@@ -296,7 +315,8 @@ class FakeSource:
         while fleet.hanging(index):
             fleet.wait(self._closed, _POLL)
             now = self._alive()
-        return self._telling.of(fleet.reading(index, now), self._devices[device.index], now, fleet.falsehoods(index))
+        named = fleet.named(index, self._devices[device.index])
+        return self._telling.of(fleet.reading(index, now), named, now, fleet.falsehoods(index))
 
     def events(self) -> Sequence[Xid]:
         """XIDs since the previous call."""
@@ -305,6 +325,15 @@ class FakeSource:
             return ()
         named = {device.uuid: device for device in self._devices}
         return tuple(replace(xid, device=named.get(xid.device.uuid, xid.device)) for xid in self._fleet.take_xids())
+
+    @property
+    def hears(self) -> bool:
+        """Its driver always tells."""
+        return not self._closed.is_set()
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """None: its XIDs are all that it tells."""
+        return ()
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver; reads that hang or are slow end with SourceError, so ``hung`` changes nothing."""
@@ -367,7 +396,12 @@ def _conditions(active: Mapping[str, Event], model: GpuModel, device: Device) ->
         workload=next((event.workload for event in events if event.fault == "workload"), None),
         parts=None if mig is None else cut(model, device.uuid, mig.instances),
         pcie_width=next((event.width for event in events if event.fault == "pcie"), 16),
+        pcie_generation=next((event.generation for event in events if event.fault == "slow_pcie"), None),
+        clock_ratio=next((event.ratio for event in events if event.fault == "clock_stuck"), None),
+        power_limit=next((event.power_limit for event in events if event.fault == "drift"), None),
+        ecc_off=any(not event.ecc for event in events if event.fault == "drift"),
         nvlinks_down=next((event.links for event in events if event.fault == "nvlink"), 0),
+        fabric=next((event.fabric for event in events if event.fault == "fabric"), ""),
         remap_pending=any(event.remap == "pending" for event in events),
         remap_failure=any(event.remap == "failure" for event in events),
         processes=tuple(event.process for event in events if event.process is not None),

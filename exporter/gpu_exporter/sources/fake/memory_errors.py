@@ -7,6 +7,8 @@ from typing import Final
 from gpu_exporter.sources.fake.models import GpuModel
 
 _SRAM_THRESHOLD: Final = 4  # NVIDIA does not publish its own
+SPARES: Final = ("max", "high", "partial", "low", "none")
+_BANKS_A_GIB: Final = 32  # an H100 of 80 GiB has 2560
 
 
 class MemoryErrors:
@@ -15,6 +17,8 @@ class MemoryErrors:
     def __init__(self, model: GpuModel) -> None:
         self._model = model
         self._replaced = {"corrected": 0, "uncorrected": 0}
+        self._worn: dict[str, int] = dict.fromkeys(SPARES[1:], 0)  # banks by the spare rows that they have left
+        self._banks = round(model.memory / 1024) * _BANKS_A_GIB
         self._counts = {
             (severity, lifetime, location): 0
             for severity in ("corrected", "uncorrected")
@@ -27,6 +31,11 @@ class MemoryErrors:
         self._counts[severity, "volatile", location] += count
         self._counts[severity, "aggregate", location] += count
         self._replaced[severity] += rows
+
+    def wear(self, *, spare: str, count: int) -> None:
+        """So many banks have so many spare rows left."""
+        if spare != "max":
+            self._worn[spare] = min(count, self._banks)
 
     def reset(self) -> None:
         """What an administrator's GPU reset does to the counters: volatile ones start again."""
@@ -43,11 +52,17 @@ class MemoryErrors:
         if "sram" in self._model.ecc:
             bad = self._counts["uncorrected", "aggregate", "sram"] >= _SRAM_THRESHOLD
             quantities["sram_threshold_exceeded"] = float(bad)
+            units = dict.fromkeys(("l2", "sm", "mcu", "pcie", "other"), 0.0)
+            units["l2"] = float(self._counts["uncorrected", "aggregate", "sram"])
+            quantities |= {f"sram_{unit}": count for unit, count in units.items()}
         if self._model.spares == "rows":
             quantities["remapped_corrected"] = float(self._replaced["corrected"])
             quantities["remapped_uncorrected"] = float(self._replaced["uncorrected"])
             quantities["remap_pending"] = float(remap_pending)
             quantities["remap_failure"] = float(remap_failure)
+            quantities["remap_banks_max"] = float(max(0, self._banks - sum(self._worn.values())))
+            quantities |= {f"remap_banks_{spare}": float(count) for spare, count in self._worn.items()}
+            quantities["repair_channel"] = quantities["repair_tpc"] = 0.0
         elif self._model.spares == "pages":
             quantities["retired_single_bit_ecc"] = float(self._replaced["corrected"])
             quantities["retired_double_bit_ecc"] = float(self._replaced["uncorrected"])

@@ -104,11 +104,6 @@ class GpuModel:
         """ECC cannot be switched off here; a board without it has no such mode."""
         return 1.0 if self.ecc else None
 
-    @property
-    def fabric_state(self) -> float | None:
-        """Registered with the fabric manager, where there is one."""
-        return 3.0 if self.fabric else None
-
 
 _H100: Final = GpuModel(
     name="h100",
@@ -327,7 +322,7 @@ _ALL: Final = (
         pcie_idle=5,
         nvlinks=18,
         nvlink_bandwidth=900e9,
-        nvlink_errors=("recovery", "symbol"),
+        nvlink_errors=("effective", "recovery_successful", "recovery_failed", "recovery", "symbol"),
         fabric=True,
         ecc=("dram", "sram"),
         spares="rows",

@@ -29,8 +29,10 @@ from gpu_exporter.config.parsers import (
     quoted,
     size,
 )
+from gpu_exporter.sources.fake.memory_errors import SPARES
 from gpu_exporter.sources.fake.models import GpuModel
 from gpu_exporter.sources.fake.partitions import MOST
+from gpu_exporter.sources.fake.simulation import FABRIC_FAULTS
 from gpu_exporter.sources.fake.telling import metrics
 from gpu_exporter.sources.fake.workloads import KINDS, Kind, ProcessType, SimulatedProcess
 
@@ -56,6 +58,10 @@ class Event:
     lasts: float | None = None
     target: float = 0.0
     xid: int = 0
+    word: str = ""
+    unit: str = ""
+    sub_code: int | None = None
+    link: int | None = None
     severity: str = "corrected"
     location: str = "dram"
     count: int = 1
@@ -67,7 +73,15 @@ class Event:
     enabled: bool = True
     instances: int = 2
     width: int = 8
+    generation: int = 1
+    ratio: float = 0.3
+    power_limit: float | None = None
+    ecc: bool = True
+    vbios: str = ""
     links: int = 1
+    kind: str = ""
+    spare: str = "low"
+    fabric: str = "not_started"
     step: float = 0.0
     metrics: tuple[Metric, ...] = ()
     value: float = 0.0
@@ -97,14 +111,20 @@ FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
         "overheat": _Fault(fields=("target",)),
         "fan_stop": _Fault(),
         "power_brake": _Fault(),
-        "xid": _Fault(lasts=False, fields=("xid",), needs="xid"),
+        "xid": _Fault(lasts=False, fields=("xid", "sub_code", "word", "unit", "link"), needs="xid"),
         "ecc": _Fault(fields=("severity", "location", "count", "remap")),
         "lost": _Fault(),
         "reset_required": _Fault(),
         "hang": _Fault(),
         "slow": _Fault(fields=("delay",), needs="delay"),
         "pcie": _Fault(fields=("width", "count")),
+        "slow_pcie": _Fault(fields=("generation",)),
+        "clock_stuck": _Fault(fields=("ratio",)),
+        "drift": _Fault(fields=("power_limit", "ecc", "vbios")),
         "nvlink": _Fault(fields=("links", "count")),
+        "nvlink_link": _Fault(lasts=False, fields=("link", "kind", "count")),
+        "fabric": _Fault(fields=("fabric",)),
+        "remap_bank": _Fault(lasts=False, fields=("spare", "count")),
         "process": _Fault(fields=("process",), needs="process"),
         "workload": _Fault(fields=("workload",), needs="workload"),
         "mig": _Fault(fields=("enabled", "instances")),
@@ -138,13 +158,25 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "fault": one_of(*FAULTS),
         "target": partial(_target, high=model.shutdown - 1),
         "xid": integer_between(1, 999),
+        "sub_code": integer_between(0, 63),
+        "word": one_of("Fatal", "Nonfatal"),
+        "unit": name,
+        "link": integer_between(0, max(model.nvlinks - 1, 0) if model.nvlinks else 35),
         "severity": one_of("corrected", "uncorrected"),
         "location": one_of(*model.ecc),
         "count": integer_between(0, 10**9),
         "remap": one_of("none", "done", "pending", "failure"),
         "delay": duration_between(0, _LONGEST_DELAY),
         "width": lambda value: int(one_of("1", "2", "4", "8")(str(value))),
+        "generation": integer_between(1, model.pcie - 1),
+        "ratio": _clock_ratio,
+        "power_limit": partial(_power_limit, low=model.power_min, high=model.power_max),
+        "ecc": boolean,
+        "vbios": _word,
         "links": integer_between(1, model.nvlinks),
+        "kind": one_of(*model.nvlink_errors),
+        "spare": one_of(*SPARES[1:]),
+        "fabric": one_of(*FABRIC_FAULTS),
         "workload": one_of(*KINDS),
         "enabled": boolean,
         "instances": integer_between(0, MOST),
@@ -181,6 +213,18 @@ def _target(value: Any, *, high: float) -> float:
     low = 40
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise RefusedError(f"{quoted(value)} is not a temperature from {low} to {high:g} °C")
+    return float(value)
+
+
+def _clock_ratio(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.05 <= value <= 0.95:
+        raise RefusedError(f"{quoted(value)} is not a share of the highest clock; write 0.05 to 0.95")
+    return float(value)
+
+
+def _power_limit(value: Any, *, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise RefusedError(f"{quoted(value)} is not a power limit of this board; write {low:g} to {high:g} (watts)")
     return float(value)
 
 
@@ -265,6 +309,11 @@ def _event(entry: Section, fleet: Fleet, parse: Mapping[str, Callable[[Any], Any
         values.setdefault("remap", "pending" if hard else "none")
         if values["remap"] != "none" and values["location"] != "dram":
             entry.refuse("remap", f"{quoted(values['remap'])} is not for {values['location']}; write none")
+    elif fault == "drift":
+        if "ecc" in values and not fleet.model.ecc:
+            entry.refuse("ecc", f"is not possible: {fleet.model.name} has none; write power_limit or vbios")
+        if values.keys() <= {"fault"}:
+            values["power_limit"] = fleet.model.power_min
     elif fault in {"pcie", "nvlink"}:
         values.setdefault("count", 0)
     elif fault == "impossible_value":
@@ -292,7 +341,14 @@ def _process(entry: Section, usable_bytes: int) -> dict[str, Any]:
 
 
 def _refuse_what_the_board_lacks(entry: Section, fault: str, model: GpuModel) -> None:
-    lacks = {"ecc": not model.ecc, "mig": not model.mig, "nvlink": not model.nvlinks}
+    lacks = {
+        "ecc": not model.ecc,
+        "mig": not model.mig,
+        "nvlink": not model.nvlinks,
+        "nvlink_link": not model.nvlinks,
+        "fabric": not model.fabric,
+        "remap_bank": model.spares != "rows",
+    }
     if lacks.get(fault):
         able = ", ".join(name for name in FAULTS if not lacks.get(name))
         entry.refuse("fault", f"'{fault}' is not possible: {model.name} has none; write one of {able}")

@@ -17,6 +17,7 @@ from itertools import cycle
 from types import MappingProxyType
 from typing import Final
 
+from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import MHZ, MIB, Metric
 from gpu_exporter.sources.fake.memory_errors import MemoryErrors
 from gpu_exporter.sources.fake.models import GpuModel
@@ -34,6 +35,7 @@ _STALLED: Final = 0.2  # what is left of the air flow by convection
 _SW_FLOOR: Final = 0.4  # shares of the span from idle to the limit that the governors can get down to
 _HW_FLOOR: Final = 0.15
 _BRAKE: Final = 0.3
+_CLOCK_EXPONENT: Final = 0.45  # of the power share, for the clock that it pays for
 _HIDDEN_BY_MIG: Final = (
     "utilization",
     "memory_io",
@@ -74,13 +76,30 @@ class Conditions:
     workload: Kind | None = None
     parts: tuple[Part, ...] | None = None  # in MIG mode
     pcie_width: int = 16
+    pcie_generation: int | None = None  # the highest that the link trains to
+    clock_ratio: float | None = None  # of the highest SM clock, where it is stuck
+    power_limit: float | None = None  # watts, where it is not the default
+    ecc_off: bool = False
     nvlinks_down: int = 0
+    fabric: str = ""  # what is wrong with the fabric: FABRIC_FAULTS
     remap_pending: bool = False
     remap_failure: bool = False
     processes: tuple[SimulatedProcess, ...] = ()
 
 
+_AER: Final = tuple(part.labels[0][1] for part in by_name("gpu_pcie_aer_errors_total").parts)
 HEALTHY: Final = Conditions()
+_FABRIC_CONDITIONS: Final = (
+    "degraded_bandwidth",
+    "route_recovery",
+    "route_unhealthy",
+    "access_timeout_recovery",
+    "incorrect_configuration",
+)
+_FABRIC_STATES: Final = {"not_started": 1.0, "in_progress": 2.0}
+# Registration that does not begin, does not end, or fails; and the conditions of gpu_fabric_health.
+FABRIC_FAULTS: Final = (*_FABRIC_STATES, "failed", *_FABRIC_CONDITIONS)
+_FAILED: Final = 999.0  # NVML_ERROR_UNKNOWN
 
 
 @dataclass(slots=True)
@@ -119,6 +138,7 @@ class Simulation:
         "_totals",
         "_workload",
         "conditions",
+        "link_errors",
         "memory_errors",
         "model",
     )
@@ -136,6 +156,7 @@ class Simulation:
         self._heat = self._demand.memory_io
         self._flags = dict.fromkeys(_REASONS, False)
         self.memory_errors = MemoryErrors(model)
+        self.link_errors: dict[tuple[int, str], float] = {}
         flow = 1.0 if not model.fans else 0.7
         settled = self._ambient + model.thermal_resistance / flow * min(self._power, model.power)
         self._temperature = min(settled, model.max_operating)
@@ -188,6 +209,10 @@ class Simulation:
             used[process.mig_uuid] += process.memory_used
         return rows(self.conditions.parts or (), used, self._profiled() if self.model.gpm else {})
 
+    def count_errors_of_link(self, link: int, kind: str, count: int) -> None:
+        """One link had errors."""
+        self.link_errors[link, kind] = self.link_errors.get((link, kind), 0.0) + count
+
     def count_link_errors(self, *, pcie_replays: int = 0, nvlink_errors: int = 0) -> None:
         """Packets had to be repeated."""
         self._totals.pcie_replays += pcie_replays
@@ -230,13 +255,17 @@ class Simulation:
         if self._decay[0] != seconds:
             self._decay = (seconds, -math.expm1(-seconds / model.time_constant))
         gain = self._decay[1]
-        idle, span = model.power_idle, model.power - model.power_idle
+        limit = self._limit()
+        idle, span = model.power_idle, limit - model.power_idle
         resistance = model.thermal_resistance / self._air_flow(seconds)
         floor = idle + _SW_FLOOR * span
 
         wanted = self._wanted(demand)
-        capped = wanted > model.power
-        power = min(wanted, model.power)
+        stuck = conditions.clock_ratio
+        if stuck is not None:
+            wanted = min(wanted, idle + (wanted - idle) * stuck ** (1 / _CLOCK_EXPONENT))
+        capped = wanted > limit
+        power = min(wanted, limit)
         if conditions.power_brake:
             power = min(power, idle + _BRAKE * span)
         inlet = self._inlet(resistance, power, floor)
@@ -253,7 +282,9 @@ class Simulation:
         self._temperature = min(self._temperature, model.shutdown - 1.0)
         self._heat += (demand.memory_io - self._heat) * gain
         self._power = power
-        self._ratio = 1.0 if power >= wanted else max(0.2, ((power - idle) / (wanted - idle)) ** 0.45)
+        self._ratio = 1.0 if power >= wanted else max(0.2, ((power - idle) / (wanted - idle)) ** _CLOCK_EXPONENT)
+        if stuck is not None:
+            self._ratio *= stuck
         slowed = self._hot
         self._hot = self._too_hot()
         slowed = slowed or self._hot
@@ -275,11 +306,22 @@ class Simulation:
         totals.dram_active += demand.memory_io * DRAM_ACTIVE * seconds
         totals.energy += power * seconds
         pcie = model.pcie_bandwidth * seconds * conditions.pcie_width / 16
+        pcie *= 2.0 ** (self._pcie_generation(busy=True) - model.pcie)
         totals.pcie_transmit += demand.pcie_transmit * pcie
         totals.pcie_receive += demand.pcie_receive * pcie
         if model.nvlinks:
             share = 1.0 - conditions.nvlinks_down / model.nvlinks
             totals.nvlink += demand.nvlink * model.nvlink_bandwidth * share * seconds
+
+    def _limit(self) -> float:
+        """The power limit in force, in watts."""
+        limit = self.conditions.power_limit
+        return self.model.power if limit is None else limit
+
+    def _pcie_generation(self, *, busy: bool) -> int:
+        generation = self.model.pcie if busy else self.model.pcie_idle
+        most = self.conditions.pcie_generation
+        return generation if most is None else min(generation, most)
 
     def _too_hot(self) -> bool:
         """The hardware slows down from its limit on, and until it is 2 K below."""
@@ -334,6 +376,7 @@ class Simulation:
             "temperature": float(round(self._temperature)),
             "power": round(min(self._power * swing, model.power_max), 3),
             "power_average": round(self._power, 3),
+            "power_limit": self._limit(),
             "energy": round(totals.energy, 3),
             "clock_sm": sm,
             "clock_graphics": sm,
@@ -342,14 +385,17 @@ class Simulation:
             "performance_state": float(state),
             "reason_gpu_idle": 0.0 if busy else 1.0,
             "pcie_replays": totals.pcie_replays,
-            "pcie_generation": float(model.pcie if busy else model.pcie_idle),
+            "pcie_generation": float(self._pcie_generation(busy=busy)),
             "pcie_width": float(conditions.pcie_width),
+            **{f"pcie_aer_{kind}": 0.0 for kind in _AER},
         }
         for reason in _REASONS:
             quantities[f"reason_{reason}"] = 1.0 if self._flags[reason] else 0.0
             quantities[f"reason_seconds_{reason}"] = totals.reasons[reason]
         for engine in model.engines:
             quantities[engine] = round(getattr(demand, engine), 2)
+        if model.ecc_enabled is not None:
+            quantities["ecc_enabled"] = 0.0 if conditions.ecc_off else model.ecc_enabled
         if model.memory_max is not None:
             memory_heat = 33.0 + 0.35 * self._temperature + 14.0 * self._heat
             quantities["memory_temperature"] = float(round(min(memory_heat, model.memory_max)))
@@ -362,7 +408,14 @@ class Simulation:
             quantities["nvlinks_inactive"] = float(conditions.nvlinks_down)
             quantities["nvlink_transmit_bytes"] = quantities["nvlink_receive_bytes"] = float(int(totals.nvlink))
             for kind in model.nvlink_errors:
-                quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors
+                of_links = sum(count for (_, each), count in self.link_errors.items() if each == kind)
+                quantities[f"nvlink_errors_{kind}"] = totals.nvlink_errors + of_links
+        if model.fabric:
+            quantities["fabric_state"] = _FABRIC_STATES.get(conditions.fabric, 3.0)
+            if conditions.fabric not in _FABRIC_STATES:
+                quantities["fabric_status"] = _FAILED if conditions.fabric == "failed" else 0.0
+            for condition in _FABRIC_CONDITIONS:
+                quantities[f"fabric_{condition}"] = float(conditions.fabric == condition)
         if model.mig:
             quantities["mig_mode"] = float(conditions.parts is not None)
         quantities |= self.memory_errors.quantities(

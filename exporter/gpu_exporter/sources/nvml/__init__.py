@@ -7,16 +7,17 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pynvml
 
+from gpu_exporter.catalog import by_name
+from gpu_exporter.catalog.power import SUSPENDED
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
-from gpu_exporter.model import Device, Driver, Failure, Reading, Xid
-from gpu_exporter.sources import SourceChangedError, SourceError, SourceKind
+from gpu_exporter.model import Device, Driver, Event, Failure, GpuEvent, Reading
+from gpu_exporter.sources import Source, SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity, library
 from gpu_exporter.sources.nvml.again import Again
 from gpu_exporter.sources.nvml.asking import Answers
@@ -27,6 +28,7 @@ from gpu_exporter.sources.nvml.identity import Nameplate
 from gpu_exporter.sources.nvml.mig import MigDevices, Seen
 from gpu_exporter.sources.nvml.plan import Plan
 from gpu_exporter.sources.nvml.processes import Listed, ProcessLists
+from gpu_exporter.sources.nvml.sleep import Rest, RuntimePower, unless_asleep
 from gpu_exporter.sources.nvml.taped import RecordedLibrary, RecordingLibrary
 from gpu_exporter.sources.tape import Playback, Tape
 
@@ -38,6 +40,7 @@ _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
 # A recording says nothing of this machine's kernel.
 _NOWHERE: Final = Path("/nonexistent")
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _NOT_LISTED: Final = Listed(None, None)
 
 
@@ -67,7 +70,8 @@ class NvmlSource:
     """The Source that asks the driver. The constructor raises SourceError where NVML cannot be opened.
 
     ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
-    stands. None lists no processes at all; else they are listed at every reading.
+    stands. None lists no processes at all; else they are listed at every reading. GPUs that ``power`` has asleep are
+    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never.
     """
 
     name = "nvml"
@@ -80,8 +84,12 @@ class NvmlSource:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
+        power: RuntimePower | None = None,
+        rest: Rest | None = None,
     ) -> None:
         self._utilization_every = processes
+        self._power = power or RuntimePower(root)
+        self._rest = rest
         self._clock = clock
         self._monotonic = monotonic
         self._root = root
@@ -109,9 +117,15 @@ class NvmlSource:
     def read(self, device: Device) -> Reading:
         """Read one device; see Source.read."""
         now = self._monotonic()
+        self._let_sleep(now)
+        gpu = self._gpus[device.index]
+        asleep = self._asleep(gpu)
+        if asleep:
+            if all(self._asleep(other) for other in self._gpus):
+                raise SourceChangedError("every GPU is asleep")
+            return self._suspended(gpu)
         self._census.take(now)
         self._complete_driver(now)
-        gpu = self._gpus[device.index]
         try:
             gpu = self._identified(gpu, now)
             plan = self._plan(gpu)
@@ -125,9 +139,11 @@ class NvmlSource:
             self._blame_driver(error.code)
             return Reading(gpu.device, failure=error.failure)
         gpu.down, gpu.code = False, 0
+        if self._rest is not None:
+            self._rest.note(gpu.index, quiet=self._is_quiet(gpu, told, listed), now=now)
         return Reading(
             gpu.device,
-            told.values,
+            told.values if asleep is None else {**told.values, SUSPENDED: 0.0},
             told.increments,
             told.labelled | mig.labelled,
             processes=listed.processes,
@@ -142,7 +158,7 @@ class NvmlSource:
     def read_buffers(self, device: Device) -> Reading:
         """Read one device's sample buffers; see BufferedSource.read_buffers."""
         gpu = self._gpus[device.index]
-        if gpu.plan is None or gpu.down:
+        if gpu.plan is None or gpu.down or self._asleep(gpu):
             return Reading(gpu.device)
         try:
             told = gpu.plan.read_buffers()
@@ -150,9 +166,23 @@ class NvmlSource:
             return Reading(gpu.device, failure=error.failure)
         return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
 
-    def events(self) -> Sequence[Xid]:
-        """XIDs since the previous call."""
+    def events(self) -> Sequence[Event]:
+        """XIDs and other events since the previous call."""
         return self._xids.drain()
+
+    @property
+    def hears(self) -> bool:
+        """Whether some GPU's events are heard."""
+        return self._xids.hears
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """See HearingSource.could_tell."""
+        return [
+            GpuEvent(gpu.device, kind, 0)
+            for gpu in self._gpus
+            if gpu.plan is not None
+            for kind in self._xids.kinds(gpu.plan.handle)
+        ]
 
     def close(self, *, hung: bool = False) -> None:
         """Let go of the driver, so that it can be unloaded, reset, upgraded or re-partitioned."""
@@ -207,6 +237,32 @@ class NvmlSource:
                 raise source_error(error.value) from error
         if len(self._gpus) > 1 and all(gpu.code in SOURCE_CODES for gpu in self._gpus):
             raise source_error(code)
+
+    # --- sleep --------------------------------------------------------------------------------------------------------
+
+    def _asleep(self, gpu: _Gpu) -> bool | None:
+        """Whether the kernel has it asleep; None where that is not told."""
+        if not gpu.device.pci_bus_id:
+            self._guess(gpu)
+        return self._power.asleep(self._power.address(gpu.device))
+
+    def _suspended(self, gpu: _Gpu) -> Reading:
+        if self._rest is not None:
+            self._rest.note(gpu.index, quiet=True, now=self._monotonic())
+        nobody = self._power.memory_off(self._power.address(gpu.device))
+        return Reading(gpu.device, {SUSPENDED: 1.0}, processes=() if nobody else None)
+
+    def _is_quiet(self, gpu: _Gpu, told: Answers, listed: Listed) -> bool:
+        """Whether it could sleep: nothing computes on it, and what draws does not work. A screen's server may stay."""
+        computes = any(process.type == "compute" for process in listed.processes or ())
+        works = told.values.get(_UTILIZATION) != 0
+        return not computes and not works and self._power.may_sleep(self._power.address(gpu.device))
+
+    def _let_sleep(self, now: float) -> None:
+        """Raise SourceChangedError where the driver is to be closed, so that the GPUs can fall asleep."""
+        if self._rest is not None and self._rest.due(len(self._gpus), now):
+            self._rest.begin(now)
+            raise SourceChangedError("no GPU has worked for a minute: the driver is closed, so that they can sleep")
 
     # --- one device ---------------------------------------------------------------------------------------------------
 
@@ -310,8 +366,13 @@ def _release(driver: Driver) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _opener(config: Config) -> Callable[[], NvmlSource]:
-    return partial(NvmlSource, processes=_processes(config))
+def opener(config: Config, root: Path = Path("/")) -> Callable[[], Source]:
+    """What opens it, or what stands for it while every GPU sleeps; ``root`` is where /sys and /proc are."""
+
+    def open_driver(power: RuntimePower, rest: Rest | None) -> NvmlSource:
+        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest)
+
+    return unless_asleep(open_driver, let_sleep=config.collection.let_sleep, root=root)
 
 
 def _processes(config: Config) -> float | None:
@@ -340,4 +401,4 @@ def _player(config: Config, playback: Playback) -> Callable[[], NvmlSource]:
     return opened
 
 
-KIND: Final = SourceKind(source=NvmlSource, opener=_opener, findings=findings, recorder=recorder, player=_player)
+KIND: Final = SourceKind(source=NvmlSource, opener=opener, findings=findings, recorder=recorder, player=_player)

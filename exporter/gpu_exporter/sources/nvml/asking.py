@@ -11,6 +11,7 @@ from typing import Any, Final
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
@@ -30,6 +31,10 @@ from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 
 log = logging.getLogger(__name__)
 
+_LINK_ERRORS: Final = frozenset(
+    by_name("gpu_nvlink_errors_total", kind=kind)
+    for kind in ("crc_flit", "replay", "recovery", "symbol", "effective", "recovery_successful", "recovery_failed")
+)
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
 # So many answers in a row that are neither a value nor a "not supported" condemn a device that takes its time for them;
@@ -223,10 +228,16 @@ class Asker:
         if answer is None:
             return
         for metric, row in rows:
+            if row.only is not None and getattr(answer, row.only[0]) != row.only[1]:
+                continue
             numbers = parts(answer, row)
             bad = next((number for number, nothing in numbers if number in nothing), None)
             if bad is not None:
                 answers.refused.append((metric, float(bad)))
+            elif row.codes:
+                told = dict(row.codes).get(numbers[0][0] >> row.shift & row.mask)
+                if told is not None:
+                    answers.values[metric] = told
             elif row.bit is not None:
                 answers.values[metric] = float(bool(numbers[0][0] & getattr(pynvml, row.bit)))
             elif (value := scaled(sum(number for number, _ in numbers), row.scale)) not in row.absent:
@@ -337,6 +348,9 @@ class Asker:
         total = self._link_rows.total(metric, column, told, answers.refused)
         if total is not None:
             answers.values[metric] = total
+        if isinstance(column, Field) and metric in _LINK_ERRORS:
+            for link, count in self._link_rows.with_errors(metric, column):
+                answers.labelled[NVLINK_LINK_ERRORS, (str(link), dict(metric.labels)["kind"])] = count
 
     def _ask_gpm(self, rows: list[tuple[Metric, Gpm]], answers: Answers) -> None:
         numbers = {metric: int(getattr(pynvml, column.name)) for metric, column in rows}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import pynvml
 
@@ -20,6 +22,7 @@ _ARCHITECTURES: Final = {
     for name in dir(pynvml)
     if name.startswith("NVML_DEVICE_ARCH_") and name != "NVML_DEVICE_ARCH_UNKNOWN"
 }
+_NOT_TOLD: Final = 0xFF
 # nvml.h, nvmlBrandType_t, in NVIDIA's own spelling.
 _BRANDS: Final = {
     pynvml.NVML_BRAND_QUADRO: "Quadro",
@@ -63,10 +66,10 @@ class Nameplate:
 
     def complete(self, handle: Any, now: float) -> Device:
         """Ask for what is missing, where that is due; ``now`` is monotonic seconds. Raises DeviceFailedError."""
-        missing = [name for name in _ASKED if not getattr(self.device, name)]
-        if missing and self._again.due(now):
-            for name in missing:
+        if self._again.due(now):
+            for name in [name for name in _ASKED if not getattr(self.device, name)]:
                 self.device = replace(self.device, **{name: _ASKED[name](handle)})  # type: ignore[arg-type]
+            self.device = replace(self.device, **_place(handle))  # type: ignore[arg-type]
             # Its name every device has.
             self._again.most = SOON if not (self.device.uuid and self.device.model) else SELDOM
             self._again.later(now)
@@ -135,6 +138,33 @@ def _decoded(answer: Any) -> str:
 
 def _bus_id(handle: Any) -> Any:
     return pynvml.nvmlDeviceGetPciInfo(handle).busId
+
+
+def _place(handle: Any) -> dict[str, str]:
+    """Where it is in an NVLink fabric, and in its rack; the fabric may be set up later, and anew."""
+    place = {}
+    fabric = _filled("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfoV_t", handle)
+    if fabric is not None and fabric.state == pynvml.NVML_GPU_FABRIC_STATE_COMPLETED and any(fabric.clusterUuid):
+        place = {"cluster_uuid": str(UUID(bytes=bytes(fabric.clusterUuid))), "clique": str(fabric.cliqueId)}
+    platform = _filled("nvmlDeviceGetPlatformInfo", "c_nvmlPlatformInfo_v2_t", handle)
+    if platform is not None:
+        # As bytes: pynvml takes numbers for characters, and noise for UTF-8.
+        structure, raw = type(platform), bytes(platform)
+        serial = structure.chassisSerialNumber
+        text = raw[serial.offset : serial.offset + serial.size].partition(b"\0")[0].decode("ascii", "replace").strip()
+        place["chassis"] = text if text.isprintable() and text.isascii() else ""
+        numbers = {"slot": "slotNumber", "tray": "trayIndex", "host": "hostId", "module": "moduleId"}
+        told = {name: raw[getattr(structure, member).offset] for name, member in numbers.items()}
+        place |= {name: str(number) for name, number in told.items() if number != _NOT_TOLD}
+    return place
+
+
+def _filled(call: str, structure: str, handle: Any) -> Any:
+    """A structure as the driver fills it in; None where it, or this binding, has no such call."""
+    if not hasattr(pynvml, call) or not hasattr(pynvml, structure):
+        return None
+    filled = getattr(pynvml, structure)()
+    return filled if _ask(getattr(pynvml, call), handle, ctypes.byref(filled)) is not None else None
 
 
 _ASKED: Final[dict[str, Callable[[Any], str]]] = {

@@ -78,6 +78,10 @@ class _Counts:
             self._latest, self._sum = told, sum(count.total for count in self._counts)
         return self._sum
 
+    def by_link(self) -> list[float]:
+        """The same of each link."""
+        return [count.total for count in self._counts]
+
 
 class _States:
     """The state of each link of a device. One that does not tell it for a moment has the one it told last."""
@@ -125,3 +129,8 @@ class LinkRows:
             counts = self._counts[metric, column] = _Counts(len(numbers))
         total = counts.total(numbers)
         return None if total is None else scaled(total, column.scale)
+
+    def with_errors(self, metric: Metric, column: Field) -> list[tuple[int, float]]:
+        """The links that have counted anything in this row, and how much."""
+        counts = self._counts.get((metric, column))
+        return [] if counts is None else [(link, count) for link, count in enumerate(counts.by_link()) if count]

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.catalog import DEVICE_METRICS, by_name
-from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Mig, Processes, Samples
+from gpu_exporter.catalog import ASKED, WHOLE, by_name
+from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Kernel, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers, Asker, Work
@@ -32,8 +32,8 @@ class Plan:
         self._monotonic = monotonic
         self._release = driver_release
         self._rows: dict[Metric, Row] = {}
-        for metric in DEVICE_METRICS:
-            possible = (column for column in metric.nvml if not isinstance(column, (Mig, Processes)))
+        for metric in ASKED:
+            possible = (column for column in metric.nvml if not isinstance(column, (Kernel, Mig, Processes)))
             if columns := tuple(column for column in possible if self._known(column)):
                 self._rows[metric] = Row(metric, columns)
         self._fallen: list[Row] = []  # those that have a better column than the one in use
@@ -83,6 +83,9 @@ class Plan:
         if slow or changed:
             self._keep_slow(answers, anew=slow)
         answers.values = {**self._settled, **self._kept, **answers.values}
+        for part in answers.values.keys() & WHOLE.keys():
+            answers.labelled[WHOLE[part], (part.labels[0][1],)] = answers.values.pop(part)
+        answers.refused = [(WHOLE.get(metric, metric), value) for metric, value in answers.refused]
         self._group_all()
         return answers
 

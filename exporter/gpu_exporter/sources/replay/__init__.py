@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Finding, Reading, Xid
-from gpu_exporter.sources import BufferedSource, Source, SourceChangedError, SourceError, SourceKind, kind_of
+from gpu_exporter.model import Device, Driver, Event, Finding, GpuEvent, Reading
+from gpu_exporter.sources import (
+    BufferedSource,
+    HearingSource,
+    Source,
+    SourceChangedError,
+    SourceError,
+    SourceKind,
+    kind_of,
+)
 from gpu_exporter.sources.tape import Playback, Recording, load
 
 _LOOP: Final = "?loop"
@@ -50,9 +58,18 @@ class ReplaySource:
             return self._source.read_buffers(device)
         return Reading(device)
 
-    def events(self) -> Sequence[Xid]:
+    def events(self) -> Sequence[Event]:
         """The recorded XIDs whose time has come."""
         return self._source.events()
+
+    @property
+    def hears(self) -> bool:
+        """Whether the recorded driver's events are played."""
+        return isinstance(self._source, HearingSource) and self._source.hears
+
+    def could_tell(self) -> Sequence[GpuEvent]:
+        """See HearingSource.could_tell."""
+        return self._source.could_tell() if isinstance(self._source, HearingSource) else ()
 
     def close(self, *, hung: bool = False) -> None:
         """See Source.close."""

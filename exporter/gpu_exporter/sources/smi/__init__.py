@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gpu_exporter.config import Config
-from gpu_exporter.model import Device, Driver, Failure, Finding, Process, Reading, Xid
+from gpu_exporter.model import Device, Driver, Event, Failure, Finding, Process, Reading
 from gpu_exporter.sources import SourceChangedError, SourceKind
 from gpu_exporter.sources.program import Program, ProgramError, Run, shown
 from gpu_exporter.sources.shared import Shared
@@ -97,7 +97,7 @@ class SmiSource:
             mig_uuids=_mig_uuids(listed or ()),
         )
 
-    def events(self) -> Sequence[Xid]:
+    def events(self) -> Sequence[Event]:
         """None: nvidia-smi does not tell XIDs."""
         return ()
 

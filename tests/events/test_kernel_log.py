@@ -1,0 +1,290 @@
+"""The kernel log over time: files, pipes and devices that grow, rotate, fail and flood; and what of it counts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from tools.lab.wait import wait_for
+
+from gpu_exporter.events import kernel_log
+from gpu_exporter.events.kernel_log import Heard, KernelLog, since_boot
+from gpu_exporter.events.log_files import Device as Kmsg
+from gpu_exporter.events.log_files import GrowingFile, open_log
+from gpu_exporter.events.merge import WINDOW, EventLog, Merger
+from gpu_exporter.model import Device, Event, Xid
+
+NOW = 1_800_000_000.0
+UPTIME = 5000.0
+BUS = "0000:3b:00"
+GPU = Device(0, "GPU-a", "H100", pci_bus_id="00000000:3B:00.0")
+
+
+def record(message: str, *, at: float = 4000.0, number: int = 1, priority: int = 3) -> bytes:
+    return f"{priority},{number},{round(at * 1e6)},-;{message}\n".encode()
+
+
+def xid(number: int, rest: str = "x", bus: str = BUS) -> str:
+    return f"NVRM: Xid (PCI:{bus}): {number}, {rest}"
+
+
+@contextmanager
+def reading(path: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[KernelLog]:
+    log = KernelLog(path, clock=clock, monotonic=lambda: UPTIME)
+    log.start()
+    with closing(log):
+        yield log
+    assert not [thread for thread in threading.enumerate() if thread.name == "kernel log"]
+
+
+class Ear:
+    """Collects what a log has told."""
+
+    def __init__(self, log: KernelLog) -> None:
+        self._log = log
+        self.heard: list[Heard] = []
+        self.sxids: dict[tuple[str, int], int] = {}
+
+    def count(self, number: int) -> int:
+        heard, sxids = self._log.drain()
+        self.heard += heard
+        for key, count in sxids.items():
+            self.sxids[key] = self.sxids.get(key, 0) + count
+        return sum(each.count for each in self.heard if each.xid == number)
+
+    def wait(self, number: int, count: int) -> None:
+        wait_for(lambda: self.count(number) == count, lambda: (self.heard, self.sxids))
+
+
+def test_what_was_before_the_start_and_what_comes(tmp_path: Path) -> None:
+    path = tmp_path / "kmsg"
+    path.write_bytes(record(xid(79), at=4000.0) + record(xid(31), at=4500.0, number=2) + record(xid(31), at=4600.0))
+    with path.open("ab") as file:
+        file.write(record(xid(43), at=6000.0))
+    with reading(path) as log:
+        assert log.wait_first(60)
+        ear = Ear(log)
+        ear.wait(31, 2)
+        assert log.up
+        told = {each.xid: each for each in ear.heard}
+        assert (told[79].timestamp, told[79].earlier) == (NOW - 1000.0, True)
+        assert told[31].timestamp == NOW - 400.0, "of the latest"
+        assert told[43].timestamp == NOW, "a line from the future is of now"
+        with path.open("ab") as file:
+            file.write(record(xid(119), at=6000.0))
+        ear.wait(119, 1)
+        assert ear.heard[-1].timestamp == NOW, "what comes is of now, whatever it says"
+        assert not ear.heard[-1].earlier
+
+
+def test_a_file_that_is_rotated_cut_and_gone(tmp_path: Path) -> None:
+    path = tmp_path / "kern.log"
+    path.write_text(f"[ 12.5] {xid(31)}\n")
+    with reading(path) as log:
+        ear = Ear(log)
+        ear.wait(31, 1)
+        path.rename(tmp_path / "kern.log.1")
+        path.write_text(f"[ 13.5] {xid(43)}\n" + "[ 13.6] usb 1-1: new device\n")
+        ear.wait(43, 1)
+        path.write_text(f"[ 14.5] {xid(46)}\n")  # cut, as by logrotate's copytruncate, and shorter than before
+        ear.wait(46, 1)
+        path.unlink()
+        path.write_text(f"[ 15.5] {xid(62)}")  # without an end of line
+        ear.wait(62, 1)
+        assert {each.xid: each.count for each in ear.heard} == {31: 1, 43: 1, 46: 1, 62: 1}
+
+
+def test_a_flood_and_a_line_without_end_keep_neither_memory_nor_what_matters(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with reading(pipe) as log:
+        ear = Ear(log)
+        with pipe.open("wb") as file:
+            for number in range(20_000):
+                file.write(record(f"usb 1-1: device {number}", number=number))
+                if number % 100 == 0:
+                    file.write(record(xid(13), number=number))
+            file.write(b"NVRM: Xid (PCI:" + b"x" * 3_000_000)
+            file.write(b"\n" + bytes(range(256)) * 100 + b"\n")
+            for number in range(70_000):  # random numbers: more than are kept
+                file.write(f"{xid(number)}\n".encode())
+            file.write(record("nvidia-nvswitch0: SXid (PCI:0000:05:00.0): 20034, Fatal, Link 30"))
+            file.write(record(xid(79)))
+            file.flush()
+            wait_for(lambda: (ear.count(13), ear.sxids)[1] == {("0000:05:00", 20034): 1})
+            assert ear.count(13) == 201
+            wait_for(lambda: ear.count(79) >= 1)
+        assert len(log.drain()[0]) <= 1024
+
+
+def test_records_of_the_device_are_read_once_also_when_it_is_opened_again() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.setblocking(False)
+        for number in (1, 2):
+            ours.send(record(xid(31), number=number))
+        device = Kmsg(Path("/dev/kmsg"), os.dup(theirs.fileno()), after=None)
+        with closing(device):
+            assert [line[:4] for line in device.read(10)] == [b"3,1,", b"3,2,"]
+            assert device.read(10) == []
+        for number in (1, 2, 3):
+            ours.send(record(xid(31), number=number))
+        again = Kmsg(Path("/dev/kmsg"), os.dup(theirs.fileno()), after=device)
+        with closing(again):
+            assert [line[:4] for line in again.read(2)] == []
+            assert [line[:4] for line in again.read(10)] == [b"3,3,"]
+
+
+def test_a_file_that_is_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"a\nb\n")
+    first = open_log(path)
+    with closing(first):
+        assert first.read(10) == [b"a", b"b"]
+    with path.open("ab") as file:
+        file.write(b"c\n")
+    again = open_log(path, after=first)
+    assert isinstance(again, GrowingFile)
+    with closing(again):
+        assert again.read(10) == [b"c"]
+    path.write_bytes(b"d\n")
+    anew = open_log(path, after=again)
+    with closing(anew):
+        assert anew.read(10) == [b"d"], "shorter than what was read: another log"
+
+
+def test_a_log_that_is_not_there_is_one_line_and_found_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernel_log, "_AGAIN", 0.02)
+    caplog.set_level(logging.INFO, "gpu_exporter")
+    path = tmp_path / "kmsg"
+    with reading(path) as log:
+        assert log.wait_first(60)
+        assert (log.up, log.trouble) == (False, f"{path}: No such file or directory")
+        path.write_bytes(record(xid(48)))
+        Ear(log).wait(48, 1)
+        assert (log.up, log.trouble) == (True, "")
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert [line[:13] for line in lines] == ["no kernel log", "reading the k"]
+
+
+def test_what_cannot_be_a_log(tmp_path: Path) -> None:
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file"), (tmp_path / "a/b", "No such")):
+        heard, sxids, trouble = since_boot(path, clock=time.time, monotonic=time.monotonic)
+        assert (heard, sxids) == ([], {})
+        assert why in trouble
+    assert since_boot(Path(os.devnull), clock=time.time, monotonic=time.monotonic)[0] == []
+
+
+def test_the_journal_is_the_second_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(message: object, facility: str = "0", cursor: str = "c1") -> str:
+        told = {"__CURSOR": cursor, "SYSLOG_FACILITY": facility, "MESSAGE": message}
+        return json.dumps({**told, "_SOURCE_MONOTONIC_TIMESTAMP": "4000000000"})
+
+    lines = [entry(xid(79)), entry(xid(31), facility="1"), "{no json", entry([1, 2]), entry(xid(119), cursor="c9")]
+    program = tmp_path / "bin/journalctl"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\nexec sleep 1000\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(kernel_log, "KMSG", tmp_path / "no-kmsg")
+    log = KernelLog(None, clock=lambda: NOW, monotonic=lambda: UPTIME)
+    log.start()
+    with closing(log):
+        ear = Ear(log)
+        ear.wait(119, 1)
+        assert {each.xid: each.timestamp for each in ear.heard} == {79: NOW - 1000.0, 119: NOW - 1000.0}
+        assert log.up
+
+
+# --- counted once -----------------------------------------------------------------------------------------------------
+
+
+def event(by: str, at: float, count: int = 1, number: int = 31, device: Device = GPU) -> Xid:
+    return Xid(device, number, at, count, by)
+
+
+def counted(*events: Xid) -> int:
+    merger = Merger()
+    return sum(merger.new(each) for each in events)
+
+
+@pytest.mark.parametrize(
+    ("events", "count"),
+    [
+        ([event("nvml", NOW)], 1),
+        ([event("nvml", NOW), event("kernel log", NOW - 1)], 1),
+        ([event("kernel log", NOW - 1), event("nvml", NOW)], 1),
+        ([event("nvml", NOW), event("kernel log", NOW - 1), event("kernel log, in words", NOW - 1)], 1),
+        ([event("kernel log", NOW), event("nvml", NOW + WINDOW + 1)], 2),
+        ([event("nvml", NOW, 3), event("kernel log", NOW, 5)], 5),
+        ([event("nvml", NOW, 5), event("kernel log", NOW, 3), event("nvml", NOW + 1)], 6),
+        # The ring has two of an hour ago; the driver tells the one of now, and then the ring does.
+        ([event("kernel log", NOW - 3600, 2), event("nvml", NOW), event("kernel log", NOW)], 3),
+        ([event("nvml", NOW), event("kernel log", NOW - 3600, 2), event("kernel log", NOW)], 3),
+        ([event("nvml", NOW), event("kernel log", NOW, number=79)], 2),
+        ([event("nvml", NOW), event("kernel log", NOW, device=Device(1, "GPU-b", "H100"))], 2),
+        ([event("nvml", NOW + second) for second in range(60)], 60),
+        ([event(by, NOW + second) for second in range(60) for by in ("nvml", "kernel log")], 60),
+    ],
+)
+def test_each_event_counts_once(events: list[Xid], count: int) -> None:
+    assert counted(*events) == count
+
+
+def test_the_merger_is_bounded() -> None:
+    merger = Merger()
+    for number in range(10_000):
+        merger.new(event("nvml", NOW, number=number))
+    assert len(merger._told) <= 4096
+
+
+def taken(events: EventLog, devices: list[Device]) -> list[tuple[int, int]]:
+    new: list[Event] = events.take((), devices)
+    return [(each.xid, each.count) for each in new if isinstance(each, Xid)]
+
+
+def test_a_gpu_that_is_not_listed_yet_gets_its_xids_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "kmsg"
+    path.write_bytes(record(xid(79)) + record(xid(48, bus="0000:ff:00")))
+    events = EventLog(KernelLog(path, clock=lambda: NOW, monotonic=lambda: UPTIME))
+    events.start()
+    with closing(events):
+        assert taken(events, []) == []
+        assert taken(events, []) == []
+        assert taken(events, [GPU]) == [(79, 1)]
+        assert taken(events, [GPU]) == []
+        assert events.sources(nvml=True) == {"kernel_log": 1.0, "nvml": 1.0}
+    unlisted = [entry for entry in caplog.records if "does not list" in entry.getMessage()]
+    assert len(unlisted) == 2, "each once"
+
+
+def test_without_a_kernel_log() -> None:
+    events = EventLog()
+    events.start()
+    events.close()
+    assert events.take([event("nvml", NOW)], [GPU]) == [event("nvml", NOW)]
+    assert events.sources(nvml=False) == {"kernel_log": 0.0, "nvml": 0.0}
+    assert events.sxids == {}
+
+
+def test_switches_are_counted_by_number_and_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "kmsg"
+    fault = "nvidia-nvswitch0: SXid (PCI:0000:05:00.0): {}, Non-fatal, Link 1 x"
+    path.write_bytes(b"".join(record(fault.format(10000 + number % 400)) for number in range(800)))
+    events = EventLog(KernelLog(path, clock=lambda: NOW, monotonic=lambda: UPTIME))
+    events.start()
+    with closing(events):
+        wait_for(lambda: events.take((), []) == [] and sum(events.sxids.values()) == 800)
+    assert events.sxids["10000", "0000:05:00"] == 2
+    assert len(events.sxids) == 257
+    assert events.sxids["other", ""] == 2 * (400 - 256)
