@@ -16,6 +16,7 @@
 # make image-test   build and run the image, boot the systemd unit
 # make test-cluster   the chart on a real API server, by Helm 3 and 4 (builds them, once: 20 minutes on two cores)
 # make soak   the long runs: flat memory, fault storms
+# make faults   random faults with a seed, ten seeds of a minute: make faults FAULTS='--seeds 7 --seconds 600'
 # make clean  forget all of this
 
 .DEFAULT_GOAL := help
@@ -122,6 +123,10 @@ test-cluster: .venv/dev.stamp
 .PHONY: soak
 soak: .venv/dev.stamp
 	$(BIN)/pytest -m slow --ignore=tests/helm
+
+.PHONY: faults
+faults: .venv/dev.stamp
+	$(BIN)/python -m tools.faults $(FAULTS)
 
 .PHONY: docs
 docs: .venv/dev.stamp

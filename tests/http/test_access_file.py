@@ -297,5 +297,5 @@ def test_secrets_that_others_may_read_or_change_are_told_once(tmp_path: Path, ca
     told = [(record.message, record.file) for record in caplog.records]  # type: ignore[attr-defined]
     assert told == [
         ("others may change this file", str(tmp_path / "cert.pem")),
-        ("everybody may read this secret", str(tmp_path / "key.pem")),
+        ("everybody may read this file, which has passwords or a key", str(tmp_path / "key.pem")),
     ]

@@ -16,6 +16,7 @@ from typing import Final
 from tools.faults.watch import Watch
 from tools.lab.exporter import Exporter
 from tools.lab.nvml_stub import Mig, Process, Stub
+from tools.lab.wait import wait_for
 from tools.lab.web import ask
 
 _CODES: Final = (1, 2, 3, 4, 6, 9, 10, 13, 15, 16, 18, 28, 999)
@@ -134,19 +135,26 @@ class Storm:
     # --- the driver ---------------------------------------------------------------------------------------------------
 
     def driver_goes(self) -> None:
+        """Without calls that hang: beneath them the driver is not shut down, and so never opened anew."""
+        with self._machine.batch():
+            for gpu in range(self._sick):
+                self._machine.recover(gpu)
+        wait_for(lambda: self._exporter.value("gpu_exporter_stuck_reads") == 0)
         self._watch.disturbed()
         with self._machine.batch():
             self._machine.fail_driver(9)
             self._machine.fail_init(9)
         time.sleep(self._chance.random())
+        wait_for(lambda: self._exporter.value("gpu_up", gpu=self._sick) is None)
         self._machine.fail_init(0)
         self._back()
 
     def pause(self) -> None:
         self._watch.disturbed()
         self._exporter.signal(signal.SIGUSR1)
-        time.sleep(self._chance.random())
+        wait_for(lambda: self._exporter.value("gpu_exporter_paused") == 1)
         self._exporter.signal(signal.SIGUSR1)
+        wait_for(lambda: self._exporter.value("gpu_exporter_paused") == 0)
         self._back()
 
     def _back(self) -> None:

@@ -156,7 +156,11 @@ class Gate:
             wrong = mode & (stat.S_IWGRP | stat.S_IWOTH | (stat.S_IROTH if secret else 0))
             if wrong and (path, wrong) not in self._told:
                 self._told.add((path, wrong))
-                what = "everybody may read this secret" if wrong & stat.S_IROTH else "others may change this file"
+                what = (
+                    "everybody may read this file, which has passwords or a key"
+                    if wrong & stat.S_IROTH
+                    else "others may change this file"
+                )
                 log.warning(what, extra={"file": str(path), "mode": f"{mode & 0o777:04o}"})
 
     def _read(self, old: _State | None) -> _State:
