@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,10 @@ from typing import Any, get_args
 import pytest
 from tools.lab.nvml_stub import Stub, build
 from tools.lab.programs import MissingProgramError, NotBuiltError, Release, found, program
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILT = Path(tempfile.gettempdir()) / f"gpu-exporter-nvml-stub-{os.getuid()}"
 

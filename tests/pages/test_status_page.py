@@ -195,6 +195,7 @@ def test_several_reasons_are_one_cause(active: tuple[str, ...], words: str, *, a
     html = render(snapshot(reading(0, values)), live=None, ready=None, now=1004.0, telemetry_path="/metrics")
     assert Page(html).rows[1]["Throttled by"] == words
     assert ('<span class="bad">' in html) is alarms
+    assert ("1 hot (GPU 0)" in html) is (words == "too hot"), "whatever the core's own temperature is"
 
 
 def test_the_last_hour_is_a_line() -> None:
