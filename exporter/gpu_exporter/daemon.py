@@ -36,7 +36,7 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
     # Blocked before any thread starts, so that only the waiting below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     manager = Notifier.of_this_process()
-    start = _Start(config, heartbeat=manager.beat)
+    start = _Start(config, path, heartbeat=manager.beat)
     try:
         early = _until_started(start, manager)
         exporter = start.result()
@@ -47,7 +47,7 @@ def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[st
         raise
     status = f"listening on {exporter.address}"
     manager.ready(status)
-    reloading = _Reloading(exporter, config, path, overrides, manager=manager, status=status)
+    reloading = _Reloading(exporter, config, start.watch, overrides, manager=manager, status=status)
     reloading.start()
     while True:
         received = early.pop(0) if early else signal.sigwait(_SIGNALS)
@@ -98,7 +98,8 @@ def _close(exporter: Exporter | None) -> None:
 class _Start:
     """Makes and starts the exporter on a thread of its own: names, certificates and the driver may take their time."""
 
-    def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
+    def __init__(self, config: Config, path: Path | None, *, heartbeat: Callable[[], None]) -> None:
+        self.watch = Watch(path) if path else None
         self._config = config
         self._heartbeat = heartbeat
         self._error: BaseException | None = None
@@ -124,6 +125,8 @@ class _Start:
 
     def _run(self) -> None:
         try:
+            if self.watch is not None:
+                self.watch.mark()  # before anybody can see that we run, and change the file
             self.exporter = Exporter(self._config, heartbeat=self._heartbeat)
             self.exporter.start()
         except BaseException as error:  # noqa: BLE001 - raised by ``result``
@@ -141,7 +144,7 @@ class _Reloading:
         self,
         exporter: Exporter,
         config: Config,
-        path: Path | None,
+        watch: Watch | None,
         overrides: Mapping[str, tuple[str, str]],
         *,
         manager: Notifier,
@@ -149,11 +152,11 @@ class _Reloading:
     ) -> None:
         self._exporter = exporter
         self._config = config
-        self._path = path
+        self._path = None if watch is None else watch.paths[0]
         self._overrides = overrides
         self._manager = manager
         self._status = status
-        self._watch = Watch(path) if path else None
+        self._watch = watch
         self._changed = threading.Condition()
         self._wished = False
         self._running = False
@@ -184,8 +187,6 @@ class _Reloading:
 
     def _run(self) -> None:
         watch = self._watch
-        if watch is not None:
-            watch.mark()
         while True:
             with self._changed:
                 if watch is None and not self._wished:
