@@ -218,7 +218,7 @@ def _temperature(reading: Reading) -> str:
 
 
 def _heat(reading: Reading) -> str:
-    """How near the GPU is to its own limits: hot (or slowed down by heat, wherever it is measured), warm, or neither."""
+    """How near the GPU is to its own limits: hot (or slowed down by heat, wherever it arises), warm, or neither."""
     if any(reading.values.get(CLOCK_EVENTS[reason]) for reason in _CAUSES["too hot"]):
         return "hot"
     celsius = reading.values.get(_TEMPERATURE)
