@@ -105,7 +105,7 @@ def _check_hub(file: Path) -> None:
 
     config = hub_settings.load(file)
     if any(find_spec(name) is None for name in ("aiohttp", "dns", "msgspec")):
-        click.echo(f"{file}: ok, but what it names was not read: run pip install 'gpu-exporter[hub]'")
+        click.echo(f"{file}: ok, but what it names was not read: run pip install aiohttp dnspython msgspec")
         return
     from gpu_exporter.hub.fetching import access  # noqa: PLC0415
 

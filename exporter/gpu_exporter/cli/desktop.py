@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,7 +45,7 @@ def desktop(
     Without a target it shows what it showed last; the first time it asks. It changes nothing on any machine.
     docs/DESKTOP.md tells more.
     """
-    _check_libraries()
+    missing_libraries("desktop", *_LIBRARIES)
     pace = beat(interval)
     config, overrides = load_config(config_file, given)
     _check_display()
@@ -110,16 +109,6 @@ def _asked(
     if hub_url is not None:
         return Choice("hub", hub_url=hub_url, hub_config_file=config)
     return None
-
-
-def _check_libraries() -> None:
-    """Raise ClickException where one is not installed. The extra knows which PySide6 fits a Python."""
-    if missing := [name for name in _LIBRARIES if find_spec(name) is None]:
-        raise click.ClickException(
-            f"desktop needs {', '.join(missing)}; run: pip install 'gpu-exporter[desktop]'; in a checkout: "
-            "pip install '.[desktop]'"
-        )
-    missing_libraries("desktop")
 
 
 def _check_display() -> None:

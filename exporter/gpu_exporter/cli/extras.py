@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final
 
 import click
 
-# Modules whose package has another name.
-_PACKAGES: Final = {"dns": "dnspython", "PySide6": "pyside6-essentials"}
+# Modules whose package has another name, as pip is asked for it.
+_PACKAGES: Final = {
+    "dns": "dnspython",
+    # See pyproject.toml: newer ones end Python before 3.12.
+    "PySide6": "pyside6-essentials" if sys.version_info >= (3, 12) else "'pyside6-essentials<6.12'",
+}
 
 
 def need(command: str, modules: Sequence[str]) -> None:
     """Raise ClickException where one of the modules is not installed."""
-    if missing := [_PACKAGES.get(name, name) for name in modules if find_spec(name) is None]:
-        names = ", ".join(missing)
-        raise click.ClickException(f"{command} needs {names}; run: pip install {' '.join(missing)}")
+    if missing := [name for name in modules if find_spec(name) is None]:
+        packages = " ".join(_PACKAGES.get(name, name) for name in missing)
+        raise click.ClickException(f"{command} needs {', '.join(missing)}; run: pip install {packages}")

@@ -79,7 +79,7 @@ def free(
     """
     if cuda is not None and form == "json":
         raise click.UsageError("--cuda and --format=json cannot be given together; write one of them")
-    missing_libraries("top")
+    missing_libraries("free")
     from gpu_exporter.top.free import Wanted  # noqa: PLC0415 - other commands start faster without
 
     wanted = Wanted(
