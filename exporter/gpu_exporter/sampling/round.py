@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # Of a deadline, what all calls together may take in turn before the rest goes on side by side.
 _IN_TURN: Final = 1 / 3
+# Seconds that they may take in any case: all first readings, say, which make up what is asked for from then on. Side by
+# side, these would need their memory all at once.
+_IN_TURN_LEAST: Final = 0.25
 # Of that, what a call may take that is made in turn again the next time.
 _SLOW: Final = 1 / 2
 
@@ -63,7 +66,7 @@ class Round:
             """A late call came back; told on its own thread."""
             self._roster.returned(asked[position][1], outcome.result)
 
-        in_turn = _IN_TURN * timeout
+        in_turn = max(_IN_TURN * timeout, _IN_TURN_LEAST)
         took: dict[int, float] = {}
         calls = [partial(self._timed, ask, device, took) for device, _ in asked]
         apart = {position for position, (device, _) in enumerate(asked) if device.index in self._slow}
