@@ -106,7 +106,7 @@ def test_one_gpu_fails(start: Start, stub: Callable[..., Stub], code: int, reaso
     sick = {name: value for (name, labels), value in samples.items() if ("gpu", "1") in labels}
     # Memory of a stand-in without processes is held by somebody without a name: an account, as its states are.
     kept = {"gpu_info", "gpu_up", "gpu_read_errors_total", "gpu_state_seconds_total", "gpu_owner_seconds_total"}
-    kept |= {"gpu_owner_score_seconds_total", "gpu_owner_energy_joules_total"}
+    kept |= {"gpu_owner_score_seconds_total", "gpu_owner_energy_joules_total", "gpu_events_total"}
     assert set(sick) == kept, "its other series are absent"
     errors = exporter.value("gpu_read_errors_total", gpu=1, reason=reason)
     assert errors is not None
