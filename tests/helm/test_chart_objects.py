@@ -43,6 +43,14 @@ EXCEPTIONS = {
         "volume hostPath slurm": "the prolog's files, read-only",
         "hostPort": "asked for",
     },
+    "kernel-log": {
+        "volume hostPath kmsg": "what it asks for",
+        "privileged": "another container may not open the device",
+        "allowPrivilegeEscalation": "goes with it",
+        "capabilities are not dropped": "goes with it",
+        "runAsNonRoot": "the log is root's",
+        "runAsUser 0": "the log is root's",
+    },
     "owners-slurm": {"volume hostPath slurm": "the prolog's files, read-only"},
     "host-network": {"hostNetwork": "asked for"},
     "extras": {

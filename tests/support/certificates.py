@@ -31,7 +31,9 @@ class Site:
         issued = self.ca.issue_cert("127.0.0.1", "localhost", common_name=common_name)
         # The key last: what lies between has a key that is not the certificate's.
         issued.cert_chain_pems[0].write_to_path(self.folder / "cert.pem")
-        issued.private_key_pem.write_to_path(self.folder / "key.pem")
+        key = self.folder / "key.pem"
+        key.touch(mode=0o600)
+        issued.private_key_pem.write_to_path(key)
 
     def client(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
         """A client that trusts this CA; with a certificate of these names, if there are any."""
