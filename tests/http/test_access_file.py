@@ -237,8 +237,10 @@ def test_check_config_checks_the_web_configuration(site: Site) -> None:
     done = run("check-config")
     assert (done.returncode, done.stderr) == (
         2,
-        "gpu-exporter: there is nothing to check; write a file, or --web.config.file, --nodes.file or "
-        "--hub.config.file FILE\n",
+        (
+            "gpu-exporter: there is nothing to check; write a file, or --web.config.file, --nodes.file or "
+            "--hub.config.file FILE\n"
+        ),
     )
 
 
