@@ -35,7 +35,7 @@ DIFFER = {
     "gpu_temperature_celsius": (1.0, _MOVED),
 }
 _NO_FIELD = "nvidia-smi has no such field"
-_NOT_ASKED = (
+_NOT_ASKED = "nvidia-smi has a column for each of its values, which is not asked for"
     "nvidia-smi has a column for each of its values, which is not asked for: rows told by label are of NVML alone"
 )
 # Rows that only NVML tells.
