@@ -36,8 +36,6 @@ DIFFER = {
 }
 _NO_FIELD = "nvidia-smi has no such field"
 _NOT_ASKED = "nvidia-smi has a column for each of its values, which is not asked for"
-    "nvidia-smi has a column for each of its values, which is not asked for: rows told by label are of NVML alone"
-)
 # Rows that only NVML tells.
 ONLY_NVML = {
     "gpu_temperature_limit_celsius": _NO_FIELD,
