@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gpu_exporter.config import Config
 from gpu_exporter.history import Recorder, Retention
@@ -20,6 +21,11 @@ from gpu_exporter.recording.targets import Target, Watchers
 log = logging.getLogger(__name__)
 
 _END: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+def _add(recorder: Recorder, name: str, document: Mapping[str, Any]) -> None:
+    recorder.add(name, document, time.time())
+    log.debug("a sample was recorded", extra={"node": name})
 
 
 def record(config: Config, *, path: Path, retention: Retention, targets: Sequence[Target]) -> None:
@@ -34,7 +40,7 @@ def record(config: Config, *, path: Path, retention: Retention, targets: Sequenc
             watchers = Watchers(targets, interval=config.collection.interval, recorder=recorder)
             running.enter_context(closing(watchers)).start()
         else:
-            machine = ThisMachine(config, tell=lambda name, document: recorder.add(name, document, time.time()))
+            machine = ThisMachine(config, tell=partial(_add, recorder))
             running.enter_context(closing(machine)).start()
         recorder.start()
         what = ",".join(target.name for target in targets) or (machine.name if machine else "")
