@@ -23,12 +23,14 @@ INSTANCE = "node-1:9435"
 
 def snapshots(start: float) -> Iterator[Snapshot]:
     """Four GPUs from ``start`` (Unix seconds) on."""
-    clock = Clock(start)
+    # The fleet's own time: by night a simulated server has so little to do that it is idle for minutes.
+    noon = start // (24 * HOUR) * 24 * HOUR + 12 * HOUR
+    clock = Clock(noon)
     fleet = FakeFleet(gpus=4, model="h100", seed=1, scenario=ROOT / "tests/scenarios/six-hours.yml", clock=clock)
     source, pipeline = fleet.open(), Pipeline(gap=3 * TICK)
-    while clock.now <= start + 6 * HOUR:
+    while clock.now <= noon + 6 * HOUR:
         readings = pipeline.complete([source.read(device) for device in source.devices], now=clock.now)
-        yield Snapshot(Build("0", "3"), "fake", readings=readings, ok=True, timestamp=clock.now)
+        yield Snapshot(Build("0", "3"), "fake", readings=readings, ok=True, timestamp=clock.now - noon + start)
         clock.now += TICK
 
 
