@@ -340,6 +340,7 @@ def test_slow_calls_within_the_deadline_are_no_failure(start: Start, stub: Calla
     machine = stub("h100", "h100")
     exporter = start(machine, "--collection.interval=2s", "--collection.timeout=1s")
     machine.slow_function("nvmlDeviceGetMemoryInfo_v2", 0.3)
-    wait_for(lambda: (exporter.value("gpu_exporter_sample_duration_seconds") or 0) > 0.5)
+    # GPUs that are slow are read side by side: a round takes as long as one of them.
+    wait_for(lambda: (exporter.value("gpu_exporter_sample_duration_seconds") or 0) >= 0.3)
     assert ups(exporter) == {"0": 1, "1": 1}
     assert exporter.value("gpu_exporter_stuck_reads") == 0
