@@ -27,7 +27,8 @@ BIN := .venv/bin
 JOBS ?= $(shell nproc)
 # More words for pytest: make unit TESTS='-k sampler'
 TESTS ?=
-PYTEST = $(BIN)/pytest -n $(JOBS)
+# worksteal: the slowest tests are many and stand together; without it one worker would end with all of them.
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist=worksteal
 
 .PHONY: help
 help:
