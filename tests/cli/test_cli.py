@@ -248,7 +248,13 @@ def test_ctrl_c_while_modules_are_read_is_no_traceback(tmp_path: Path) -> None:
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", code, "metrics"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience(),
+        check=False,
+        cwd=tmp_path,
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 

@@ -103,6 +103,11 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         (first, *_) = re.findall(r"^\S.*?(http://127\.0\.0\.1:(\d+)/)", shown.log(), re.MULTILINE)
         assert f"all machines  {first[0]}" in shown.log(), "the hub is told first"
         wait_for(lambda: ask(int(first[1]), "/api/v1/nodes").text.count('"state":"online"') == 3, shown.log)
+        links = re.findall(r"^(?:\w+ +| +)http://127\.0\.0\.1:(\d+)(/\S*)", shown.log(), re.MULTILINE)
+        assert {(port, path): ask(int(port), path).status for port, path in links if path.endswith("alerts")} == {
+            (port, path): 200 for port, path in links if path.endswith("alerts")
+        }, "every release has its page of alerts, and it is that one which is named"
+        assert any(path.endswith("alerts") for _, path in links)
         assert len(shown.children()) == 6, "the hub, three exporters, Prometheus, Alertmanager"
         shown.interrupt()
         assert shown.ended() == 0, shown.log()

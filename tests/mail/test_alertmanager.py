@@ -202,9 +202,15 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
             id="heat over heat",
         ),
         pytest.param(
+            [HOT, alert("GPUHotterThanSiblings", "warning", 3), alert("GPUHotterThanSiblings", "warning", 2)],
+            {"GPUHotterThanSiblings 3"},
+            id="near its own limit, over hotter than others",
+        ),
+        pytest.param(
             [alert("GPURowRemapFailure", "critical", 3), alert("GPURowRemapPending", "warning", 3),
+             alert("GPUEccUncorrected", "warning", 3), alert("GPUEccUncorrected", "warning", 1),
              alert("GPUEccCorrectedStorm", "warning", 3), alert("GPUEccCorrectedStorm", "warning", 2)],
-            {"GPURowRemapPending 3", "GPUEccCorrectedStorm 3"},
+            {"GPURowRemapPending 3", "GPUEccUncorrected 3", "GPUEccCorrectedStorm 3"},
             id="memory over memory",
         ),
         pytest.param(

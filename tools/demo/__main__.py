@@ -142,7 +142,8 @@ class Demo:
             manager,
             "/-/ready",
         )
-        print(f"Alertmanager  {url}")
+        bare = b"does not include" in _body(url)
+        print(f"Alertmanager  {url}{'  (Debian leaves its pages out: amtool and the API work)' if bare else ''}")
         self._prometheus = f"http://{LOOPBACK}:{web}/"
         config = write_prometheus(self._folder, machines, port=web, alertmanager=manager)
         self._run(
@@ -156,7 +157,8 @@ class Demo:
             web,
             "/-/ready",
         )
-        print(f"Prometheus    {self._prometheus}alerts")
+        # Debian's older release has its pages elsewhere.
+        print(f"Prometheus    {self._prometheus}{_answering(self._prometheus, 'alerts', 'classic/alerts')}")
         print(f"              {self._prometheus}graph?g0.expr=gpu_temperature_celsius&g0.tab=0&g0.range_input=5m")
         print("Rules, routes and mails are those of deploy/; what waits for a minute there waits for a second here.")
         return box
@@ -218,6 +220,20 @@ class Demo:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
             data: dict[str, Any] = json.load(answer)["data"]
             return data
+
+
+def _body(url: str) -> bytes:
+    """What stands there; nothing where it does not answer with a page."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the demo's own program
+            return bytes(answer.read())
+    except (OSError, ValueError):
+        return b""
+
+
+def _answering(base: str, *paths: str) -> str:
+    """The first of the paths that has a page; the last where none has."""
+    return next((path for path in paths if _body(base + path)), paths[-1])
 
 
 def _say(line: str) -> None:
