@@ -38,7 +38,7 @@ OVER_TIME = {
     "GPUPCIeAerErrors": "an increase",
     "GPUHardwareSlowdownLong": "half an hour",
     "GPUPowerBelowSiblings": "siblings elsewhere",
-    "GPUHotterThanSiblings": "a quarter of an hour: boards cool down slowly",
+    "GPUHotterThanSiblings": "an hour: boards cool down slowly",
     "GPUConfigDrift": "for information, and of the fleet",
     "GPUDriverVersionSkew": "for information, and of the fleet",
     "GPUPersistenceModeOff": "for information; doctor tells it",
