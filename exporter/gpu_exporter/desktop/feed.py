@@ -12,7 +12,7 @@ from typing import Final
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from gpu_exporter.hub.client.client import Client, Curve
-from gpu_exporter.hub.client.origins import Hub, Origin, ThisMachine
+from gpu_exporter.hub.client.origins import Hub, Origin
 from gpu_exporter.hub.client.trails import Point
 from gpu_exporter.hub.client.view import View
 from gpu_exporter.hub.state import Gpu
@@ -57,8 +57,8 @@ class Feed(QObject):
 
     @property
     def hung(self) -> bool:
-        """Whether a call hangs that the end of the process would wait for, or may: of a driver it is known late."""
-        return any(client.hung or isinstance(client.origin, ThisMachine) for client in self._clients)
+        """Whether a call may hang that the end of the process would wait for."""
+        return any(client.hung for client in self._clients)
 
     def follow(self, origin: Origin) -> None:
         """Look there from now on."""

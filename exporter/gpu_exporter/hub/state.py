@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
@@ -107,11 +108,11 @@ class Person:
         return tuple(gpu for gpu in self.gpus if gpu.state == "idle")
 
 
-class Looks:
+class Looks(ABC):
     """What can be asked of machines, wherever they come from; a subclass gives them in their order."""
 
-    def __iter__(self) -> Iterator[NodeState]:
-        raise NotImplementedError
+    @abstractmethod
+    def __iter__(self) -> Iterator[NodeState]: ...
 
     def gpus(self) -> Iterator[Gpu]:
         """Every GPU, in the order of the machines."""

@@ -48,7 +48,7 @@ class Origin(Protocol):
 
     @property
     def hung(self) -> bool:
-        """Whether a call hangs that the end of the process would wait for."""
+        """Whether a call may hang that the end of the process would wait for."""
 
     async def follow(self, publish: Publish) -> None:
         """Publish views until it is cancelled; the first one as soon as there is something to tell."""
@@ -176,10 +176,6 @@ class Machine(Protocol):
     def name(self) -> str:
         """Its own name."""
 
-    @property
-    def stuck(self) -> bool:
-        """Whether driver calls hang that will never be waited for."""
-
     def start(self) -> None:
         """Begin to read."""
 
@@ -198,8 +194,8 @@ class ThisMachine:
 
     @property
     def hung(self) -> bool:
-        """Whether driver calls hang that the driver's exit handlers would wait for."""
-        return self._machine is not None and self._machine.stuck
+        """Whether a driver was opened here: a call that hangs is known late, and exit handlers would wait for it."""
+        return self._machine is not None
 
     async def follow(self, publish: Publish) -> None:
         """Read until it is cancelled."""

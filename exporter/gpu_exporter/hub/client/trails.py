@@ -45,9 +45,10 @@ class Trails:
         before, self._trails = self._trails, {}
         for gpu in view.gpus():
             trail = before.get(key(gpu)) or deque()
-            # A clock that was set back would leave points of the future.
-            while trail and (trail[0].at < view.taken - self._span or trail[-1].at > view.taken):
-                trail.popleft() if trail[-1].at <= view.taken else trail.pop()
+            while trail and trail[-1].at > view.taken:  # the clock was set back
+                trail.pop()
+            while trail and trail[0].at < view.taken - self._span:
+                trail.popleft()
             if not trail or view.taken - trail[-1].at >= _FINEST / 2:
                 trail.append(_point(gpu, view.taken))
             self._trails[key(gpu)] = trail
