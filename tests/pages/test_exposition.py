@@ -55,6 +55,7 @@ generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_l
 Labelled = dict[tuple[Metric, tuple[str, ...]], float]
 WHO = ("4711", "python3", "alice", "c0ffee123456", "", "", "", "")
 FAN = by_name("gpu_fan_speed_ratio")
+RPM = by_name("gpu_fan_speed_rpm")
 PLAIN = [metric for metric in DEVICE_METRICS if metric.kind != "info" and not metric.dynamic]
 BOTH = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
 
@@ -102,6 +103,7 @@ def healthy(index: int) -> Reading:
     values |= {metric: 1e9 * number + index for number, metric in enumerate(PLAIN) if metric.kind == "counter"}
     values |= {metric: 0.0 for metric in PLAIN if metric.name.startswith("gpu_clock_event_active")}
     labelled: Labelled = {(FAN, ("10",)): 0.31, (FAN, ("0",)): 0.3, (FAN, ("2",)): 0.32}
+    labelled |= {(RPM, ("0",)): 900.0}
     labelled |= {(row, WHO): 0.5 for row in (PROCESS_MEMORY, PROCESS_UTILIZATION)}
     of_owners = (*OWNER_SECONDS.values(), OWNER_SCORE, OWNER_ENERGY, OWNER_MEMORY)
     labelled |= {(row, ("user", "alice", "")): 7.5 for row in of_owners}

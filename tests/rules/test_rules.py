@@ -11,7 +11,21 @@ import yaml
 from tools.lab.programs import Release
 
 from gpu_exporter.catalog import CATALOG
-from rules import ALERTS, ALL, DEPLOY, FLEET, KNOWN, RECORDS, RULES, Rule, assert_promtool, load, metrics, where
+from rules import (
+    ALERTS,
+    ALL,
+    DEPLOY,
+    FLEET,
+    KNOWN,
+    OF_MACHINES,
+    RECORDS,
+    RULES,
+    Rule,
+    assert_promtool,
+    load,
+    metrics,
+    where,
+)
 
 RUNBOOK_URL = "https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/runbooks/{}.md"
 GRAFANA = "http://localhost:3000/d/"
@@ -186,7 +200,7 @@ def test_annotations(rule: Rule) -> None:
     assert board in boards, f"{here}: dashboard_url begins with one of {', '.join(sorted(boards))}"
     if rule.name not in FLEET:
         assert "$labels.instance" in description, f"{here}: description names the machine: {HOST}"
-    if rule.file not in {"alerts-exporter.yml", "alerts-host.yml"} and rule.name not in {*FLEET, "GPUMissing"}:
+    if rule.file not in {"alerts-exporter.yml", "alerts-host.yml"} and rule.name not in {*FLEET, *OF_MACHINES}:
         assert GPU in description, f"{here}: description names the GPU: {GPU}"
 
 

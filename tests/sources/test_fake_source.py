@@ -46,7 +46,7 @@ def test_what_can_be_configured_is_what_boards_offer() -> None:
 
 
 def test_catalogue_and_simulation_name_the_same_quantities() -> None:
-    simulated = {"fan_speeds", *(str(row.fake) for row in mig.ROWS)}  # by fan, by MIG device
+    simulated = {"fan_speeds", "fan_rpms", *(str(row.fake) for row in mig.ROWS)}  # by fan, by MIG device
     for model in MODELS.values():
         simulation = Simulation(model=model, workload=assign(1, 1)[0], start=START)
         simulated |= set(simulation.quantities())
@@ -131,8 +131,9 @@ def test_what_a_board_lacks_is_absent(model: str, name: str) -> None:
 def test_fans_exist_only_on_boards_that_have_them(model: str) -> None:
     fleet = FakeFleet(gpus=1, model=model, seed=1, clock=Clock(START))
     told = fleet.open().read(fleet.devices[0]).labelled
-    labels = [labels[0] for row, labels in told if row.dynamic == ("fan",)]
-    assert labels == (["0", "1"] if model == "rtx4090" else [])
+    labels = [(row.name, labels[0]) for row, labels in told if row.dynamic == ("fan",)]
+    names = ("gpu_fan_speed_ratio", "gpu_fan_speed_rpm")
+    assert labels == ([(name, fan) for name in names for fan in "01"] if model == "rtx4090" else [])
 
 
 # --- it looks alive ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ MakeStub = Callable[..., Stub]
 Here = Callable[[Stub], Stub]
 Read = Callable[[], Reading]
 RECOVERED, RECOVERIES_FAILED, EFFECTIVE = 213, 214, 219  # NVLink 5, per link
-CORRECTABLE, FATAL = 173, 180  # PCIe
+MALFORMED, INTEGRITY, DISCARDED, FEC = 206, 211, 212, 235
+CORRECTABLE, BAD_TLP, FATAL = 173, 179, 180  # PCIe
+SMOOTHING = 258
 
 
 class Clock:
@@ -64,9 +66,7 @@ def test_repairs_and_sram_units(opened: Callable[[Stub], Read], stub: MakeStub) 
         machine.set(0, name, value)
     reading = opened(machine)()
     assert told(reading, "gpu_repair_pending", "kind") == {"channel": 0, "tpc": 1}
-    assert told(reading, "gpu_sram_uncorrected_errors_total", "unit") == {
-        "l2": 0, "sm": 3, "mcu": 2, "pcie": 0, "other": 0,
-    }  # fmt: skip
+    assert told(reading, "gpu_sram_uncorrected_errors_total", "unit") == {"sm": 3, "mcu": 2}, "units without any"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,53 @@ def test_errors_of_links_and_of_pcie(opened: Callable[[Stub], Read], stub: MakeS
         ("14", "recovery_successful"): 505, ("14", "recovery_failed"): 1, ("3", "effective"): 7, ("14", "effective"): 2,
     }  # fmt: skip
     assert told(reading, "gpu_pcie_aer_errors_total", "kind") == {"correctable": 9, "fatal": 0}
+
+
+def test_what_is_told_once_there_is_any(opened: Callable[[Stub], Read], stub: MakeStub, clock: Clock) -> None:
+    """Seldom errors of links are looked at once a minute, are kept until then, and are absent while there are none."""
+    machine = stub("h100")
+    seldom = (MALFORMED, INTEGRITY, DISCARDED, *range(FEC, FEC + 16))
+    for field in seldom:
+        machine.field(0, (field, 2), 0)
+    machine.field(0, CORRECTABLE, 0)
+    machine.field(0, BAD_TLP, 0)
+    read = opened(machine)
+    kinds = {"crc_flit", "replay", "recovery"}
+    reading = read()
+    assert told(reading, "gpu_nvlink_errors_total", "kind").keys() == kinds
+    assert told(reading, "gpu_pcie_aer_errors_total", "kind") == {"correctable": 0}, "the sum tells that there is none"
+    for field, count in ((INTEGRITY, 3), (FEC + 7, 1000), (FEC + 8, 20), (FEC + 15, 1)):
+        machine.field(0, (field, 2), count)
+    machine.field(0, BAD_TLP, 4)
+    assert told(read(), "gpu_nvlink_errors_total", "kind").keys() == kinds
+    assert told(read(), "gpu_pcie_aer_errors_total", "kind") == {"correctable": 0, "bad_tlp": 4}
+    clock.now += 61
+    for _ in range(2):
+        reading = read()
+        assert told(reading, "gpu_nvlink_errors_total", "kind") == {
+            **dict.fromkeys(kinds, 0), "integrity": 3, "fec": 21,
+        }, "code words that needed less than half of the correction are healthy"  # fmt: skip
+        assert {labels for row, labels in reading.labelled if row is NVLINK_LINK_ERRORS} == {("2", "integrity")}
+        clock.now += 1
+
+
+def test_power_smoothing_wears_out(opened: Callable[[Stub], Read], stub: MakeStub) -> None:
+    machine = stub("h100")
+    machine.field(0, SMOOTHING, 9)
+    assert opened(machine)().values[by_name("gpu_power_smoothing_lifetime_ratio")] == 0.09
+
+
+def test_fans_are_measured_one_by_one(opened: Callable[[Stub], Read], stub: MakeStub) -> None:
+    machine = stub("rtx4090")
+    machine.set(0, "fan_rpms", (0, 1043))
+    read = opened(machine)
+    assert told(read(), "gpu_fan_speed_rpm", "fan") == {"0": 0, "1": 1043}
+    machine.set(0, "fan_rpms", (990,))
+    assert told(read(), "gpu_fan_speed_rpm", "fan") == {"0": 990}, "one that cannot be measured costs itself only"
+    machine.set(0, "fan_rpms", None)
+    reading = read()
+    assert told(reading, "gpu_fan_speed_rpm", "fan") == {}
+    assert told(reading, "gpu_fan_speed_ratio", "fan") == {"0": 0.3, "1": 0.31}, "the intended speed is still told"
 
 
 def test_the_place_in_fabric_and_rack(opened: Callable[[Stub], Read], stub: MakeStub, clock: Clock) -> None:

@@ -110,7 +110,7 @@ def test_every_call_of_the_catalogue_is_answered(agent: Agent, every_model: Stub
     with stub.batch():
         for name in SETTINGS - {"name", "uuid", "serial", "vbios_version", "mig_mode", "nvlink_generation"}:
             for device in (0, 1):
-                pair = [1, 2] if name == "fan_speeds" or name.startswith("nvlink_") else 1
+                pair = [1, 2] if name in {"fan_speeds", "fan_rpms"} or name.startswith("nvlink_") else 1
                 stub.set(device, name, [1] * 5 if name == "remap_banks" else pair)
         stub.set(0, "nvlink_generation", 3)
         stub.set(1, "nvlink_generation", 5)

@@ -35,7 +35,6 @@ DIFFER = {
     "gpu_temperature_celsius": (1.0, _MOVED),
 }
 _NO_FIELD = "nvidia-smi has no such field"
-_NOT_ASKED = "nvidia-smi has a column for each of its values, which is not asked for"
 # Rows that only NVML tells.
 ONLY_NVML = {
     "gpu_temperature_limit_celsius": _NO_FIELD,
@@ -48,8 +47,6 @@ ONLY_NVML = {
     "gpu_tensor_active_seconds_total": "GPM has no field in --query-gpu",
     "gpu_dram_active_seconds_total": "GPM has no field in --query-gpu",
     "gpu_pcie_aer_errors_total": _NO_FIELD,
-    "gpu_row_remap_banks": _NOT_ASKED,
-    "gpu_sram_uncorrected_errors_total": _NOT_ASKED,
     'gpu_processes{type="graphics"}': "--query-compute-apps lists what computes, and nothing that draws only",
     'gpu_clock_event_active{reason="display_clock_setting"}': _NO_FIELD,
     'gpu_clock_max_hertz{clock="video"}': _NO_FIELD,

@@ -23,6 +23,8 @@ RUNBOOKS = ROOT / "docs/runbooks"
 # Alerts about the whole of what a Prometheus watches: no machine, no GPU, and (but for the skew) no cluster.
 WITHOUT_CLUSTER = {"GPUExporterAbsent", "GPUExporterNeverSeen", "Watchdog"}
 FLEET = {"GPUDriverVersionSkew", "GPUFleetUnwatched", "GPUWarningOver", *WITHOUT_CLUSTER}
+# Alerts about a machine, not one of its GPUs.
+OF_MACHINES = {"GPUMissing", "GPUNVSwitchFatal", "GPUNVSwitchFault", "GPUEventSourceLost"}
 # Those that tell of machines that are gone, or of what is over.
 GONE = {"GPUFleetUnwatched", "GPUHostVanished", "GPUWarningOver", *WITHOUT_CLUSTER}
 

@@ -26,7 +26,7 @@ NOW = 60.0 * (MINUTES - 5)  # when both judge
 RULES = ("recording", "alerts-health", "alerts-thermal", "alerts-slow")
 
 # Judged from something else than one GPU's reading: how many there are; and what check says of one that is gone.
-OF_THE_MACHINE = {"GPUMissing", "GPULost"}
+OF_THE_MACHINE = {"GPUMissing", "GPULost", "GPUNVSwitchFatal"}
 # What no single reading can tell, and why.
 OVER_TIME = {
     "GPUReadErrors": "failures that came and went",
@@ -43,6 +43,10 @@ OVER_TIME = {
     "GPUDriverVersionSkew": "for information, and of the fleet",
     "GPUPersistenceModeOff": "for information; doctor tells it",
     "GPUXidRepeatedAcrossOwners": "a day",
+    "GPUEventCritical": "an increase",
+    "GPUEventWarning": "an increase",
+    "GPUNVSwitchFault": "a machine's, and not known when: only fatal ones are told",
+    "GPUEventSourceLost": "six hours, and of the exporter",
 }
 # Only what the rules read is given to them.
 READ = {name for rule in ALL if rule.file.removesuffix(".yml") in RULES for name in metrics(rule.expr)}
@@ -97,7 +101,7 @@ def near(alert: str, limit: str, margin: float) -> Iterator[Probe]:
 
 BUSY = row("gpu_utilization_ratio")
 LINKS = {state: row("gpu_nvlink_links", state=state) for state in ("active", "inactive")}
-FAN = row("gpu_fan_speed_ratio")
+FAN, RPM = row("gpu_fan_speed_ratio"), row("gpu_fan_speed_rpm")
 BANKS = row("gpu_row_remap_banks")
 SM, SM_MAX = row("gpu_clock_hertz", clock="sm"), row("gpu_clock_max_hertz", clock="sm")
 GENERATION, GENERATION_MAX = row("gpu_pcie_link_generation"), row("gpu_pcie_link_generation_max")
@@ -163,6 +167,11 @@ PROBES = [
         Probe("GPUFanStopped", speed == 0 and heat > 70, {row("gpu_temperature_celsius"): heat}, {(FAN, ("1",)): speed})
         for speed, heat in ((0.0, 71.0), (0.0, 70.0), (0.01, 75.0))
     ),
+    *(
+        Probe("GPUFanStopped", rpm == 0 and speed > 0, labelled={(FAN, ("1",)): speed, (RPM, ("1",)): rpm})
+        for speed, rpm in ((0.4, 0.0), (0.4, 900.0))
+    ),
+    *level("GPUPowerSmoothingWorn", row("gpu_power_smoothing_lifetime_ratio"), sick=0.09, well=0.1),
     Probe("GPUNVLinkDown", True, {LINKS["inactive"]: 1, LINKS["active"]: 17, FABRIC: None}),
     Probe("GPUNVLinkDown", True, {LINKS["inactive"]: 18, LINKS["active"]: 0, FABRIC: 3}, model="NVIDIA H100 PCIe"),
     Probe("GPUNVLinkDown", False, {LINKS["inactive"]: 2, LINKS["active"]: 1, FABRIC: None}, model="NVIDIA H100 PCIe"),

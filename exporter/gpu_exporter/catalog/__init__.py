@@ -72,6 +72,7 @@ __all__ = [
     "XID_ERRORS",
     "XID_LAST",
     "by_name",
+    "told_together",
 ]
 
 # In the order of /metrics and docs/METRICS.md.
@@ -100,7 +101,16 @@ DEVICE_METRICS: Final = tuple(row for row in CATALOG if row.own is None)
 # What is asked for one by one: the rows, and the parts of those that are told together.
 ASKED: Final = tuple(part for row in DEVICE_METRICS for part in row.parts or (row,))
 WHOLE: Final = {part: row for row in DEVICE_METRICS for part in row.parts}
+_SELDOM: Final = frozenset(row for row in ASKED if row.above_zero)
 _BY_NAME: Final = {(row.name, frozenset(row.labels)): row for row in CATALOG}
+
+
+def told_together(values: dict[Metric, float]) -> dict[tuple[Metric, tuple[str, ...]], float]:
+    """Takes the parts out of ``values``, as rows with their label; and leaves out what is told above 0 only."""
+    for row in values.keys() & _SELDOM:
+        if values[row] == 0:
+            del values[row]
+    return {(WHOLE[part], (part.labels[0][1],)): values.pop(part) for part in values.keys() & WHOLE.keys()}
 
 
 def by_name(name: str, /, **labels: str) -> Metric:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
 from gpu_exporter.catalog.row import Dcgm, Field, Metric, Smi, row
+from gpu_exporter.catalog.xids import Severity
 
 gauge: Final = partial(row, "gauge", "health")
 counter: Final = partial(row, "counter", "health")
@@ -36,21 +38,71 @@ XID_LAST: Final = gauge(
     "Unix time of the latest XID event of that number; appears with the first event.",
     dynamic=("xid",),
 )
-# Events of NVML that are no XIDs: the bit that they are registered by, and what they say.
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """An event of NVML that is no XID: the bit that it is registered by, what it says, and what to do.
+
+    ``severity`` is that of its alert; the rules and docs/runbooks/XID.md derive from it (``make docs``).
+    """
+
+    bit: str
+    says: str
+    severity: Severity
+    do: str
+
+
+# The XIDs that come with most of them, and their severities, are those of NVIDIA's catalogue.
 EVENTS: Final = {
-    "ecc_storm": ("nvmlEventTypeSingleBitEccErrorStorm", "many corrected memory errors"),
-    "dram_retirement": ("nvmlEventTypeDramRetirementEvent", "memory was marked to be taken out of use"),
-    "dram_retirement_failure": ("nvmlEventTypeDramRetirementFailure", "memory could not be taken out of use"),
-    "poison": ("nvmlEventTypeNonFatalPoisonError", "corrupt data were used, one application ends"),
-    "fatal_poison": ("nvmlEventTypeFatalPoisonError", "corrupt data were used, the GPU cannot go on"),
-    "gpu_unavailable": ("nvmlEventTypeGpuUnavailableError", "the GPU is lost"),
-    "recovery_action": ("nvmlEventTypeGpuRecoveryAction", "the recovery action changed"),
-    "mig_change": ("nvmlEventMigConfigChange", "MIG devices were made or destroyed"),
+    "ecc_storm": EventKind(
+        "nvmlEventTypeSingleBitEccErrorStorm",
+        "many corrected memory errors",
+        "warning",
+        "As for XID 92 in such numbers ([GPUEccCorrectedStorm](GPUEccCorrectedStorm.md))",
+    ),
+    "dram_retirement": EventKind(
+        "nvmlEventTypeDramRetirementEvent",
+        "memory was marked to be taken out of use",
+        "none",
+        "As for XID 63: `gpu_row_remap_pending` and `gpu_row_remap_banks` tell what is left",
+    ),
+    "dram_retirement_failure": EventKind(
+        "nvmlEventTypeDramRetirementFailure",
+        "memory could not be taken out of use",
+        "critical",
+        "As for XID 64 ([GPURowRemapFailure](GPURowRemapFailure.md))",
+    ),
+    "poison": EventKind(
+        "nvmlEventTypeNonFatalPoisonError",
+        "corrupt data were used, one application ends",
+        "warning",
+        "As for XID 94: restart the application",
+    ),
+    "fatal_poison": EventKind(
+        "nvmlEventTypeFatalPoisonError",
+        "corrupt data were used, the GPU cannot go on",
+        "critical",
+        "As for XID 95: reset the GPU, all that ran there is suspect",
+    ),
+    "gpu_unavailable": EventKind(
+        "nvmlEventTypeGpuUnavailableError",
+        "the GPU is lost",
+        "critical",
+        "As for XID 79 and 119 ([GPULost](GPULost.md))",
+    ),
+    "recovery_action": EventKind(
+        "nvmlEventTypeGpuRecoveryAction",
+        "the recovery action changed",
+        "none",
+        "`gpu_recovery_action` tells which it is ([GPURecoveryActionRequired](GPURecoveryActionRequired.md))",
+    ),
+    "mig_change": EventKind("nvmlEventMigConfigChange", "MIG devices were made or destroyed", "none", "Nothing"),
 }
 EVENTS_TOTAL: Final = counter(
     "gpu_events_total",
     "Events that the driver told since the exporter started, by kind: "
-    + "; ".join(f"{each} {says}" for each, (_, says) in EVENTS.items())
+    + "; ".join(f"{name} {each.says}" for name, each in EVENTS.items())
     + ". Kinds that it cannot tell of this GPU are absent.",
     dynamic=("event",),
 )

@@ -17,6 +17,9 @@ counter_by: Final = partial(split, "counter", _GROUP)
 _NVLINK: Final = "NVML_FI_DEV_NVLINK_LINK_COUNT"
 _NVLINK_STATE: Final = "NVML_FI_DEV_NVLINK_GET_STATE"
 _ALL_LINKS: Final = 0xFFFFFFFF
+_FEC: Final = "NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_"
+# Of 15 symbols that RS(544,514) corrects in a code word: from half of them on. Our choice.
+_FEC_HEAVY: Final = 8
 _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
     "crc_flit": (
         Field("NVML_FI_DEV_NVLINK_ERROR_DL_CRC", scope="links"),
@@ -37,7 +40,27 @@ _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
     "effective": (Field("NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_ERRORS", scope="links"),),
     "recovery_successful": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS", scope="links"),),
     "recovery_failed": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS", scope="links"),),
+    **{
+        kind: (Field(f"NVML_FI_DEV_NVLINK_COUNT_{name}", scope="links", slow=True),)
+        for kind, name in (
+            ("malformed", "MALFORMED_PACKET_ERRORS"),
+            ("buffer_overrun", "BUFFER_OVERRUN_ERRORS"),
+            ("receive", "RCV_ERRORS"),
+            ("integrity", "LOCAL_LINK_INTEGRITY_ERRORS"),
+            ("discard", "XMIT_DISCARDS"),
+        )
+    },
+    "fec": (
+        Field(
+            f"{_FEC}{_FEC_HEAVY}",
+            scope="links",
+            slow=True,
+            also=tuple(f"{_FEC}{symbols}" for symbols in range(_FEC_HEAVY + 1, 16)),
+        ),
+    ),
 }
+# Errors that are seldom, and corrections: of the others a healthy link has none, and each of its series would be 0.
+_NVLINK_SELDOM: Final = frozenset({"malformed", "buffer_overrun", "receive", "integrity", "discard", "fec"})
 # nvml.h, nvmlGpuFabricInfo: two bits a condition, 1 a fault, 2 none, 0 not supported; the configuration has four
 # bits, 1 none, 2 to 8 what is wrong with it.
 _TWO_BITS: Final = ((1, 1.0), (2, 0.0))
@@ -77,6 +100,26 @@ _PCIE_BYTES: Final = (
 )
 _MOST_PCIE: Final = 1e6  # MiB/s; 16 lanes of PCIe 7 carry a quarter of it one way
 
+_NVLINK_ERROR_ROWS: Final = tuple(
+    counter(
+        "gpu_nvlink_errors_total",
+        "NVLink errors over all links of the GPU, by kind; fec: code words that needed 8 or more of the 15 symbols "
+        "that can be corrected. malformed, buffer_overrun, receive, integrity, discard and fec (NVLink 5) are absent "
+        "as long as there are none.",
+        labels={"kind": kind},
+        links=_NVLINK,
+        nvml=fields,
+        dcgm=_DCGM_NVLINK_ERRORS.get(kind),
+        above_zero=kind in _NVLINK_SELDOM,
+        fake=None if kind == "fec" else f"nvlink_errors_{kind}",
+        fake_absent="no simulated link is so noisy" if kind == "fec" else None,
+    )
+    for kind, fields in _NVLINK_ERRORS.items()
+)
+# Those of which single links are told: not what the driver tells as a sum only, nor corrections, which all links have.
+NVLINK_ERRORS_OF_LINKS: Final = frozenset(
+    row for row in _NVLINK_ERROR_ROWS if dict(row.labels)["kind"] not in {"crc_data", "fec"}
+)
 NVLINK_LINK_ERRORS: Final = counter(
     "gpu_nvlink_link_errors_total",
     "NVLink errors of single links that have had any, by kind.",
@@ -185,18 +228,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         dcgm=Dcgm(1203, "DCGM_FI_DEV_NVLINK_COUNT_RX_BYTES"),
         fake="nvlink_receive_bytes",
     ),
-    *(
-        counter(
-            "gpu_nvlink_errors_total",
-            "NVLink errors over all links of the GPU, by kind.",
-            labels={"kind": kind},
-            links=_NVLINK,
-            nvml=fields,
-            dcgm=_DCGM_NVLINK_ERRORS.get(kind),
-            fake=f"nvlink_errors_{kind}",
-        )
-        for kind, fields in _NVLINK_ERRORS.items()
-    ),
+    *_NVLINK_ERROR_ROWS,
     NVLINK_LINK_ERRORS,
     counter_by(
         "gpu_c2c_errors_total",
@@ -211,8 +243,11 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     counter_by(
         "gpu_pcie_aer_errors_total",
-        "Errors and recoveries of the PCIe link as the GPU counts them (Advanced Error Reporting), by kind.",
+        "Errors and recoveries of the PCIe link as the GPU counts them (Advanced Error Reporting), by kind: "
+        "correctable, non_fatal and fatal are all of them; what they were in detail, and recoveries, are absent as "
+        "long as there are none.",
         label="kind",
+        above_zero=_AER.keys() - {"correctable", "non_fatal", "fatal"},
         nvml={kind: Field(f"NVML_FI_DEV_{name}") for kind, name in _AER.items()},
         fake="pcie_aer",
     ),

@@ -21,6 +21,8 @@ _SRAM_PARTS: Final = {
     ("uncorrected", "volatile"): ("volatileUncParity", "volatileUncSecDed"),
     ("uncorrected", "aggregate"): ("aggregateUncParity", "aggregateUncSecDed"),
 }
+_SRAM_UNITS: Final = {"l2": "L2", "sm": "Sm", "mcu": "Mcu", "pcie": "Pcie", "other": "Other"}
+_SPARE: Final = ("max", "high", "partial", "low", "none")
 _LOCATIONS: Final = {  # label: (suffix of the field, suffix of the memory location)
     "dram": ("DEV", "DEVICE_MEMORY"),
     "sram": (None, "SRAM"),
@@ -189,10 +191,8 @@ ROWS: Final[tuple[Metric, ...]] = (
         "in MIG mode as well.",
         label="spare",
         unitless=True,
-        nvml={
-            spare: Call("nvmlDeviceGetRowRemapperHistogram", part=(spare,), slow=True)
-            for spare in ("max", "high", "partial", "low", "none")
-        },
+        nvml={spare: Call("nvmlDeviceGetRowRemapperHistogram", part=(spare,), slow=True) for spare in _SPARE},
+        smi={spare: Smi(f"remapped_rows.histogram.{spare}") for spare in _SPARE},
         fake="remap_banks",
     ),
     gauge_by(
@@ -209,12 +209,15 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     counter_by(
         "gpu_sram_uncorrected_errors_total",
-        "Uncorrected errors in SRAM over the board's life, by the unit that they were in.",
+        "Uncorrected errors in SRAM over the board's life, by the unit that they were in; units that had none are "
+        "absent.",
         label="unit",
+        above_zero=_SRAM_UNITS,
         nvml={
             unit: Call("nvmlDeviceGetSramEccErrorStatus", struct=_SRAM_STATUS, part=(f"aggregateUncBucket{name}",))
-            for unit, name in (("l2", "L2"), ("sm", "Sm"), ("mcu", "Mcu"), ("pcie", "Pcie"), ("other", "Other"))
+            for unit, name in _SRAM_UNITS.items()
         },
+        smi={unit: Smi(f"ecc.errors.uncorrected.aggregate.sram.{unit}") for unit in _SRAM_UNITS},
         fake="sram",
     ),
 )

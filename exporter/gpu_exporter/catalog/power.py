@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from gpu_exporter.catalog.plausible import FLAG
-from gpu_exporter.catalog.row import MILLI, Board, Call, Dcgm, Field, Kernel, Metric, Samples, Smi, row
+from gpu_exporter.catalog.row import MILLI, PERCENT, Board, Call, Dcgm, Field, Kernel, Metric, Samples, Smi, row
 
 gauge: Final = partial(row, "gauge", "power")
 counter: Final = partial(row, "counter", "power")
@@ -70,6 +70,13 @@ ROWS: Final[tuple[Metric, ...]] = (
         smi=Smi("power.max_limit"),
         dcgm=Dcgm(162, "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX"),
         fake=Board("power_max"),
+    ),
+    gauge(
+        "gpu_power_smoothing_lifetime_ratio",
+        "What is left of the life of the power smoothing circuit (GB200, GB300); XIDs 164 and 165 come when it is used "
+        "up.",
+        nvml=Field("NVML_FI_PWR_SMOOTHING_HW_CIRCUITRY_PERCENT_LIFETIME_REMAINING", scale=PERCENT, slow=True),
+        fake_absent="no simulated board smoothes its power",
     ),
     counter(
         "gpu_energy_joules_total",

@@ -105,7 +105,7 @@ def _as_row(row: Metric) -> dict[str, Any]:
     told = {
         "labels": dict(row.labels),
         "nvml": [_source(column) for column in row.nvml],
-        "smi": " or ".join(row.smi.names) if row.smi else None,
+        "smi": " or ".join(row.smi.names) if row.smi else [part.smi.name for part in row.parts if part.smi],
         "dcgm": {"field": row.dcgm.number, "name": row.dcgm.name} if row.dcgm else None,
         "integral_of": row.integral_of,
     }
@@ -122,7 +122,7 @@ def _source(column: Nvml) -> str:
     if isinstance(column, Samples):
         return f"nvmlDeviceGetSamples({column.name})"
     if isinstance(column, Fans):
-        return "nvmlDeviceGetFanSpeed_v2()"
+        return f"{column.name}()"
     if isinstance(column, Links):
         return "nvmlDeviceGetNvLinkState()" if column.per_link else column.state
     return column.name
@@ -140,7 +140,8 @@ def _from(family: Sequence[Metric]) -> str:
                 nvml.setdefault(_stem(column) if len(family) > 1 else text, []).append(text)
     told = [f"`{_folded(texts)}`" for texts in nvml.values()]
     for which, rank in (("smi", 0), ("else smi", 1)):
-        if smi := [row.smi.names[rank] for row in family if row.smi and len(row.smi.names) > rank]:
+        asked = [part for row in family for part in row.parts or (row,)]
+        if smi := [row.smi.names[rank] for row in asked if row.smi and len(row.smi.names) > rank]:
             told += [f"{which} `{_folded(smi)}`"]
     if dcgm := [row.dcgm for row in family if row.dcgm]:
         numbers = _ranges(dict.fromkeys(column.number for column in dcgm))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -75,12 +75,15 @@ class Field:
     ``scope`` is the field's scope identifier; "links" asks for every link of the row's kind and adds the answers up.
     ``renumbered`` holds (first driver release, identifier) pairs, newest first, for fields whose number changed between
     releases; a driver older than all of them lacks the field. ``wraps`` marks counters that wrap unseen where a driver
-    answers them in 32 bits, and are no value then.
+    answers them in 32 bits, and are no value then. ``also`` names fields that are added to it, and ``slow`` ones are
+    asked for once a minute.
     """
 
     name: str
     scope: int | Literal["links"] = 0
     scale: float = 1.0
+    also: tuple[str, ...] = ()
+    slow: bool = False
     renumbered: tuple[tuple[int, int], ...] = ()
     wraps: bool = False
 
@@ -127,9 +130,10 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Fans:
-    """One value a fan (``nvmlDeviceGetNumFans``, ``nvmlDeviceGetFanSpeed_v2``)."""
+    """One value a fan (``nvmlDeviceGetNumFans``), by this call of each."""
 
-    scale: float = PERCENT
+    name: str
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +243,8 @@ class Metric:
     where a device offers nothing better. ``fake`` tells what simulated GPUs have, ``fake_absent`` why they lack it.
     ``own`` names the attribute of ``Snapshot`` that holds an exporter value: one number, or, where the row has a
     dynamic label, one by label value. ``info`` names labels of an info row. ``parts``
-    has, by label value, how a row with one dynamic label is read. ``unitless`` marks states, counts and switches: other
-    gauges end with their unit.
+    has, by label value, how a row with one dynamic label is read; one that is ``above_zero`` is left out while it is 0.
+    ``unitless`` marks states, counts and switches: other gauges end with their unit.
     ``plausible`` is the range of what the value can be at all, by default its unit's (plausible.py). Rows compare by
     identity, so that they are cheap dictionary keys.
     """
@@ -261,6 +265,7 @@ class Metric:
     links: str | None = None
     info: tuple[str, ...] = ()
     parts: tuple[Metric, ...] = ()
+    above_zero: bool = False
     unitless: bool = False
     plausible: Range
 
@@ -298,6 +303,7 @@ def row(
     links: str | None = None,
     info: tuple[str, ...] = (),
     parts: tuple[Metric, ...] = (),
+    above_zero: bool = False,
     unitless: bool = False,
     plausible: Range | None = None,
 ) -> Metric:
@@ -319,6 +325,7 @@ def row(
         links=links,
         info=info,
         parts=parts,
+        above_zero=above_zero,
         unitless=unitless,
         plausible=plausible or by_unit(_unit(name), kind),
     )
@@ -336,12 +343,15 @@ def split(
     fake: str | None = None,
     fake_absent: str | None = None,
     links: str | None = None,
+    above_zero: Collection[str] = (),
     unitless: bool = False,
     plausible: Range | None = None,
+    smi: Mapping[str, Smi] | None = None,
 ) -> Metric:
     """A row with one dynamic label, whose values are there where the device has them: ``nvml`` tells where each is.
 
-    A simulated GPU has them by the name ``fake`` with the label's value behind it.
+    A simulated GPU has them by the name ``fake`` with the label's value behind it. Those named in ``above_zero`` are
+    left out while they are 0.
     """
 
     def one(labels: Mapping[str, str] | None, dynamic: tuple[str, ...], columns: Sequence[Nvml], **more: Any) -> Metric:
@@ -360,6 +370,14 @@ def split(
         )
 
     parts = tuple(
-        one({label: value}, (), (column,), fake=f"{fake}_{value}" if fake else None) for value, column in nvml.items()
+        one(
+            {label: value},
+            (),
+            (column,),
+            fake=f"{fake}_{value}" if fake else None,
+            smi=(smi or {}).get(value),
+            above_zero=value in above_zero,
+        )
+        for value, column in nvml.items()
     )
     return one(None, (label,), tuple(dict.fromkeys(nvml.values())), parts=parts, fake_absent=fake_absent)

@@ -62,9 +62,18 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Intended fan speed as a share of the maximum; a blocked fan still tells the intended speed.",
         dynamic=("fan",),
         plausible=(0.0, 1.2),  # nvml.h, nvmlDeviceGetFanSpeed_v2: "may exceed 100% in certain cases"
-        nvml=Fans(),
+        nvml=Fans("nvmlDeviceGetFanSpeed_v2", scale=PERCENT),
         smi=Smi("fan.speed", PERCENT),
         dcgm=Dcgm(191, "DCGM_FI_DEV_FAN_SPEED", PERCENT),
         fake="fan_speeds",
+    ),
+    gauge(
+        "gpu_fan_speed_rpm",
+        "Measured fan speed in revolutions a minute: 0 of a fan that should turn is a blocked or dead one.",
+        dynamic=("fan",),
+        unitless=True,
+        plausible=(0.0, 100_000.0),  # the fastest fans of servers turn 40 000 times a minute
+        nvml=Fans("nvmlDeviceGetFanSpeedRPM"),
+        fake="fan_rpms",
     ),
 )

@@ -239,6 +239,10 @@ XIDS: Final[Mapping[int, XidPolicy]] = MappingProxyType(
 )
 # Bad programs raise these, and bad cards: who held the GPU tells them apart.
 OF_PROGRAMS: Final = (13, 31, 43)
+# These only follow from another of the same GPU, and never are the cause.
+ONLY_FOLLOW: Final = (45, 154)
+# A link that goes down is told at its one end, and its echo at every GPU that talked over it.
+CAUSE_IN_CLIQUE, ECHO_IN_CLIQUE = 149, 145
 
 
 def severity_of(number: int, *, word: str = "") -> Severity:

@@ -34,7 +34,7 @@ _MOST_KEPT: Final = 1024  # XIDs by GPU and number, until they are fetched
 # What is heard beside XIDs, by its bit. Never the clocks (0x10), which change 40 times a second, nor single ECC errors,
 # power states and power sources: their counters and gauges tell them.
 _KINDS: Final = {
-    int(getattr(pynvml, bit)): kind for kind, (bit, _) in EVENTS.items() if getattr(pynvml, bit, None) is not None
+    int(getattr(pynvml, each.bit)): kind for kind, each in EVENTS.items() if getattr(pynvml, each.bit, None) is not None
 }
 _XID: Final = int(pynvml.nvmlEventTypeXidCriticalError)
 _WANTED: Final = functools.reduce(operator.or_, _KINDS, _XID)

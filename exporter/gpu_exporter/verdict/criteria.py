@@ -221,6 +221,15 @@ def _fans(told: Told) -> Iterator[str]:
         for row, speed in told.rows("gpu_fan_speed_ratio"):
             if speed == 0:
                 yield f"fan {row['fan']} stands still"
+    for row, speed in told.rows("gpu_fan_speed_ratio"):
+        if speed > 0 and told.value("gpu_fan_speed_rpm", fan=row["fan"]) == 0:
+            yield f"fan {row['fan']} is blocked or dead"
+
+
+def _smoothing(told: Told) -> Iterator[str]:
+    left = told.value("gpu_power_smoothing_lifetime_ratio")
+    if left is not None and left < 0.1:
+        yield f"power smoothing has {left:.0%} of its life left"
 
 
 def _ecc_off(told: Told) -> Iterator[str]:
@@ -342,5 +351,6 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
     Criterion(alert="GPUPCIeWidthDegraded", severity="warning", words=_pcie_width),
     Criterion(alert="GPUPCIeGenerationLow", severity="warning", words=_pcie_generation),
     Criterion(alert="GPUClockStuckLow", severity="warning", words=_clock),
+    Criterion(alert="GPUPowerSmoothingWorn", severity="warning", words=_smoothing),
     Criterion(alert="GPUEccOff", severity="warning", words=_ecc_off),
 )

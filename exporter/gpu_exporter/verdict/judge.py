@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from gpu_exporter.catalog.sxids import sxids
 from gpu_exporter.model import Device, Failure, Reading, Reason, Snapshot
 from gpu_exporter.pages.failures import WORDS
 from gpu_exporter.verdict.criteria import CRITERIA, Told
@@ -24,6 +25,7 @@ _SHORT: Final[dict[Reason, str]] = {
     "permission": "no permission to read it",
     "unknown": "unknown driver error",
 }
+_FATAL: Final = frozenset(map(str, sxids("critical")))
 _RUNBOOK: Final = "https://github.com/gpu-exporter/gpu-exporter/blob/main/docs/runbooks/{}.md"
 
 
@@ -122,6 +124,14 @@ def judge(snapshot: Snapshot, trouble: str | None, *, expected: int | None, now:
 
 
 def _machine(snapshot: Snapshot, trouble: str | None, expected: int | None) -> Iterator[Complaint]:
+    yield from _count(snapshot, trouble, expected)
+    # A warning, as an XID of long ago: the log does not tell when the fabric was reset since.
+    for (sxid, address), _ in sorted(snapshot.sxids.items()):
+        if sxid in _FATAL:
+            yield Complaint("warning", f"NVSwitch {address}: SXid {sxid}, and no reboot since")
+
+
+def _count(snapshot: Snapshot, trouble: str | None, expected: int | None) -> Iterator[Complaint]:
     """Where the driver cannot be asked it is not known how many there are: fewer than expected is of those it lists."""
     found = snapshot.gpus_found
     if expected == 0 and not found:

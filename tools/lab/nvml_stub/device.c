@@ -255,6 +255,20 @@ API nvmlReturn_t nvmlDeviceGetFanSpeed_v2(nvmlDevice_t device, unsigned fan, uns
     return fan_speed(&call, fan, speed);
 }
 
+API nvmlReturn_t nvmlDeviceGetFanSpeedRPM(nvmlDevice_t device, nvmlFanSpeedInfo_v1_t *answer)
+{
+    CALL(nvmlDeviceGetFanSpeedRPM, device, PHYSICAL);
+    const struct number_list *fans = &call.gpu->lists[L_fan_rpms];
+    if (answer->version != 0x100000C)
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    if (!fans->present || fans->count == 0)
+        return NVML_ERROR_NOT_SUPPORTED;
+    if (answer->fan >= fans->count)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    answer->speed = (unsigned)fans->numbers[answer->fan];
+    return NVML_SUCCESS;
+}
+
 /* The real call measures for 20 ms. */
 API nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, unsigned counter, unsigned *kib_per_second)
 {

@@ -12,6 +12,7 @@
     X(nvmlDeviceGetBrand) X(nvmlDeviceGetArchitecture) X(nvmlDeviceGetPciInfo_v3) X(nvmlDeviceGetIndex)                \
     X(nvmlDeviceGetMinorNumber) X(nvmlDeviceGetCudaComputeCapability) X(nvmlDeviceGetNumGpuCores)                      \
     X(nvmlDeviceGetNumFans) X(nvmlDeviceGetFanSpeed) X(nvmlDeviceGetFanSpeed_v2)                                       \
+    X(nvmlDeviceGetFanSpeedRPM)                                                                                        \
     X(nvmlDeviceGetUtilizationRates) X(nvmlDeviceGetEncoderUtilization) X(nvmlDeviceGetDecoderUtilization)             \
     X(nvmlDeviceGetJpgUtilization) X(nvmlDeviceGetOfaUtilization)                                                      \
     X(nvmlDeviceGetMemoryInfo) X(nvmlDeviceGetMemoryInfo_v2) X(nvmlDeviceGetBAR1MemoryInfo)                            \

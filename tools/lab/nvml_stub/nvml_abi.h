@@ -82,6 +82,10 @@ typedef struct {
 } nvmlMarginTemperature_v1_t;
 
 typedef struct {
+    unsigned version, fan, speed;
+} nvmlFanSpeedInfo_v1_t;
+
+typedef struct {
     unsigned pid;
     unsigned long long used;
 } nvmlProcessInfo_v1_t;

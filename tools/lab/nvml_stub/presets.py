@@ -250,6 +250,7 @@ _BOARDS: Final[dict[str, Mapping[str, Setting]]] = {
         "tlimit_slowdown": -2,
         "tlimit_max_operating": 0,
         "fan_speeds": (30, 31),
+        "fan_rpms": (1010, 1043),
         "pcie_generation": 4,
         "pcie_generation_max": 4,
     },
@@ -317,8 +318,15 @@ class Answer(NamedTuple):
 
 # Fields by their number, or by (number, scope), that no other setting stands for: {171: 1} or {171: Answer(1, kind=1)}.
 FIELDS: Final[Mapping[str, Mapping[int | tuple[int, int], int | Answer]]] = {
-    # C2C links, the state and the errors of each; PCIe's errors; and kinds of errors of NVLink 5.
-    "gh200": {170: 10, 171: 1, **dict.fromkeys((231, 232, 233, 169, *range(173, 184), 213, 214, 219), 0)},
+    # C2C links, the state and the errors of each; PCIe's errors; kinds of errors of NVLink 5; what is left of power
+    # smoothing, in percent.
+    "gh200": {
+        170: 10,
+        171: 1,
+        258: 97,
+        **dict.fromkeys((231, 232, 233, 169, *range(173, 184), 206, 207, 208, 211, 212, 213, 214, 219), 0),
+        **dict.fromkeys(range(235, 251), 0),
+    },
 }
 
 # Profiling metrics (GPM) by NVML's number, in percent of the time in which the GPU is busy; Hopper and newer.

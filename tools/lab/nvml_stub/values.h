@@ -45,7 +45,7 @@
 /* Lists with one number a fan or a link. */
 #define LISTS(X)                                                                                                       \
     X(fan_speeds) X(nvlink_states) X(nvlink_tx) X(nvlink_rx) X(nvlink_crc_flit) X(nvlink_crc_data)                     \
-    X(nvlink_replay) X(nvlink_recovery) X(nvlink_symbol) X(remap_banks)
+    X(nvlink_replay) X(nvlink_recovery) X(nvlink_symbol) X(remap_banks) X(fan_rpms)
 
 #define STRINGS(X) X(name) X(uuid) X(serial) X(vbios_version) X(pci_bus_id) X(chassis_serial)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from gpu_exporter.catalog import DEVICE_METRICS, WHOLE, by_name
+from gpu_exporter.catalog import DEVICE_METRICS, WHOLE, by_name, told_together
 from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
 from gpu_exporter.model import Device, Driver, Failure, GpuEvent, Process, Reading, Reason, Xid, XidDetail
@@ -32,6 +32,7 @@ Wait: TypeAlias = Callable[[threading.Event, float], bool]
 DRIVER: Final = Driver(driver_version="590.48.01", cuda_version="13.1", nvml_version="13.590.48.01")
 _SIMULATED: Final = tuple((row, row.fake) for row in DEVICE_METRICS if isinstance(row.fake, str) and not row.dynamic)
 _FANS: Final = by_name("gpu_fan_speed_ratio")
+_RPMS: Final = by_name("gpu_fan_speed_rpm")
 _LOOK_EVERY: Final = 1.0  # seconds of the clock between looks at the scenario file
 _POLL: Final = 0.05  # seconds between looks of a hanging read at the story
 _MOST_XIDS: Final = 4096  # kept until somebody asks
@@ -141,17 +142,17 @@ class FakeFleet:
             simulation = self._simulations[index]
             simulation.advance(now)
             quantities = simulation.quantities()
-            fans = simulation.fan_speeds()
+            fans, rpms = simulation.fan_speeds(), simulation.fan_rpms()
             labelled = simulation.partitions()
             parts = simulation.conditions.parts
             processes = None if self._owners is None else tuple(self._processes(simulation.processes(), quantities))
         values = self._fixed | {row: quantities[name] for row, name in _SIMULATED if name in quantities}
-        labelled |= {(_FANS, (str(fan),)): speed for fan, speed in enumerate(fans)}
-        labelled |= {
-            (row, (part.labels[0][1],)): value
-            for part, row in WHOLE.items()
-            if isinstance(part.fake, str) and (value := quantities.get(part.fake)) is not None
+        values |= {
+            part: quantities[part.fake] for part in WHOLE if isinstance(part.fake, str) and part.fake in quantities
         }
+        labelled |= told_together(values)
+        for row, speeds in ((_FANS, fans), (_RPMS, rpms)):
+            labelled |= {(row, (str(fan),)): speed for fan, speed in enumerate(speeds)}
         of_links = sorted(simulation.link_errors.items())
         labelled |= {(NVLINK_LINK_ERRORS, (str(link), kind)): count for (link, kind), count in of_links}
         return Reading(
@@ -392,6 +393,7 @@ def _conditions(active: Mapping[str, Event], model: GpuModel, device: Device) ->
     return Conditions(
         overheat=next((event.target for event in events if event.fault == "overheat"), None),
         fans_stopped="fan_stop" in active,
+        fans_blocked=any(event.blocked for event in events if event.fault == "fan_stop"),
         power_brake="power_brake" in active,
         workload=next((event.workload for event in events if event.fault == "workload"), None),
         parts=None if mig is None else cut(model, device.uuid, mig.instances),

@@ -32,6 +32,7 @@ class GpuModel:
 
     ``thermal_resistance`` is K/W from the core to the inlet air at full air flow; ``time_constant`` is in seconds.
     ``idle_state`` and ``busy_state`` are performance states; GeForce runs CUDA in P2, data-centre boards idle in P0.
+    ``fan_rpm`` is the highest speed of its fans, in revolutions a minute.
     ``gpm`` tells profiling counters, with PCIe bytes among them (from Hopper on).
     ``mig_sizes`` are the GB in the names of MIG devices of one, two, three and seven slices.
     Empty tuples, zeros and None are what the board does not have. A board that is not ``offered`` is there for tests.
@@ -65,6 +66,7 @@ class GpuModel:
     thermal_resistance: float
     time_constant: float = 35.0
     fans: int = 0
+    fan_rpm: float = 0.0
     idle_state: int = 0
     busy_state: int = 0
     pcie: int
@@ -250,6 +252,7 @@ _ALL: Final = (
         thermal_resistance=0.066,
         time_constant=30.0,
         fans=2,
+        fan_rpm=3000.0,  # as reviews of the Founders Edition measured it, in round numbers
         idle_state=8,
         busy_state=2,
         pcie=4,
@@ -322,7 +325,10 @@ _ALL: Final = (
         pcie_idle=5,
         nvlinks=18,
         nvlink_bandwidth=900e9,
-        nvlink_errors=("effective", "recovery_successful", "recovery_failed", "recovery", "symbol"),
+        nvlink_errors=(
+            *("malformed", "buffer_overrun", "receive", "integrity", "discard"),
+            *("effective", "recovery_successful", "recovery_failed", "recovery", "symbol"),
+        ),
         fabric=True,
         ecc=("dram", "sram"),
         spares="rows",

@@ -86,6 +86,7 @@ class Event:
     metrics: tuple[Metric, ...] = ()
     value: float = 0.0
     plugged: bool = True
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class _Fault:
 FAULTS: Final[Mapping[str, _Fault]] = MappingProxyType(
     {
         "overheat": _Fault(fields=("target",)),
-        "fan_stop": _Fault(),
+        "fan_stop": _Fault(fields=("blocked",)),
         "power_brake": _Fault(),
         "xid": _Fault(lasts=False, fields=("xid", "sub_code", "word", "unit", "link"), needs="xid"),
         "ecc": _Fault(fields=("severity", "location", "count", "remap")),
@@ -184,6 +185,7 @@ def _parsers(fleet: Fleet) -> Mapping[str, Callable[[Any], Any]]:
         "metrics": partial(metrics, board=model.name, lists=False),
         "value": _number,
         "plugged": boolean,
+        "blocked": boolean,
         "pid": _nobody,
         "memory": partial(_memory, most=model.usable_bytes),
     }

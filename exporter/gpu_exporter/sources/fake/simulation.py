@@ -72,6 +72,7 @@ class Conditions:
 
     overheat: float | None = None
     fans_stopped: bool = False
+    fans_blocked: bool = False  # as well: they are told to turn, and do not
     power_brake: bool = False
     workload: Kind | None = None
     parts: tuple[Part, ...] | None = None  # in MIG mode
@@ -336,21 +337,28 @@ class Simulation:
 
     def _air_flow(self, seconds: float) -> float:
         """Share of the full air flow. Fans stand still when cool, then follow the temperature within seconds."""
-        if self.conditions.fans_stopped:
+        stopped, blocked = self.conditions.fans_stopped, self.conditions.fans_blocked
+        if stopped and not blocked:
             self._fan = 0.0
+        if stopped and not (blocked and self.model.fans):
             return _STALLED
         if not self.model.fans:
             return 1.0
         share = (self._temperature - 50.0) / (self.model.max_operating - 6.0 - 50.0)
         wanted = 0.0 if self._temperature < 48.0 else min(1.0, max(0.3, 0.3 + 0.7 * share))
         self._fan += (wanted - self._fan) * (1.0 - math.exp(-seconds / 8.0))
-        return 0.35 + 0.65 * self._fan
+        return _STALLED if blocked else 0.35 + 0.65 * self._fan
 
     # --- what the driver answers ------------------------------------------------------------------------------------
 
     def fan_speeds(self) -> Sequence[float]:
         """The quantity ``fan_speeds``: one share of the maximum for each fan, in steps of 1 %."""
         return (round(self._fan, 2),) * self.model.fans
+
+    def fan_rpms(self) -> Sequence[float]:
+        """The quantity ``fan_rpms``: what is measured of each fan."""
+        turning = 0.0 if self.conditions.fans_blocked else round(self._fan, 2)
+        return (float(round(turning * self.model.fan_rpm)),) * self.model.fans
 
     def quantities(self) -> Mapping[str, float]:
         """What the catalogue's ``fake`` columns name, worked out: base units, rounded as NVML does."""

@@ -25,7 +25,7 @@ from gpu_exporter.sources.fake.workloads import assign
 _SAMPLED: Final = frozenset(
     row for row in DEVICE_METRICS if row.fake and row.nvml and all(isinstance(column, Samples) for column in row.nvml)
 )
-_FANS: Final = by_name("gpu_fan_speed_ratio")
+_FANS: Final = frozenset({by_name("gpu_fan_speed_ratio"), by_name("gpu_fan_speed_rpm")})
 _OF_MIG: Final = frozenset(mig.ROWS)
 _OF_PROCESSES: Final = (PROCESS_MEMORY, PROCESS_UTILIZATION)
 # They come from the very lists: without the answer it is not known what runs there.
@@ -182,7 +182,7 @@ def _rows(board: str) -> Iterator[Metric]:
         elif isinstance(column, Board):
             if getattr(model, column.attribute) is not None:
                 yield row
-        elif column in quantities or (row is _FANS and model.fans) or (row in _OF_MIG and _has_of_mig(model, row)):
+        elif column in quantities or (row in _FANS and model.fans) or (row in _OF_MIG and _has_of_mig(model, row)):
             yield row
 
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 import pynvml
 
 from gpu_exporter.catalog import DEVICE_METRICS, by_name
-from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
     NO_VALUE_NOW,
@@ -31,10 +30,7 @@ from gpu_exporter.sources.nvml.samples import SampleBuffers, Told
 
 log = logging.getLogger(__name__)
 
-_LINK_ERRORS: Final = frozenset(
-    by_name("gpu_nvlink_errors_total", kind=kind)
-    for kind in ("crc_flit", "replay", "recovery", "symbol", "effective", "recovery_successful", "recovery_failed")
-)
+_RPM: Final = "nvmlDeviceGetFanSpeedRPM"
 _TEMPERATURE: Final = by_name("gpu_temperature_celsius")
 _KINDS_OF_LINKS: Final = tuple(dict.fromkeys(metric.links for metric in DEVICE_METRICS if metric.links is not None))
 # So many answers in a row that are neither a value nor a "not supported" condemn a device that takes its time for them;
@@ -185,6 +181,10 @@ class Asker:
         if work.gpm:
             self._ask_gpm(work.gpm, answers)
 
+    def links_with_errors(self, metric: Metric, column: Field) -> list[tuple[int, float]]:
+        """The links that have counted anything in this row, and how much."""
+        return self._link_rows.with_errors(metric, column)
+
     def close(self) -> None:
         """Free what the driver holds for us."""
         self._gpm.close()
@@ -306,9 +306,12 @@ class Asker:
             answers.refused += [(metric, value) for value in told.refused]
 
     def _fan_speeds(self, metric: Metric, column: Fans, answers: Answers) -> None:
+        if column.name == _RPM:
+            self._fan_rpms(metric, answers)
+            return
         for fan in range(self.fans):
             speed = self._ask(
-                "nvmlDeviceGetFanSpeed_v2",
+                column.name,
                 lambda fan=fan: (pynvml.nvmlDeviceGetFanSpeed_v2(self.handle, fan),),  # type: ignore[misc]
                 (),
                 answers,
@@ -320,6 +323,17 @@ class Asker:
             if speed is None:
                 return
             answers.labelled[metric, (str(fan),)] = scaled(speed[0], column.scale)
+
+    def _fan_rpms(self, metric: Metric, answers: Answers) -> None:
+        """One that cannot be measured costs itself only. pynvml's own function asks for the first fan and no other."""
+        for fan in range(self.fans):
+            asked = pynvml.c_nvmlFanSpeedInfo_t(pynvml.nvmlFanSpeedInfo_v1, fan)
+            # The answer of a fan that is refused says nothing of the row, unless it is the first.
+            rpm = self._ask(_RPM, lambda asked=asked: _rpm(self.handle, asked), [metric][fan:], answers)  # type: ignore[misc]
+            if rpm is not None:
+                answers.labelled[metric, (str(fan),)] = float(rpm)
+            elif fan == 0:
+                return
 
     def _ask_link_states(self, rows: list[tuple[Metric, Links]], answers: Answers) -> None:
         name = "nvmlDeviceGetNvLinkState"
@@ -348,9 +362,6 @@ class Asker:
         total = self._link_rows.total(metric, column, told, answers.refused)
         if total is not None:
             answers.values[metric] = total
-        if isinstance(column, Field) and metric in _LINK_ERRORS:
-            for link, count in self._link_rows.with_errors(metric, column):
-                answers.labelled[NVLINK_LINK_ERRORS, (str(link), dict(metric.labels)["kind"])] = count
 
     def _ask_gpm(self, rows: list[tuple[Metric, Gpm]], answers: Answers) -> None:
         numbers = {metric: int(getattr(pynvml, column.name)) for metric, column in rows}
@@ -374,6 +385,14 @@ class Asker:
                 answers.increments[metric] = scaled(min(mean, column.full) * interval.seconds, column.scale)
             else:
                 answers.values[metric] = scaled(min(mean, column.full), column.scale)
+
+
+def _rpm(handle: Any, asked: Any) -> int:
+    function = pynvml._nvmlGetFunctionPointer(_RPM)  # noqa: SLF001 - tells a missing symbol as pynvml does
+    code = function(handle, ctypes.byref(asked))
+    if code != pynvml.NVML_SUCCESS:
+        raise pynvml.NVMLError(code)
+    return int(asked.speed)
 
 
 def _plausible(metric: Metric, value: float) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.catalog import ASKED, WHOLE, by_name
+from gpu_exporter.catalog import ASKED, WHOLE, by_name, told_together
+from gpu_exporter.catalog.interconnect import NVLINK_ERRORS_OF_LINKS, NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Kernel, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
@@ -83,11 +84,21 @@ class Plan:
         if slow or changed:
             self._keep_slow(answers, anew=slow)
         answers.values = {**self._settled, **self._kept, **answers.values}
-        for part in answers.values.keys() & WHOLE.keys():
-            answers.labelled[WHOLE[part], (part.labels[0][1],)] = answers.values.pop(part)
+        answers.labelled |= self._links_with_errors(answers.values.keys())
+        answers.labelled |= told_together(answers.values)
         answers.refused = [(WHOLE.get(metric, metric), value) for metric, value in answers.refused]
         self._group_all()
         return answers
+
+    def _links_with_errors(self, told: Iterable[Metric]) -> dict[tuple[Metric, tuple[str, ...]], float]:
+        """By link and kind, of the rows that have a value, be it one of the minute before."""
+        labelled: dict[tuple[Metric, tuple[str, ...]], float] = {}
+        for metric in NVLINK_ERRORS_OF_LINKS.intersection(told):
+            column = self._rows[metric].column
+            if isinstance(column, Field):
+                for link, count in self._asker.links_with_errors(metric, column):
+                    labelled[NVLINK_LINK_ERRORS, (str(link), dict(metric.labels)["kind"])] = count
+        return labelled
 
     def close(self) -> None:
         """Free what the driver holds for the device; before NVML is shut down."""
@@ -181,7 +192,7 @@ class Plan:
         if isinstance(column, Field):
             return self._field_id(column) is not None
         if isinstance(column, Fans):
-            return True
+            return True  # the driver's own library is asked, of any age
         if isinstance(column, Links):
             return hasattr(pynvml, column.state)
         return hasattr(pynvml, column.name)
@@ -232,9 +243,9 @@ class Plan:
         elif isinstance(column, Limit):
             asked = [(getattr(pynvml, column.name), 0)]
         else:
-            number = self._field_id(column) or 0
+            numbers = (self._field_id(column) or 0, *(getattr(pynvml, name) for name in column.also))
             scopes = links if column.scope == "links" else (column.scope,)
-            asked = [(number, scope) for scope in scopes]
+            asked = [(number, scope) for number in numbers for scope in scopes]
         places = []
         for item in asked:
             if item not in work.asked:

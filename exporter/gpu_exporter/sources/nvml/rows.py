@@ -42,11 +42,11 @@ class Row:
 
     @property
     def slow(self) -> bool:
-        """Whether it changes by an administrator's hand only."""
+        """Whether it changes by an administrator's hand only, or is not worth more than one look a minute."""
         column = self.column
         return (
             isinstance(column, Limit)
-            or (isinstance(column, Call) and column.slow)
+            or (isinstance(column, Call | Field) and column.slow)
             or (isinstance(column, Links) and column.per_link)
         )
 

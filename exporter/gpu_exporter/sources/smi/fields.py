@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from gpu_exporter.catalog import DEVICE_METRICS
+from gpu_exporter.catalog import ASKED
 from gpu_exporter.catalog.row import Metric, Smi
 
 # Who a GPU is, and how it is told apart.
@@ -21,7 +21,7 @@ IDENTITY: Final = (
     "compute_cap",
 )
 PROCESSES: Final = ("gpu_bus_id", "gpu_uuid", "pid", "used_gpu_memory")
-COLUMNS: Final[Mapping[Metric, Smi]] = {row: row.smi for row in DEVICE_METRICS if row.smi is not None}
+COLUMNS: Final[Mapping[Metric, Smi]] = {row: row.smi for row in ASKED if row.smi is not None}
 
 # A field and its other names stand at the beginning of a line: "power.draw.average" or "gpu.power.draw.average".
 _LISTED: Final = re.compile(r'^"([A-Za-z0-9_.]+)"((?: or "[A-Za-z0-9_.]+")*)[ \t\r]*$', re.MULTILINE)

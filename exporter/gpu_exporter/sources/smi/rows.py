@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from gpu_exporter.catalog import told_together
 from gpu_exporter.catalog.row import Metric, Smi
 from gpu_exporter.model import Device, Failure, Reading
 from gpu_exporter.sources.program import shown
@@ -77,12 +78,14 @@ def reading(row: Mapping[str, str], known: Device) -> Reading:
         first = next(iter(errors.values()), "not one of its cells holds a value")
         refused = bool(errors) and all(wrong.endswith(_PERMISSION) for wrong in errors.values())
         return Reading(known, failure=Failure("permission" if refused else "unknown", f"nvidia-smi: {first}"))
+    partial = _partial(values, errors)
+    labelled = told_together(values)
     return Reading(
         known,
         {metric: value for metric, value in values.items() if not metric.dynamic},
         # nvidia-smi tells one fan.
-        labelled={(metric, ("0",)): value for metric, value in values.items() if metric.dynamic},
-        partial=_partial(values, errors),
+        labelled=labelled | {(metric, ("0",)): value for metric, value in values.items() if metric.dynamic},
+        partial=partial,
     )
 
 
