@@ -1,9 +1,8 @@
 """``python -m bench.faces``: what `top` and the window cost in an hour, beside nvitop.
 
-All at the same time on the same machine: `gpu-exporter top` and nvitop in terminals,
-`gpu-exporter desktop` on a virtual display, each with 1 GPU and with 8, two processes a GPU, each with a stand-in for
-the driver of its own. What is told is CPU time and memory of processes, which other work on the machine changes
-little; never a time by the clock.
+All at the same time on the same machine: `gpu-exporter top` and nvitop in terminals, `gpu-exporter desktop` on a
+virtual display, each with 1 GPU and with 8, two processes a GPU, each with a stand-in for the driver of its own. What
+is told is CPU time and memory of processes, which other work on the machine changes little; never a time by the clock.
 """
 
 from __future__ import annotations
@@ -155,10 +154,10 @@ def markdown(found: Sequence[tuple[Face, Used, Used]], seconds: float, facts: Ma
         )
     lines += [
         "",
-        f"- All ran at the same time, each looking every {INTERVAL:g} s at a stand-in driver of its own that answers at",
-        "  once: H100s, two processes each. Its readings change little, and so do the screens.",
-        f"- `top` and nvitop in terminals of {COLUMNS} columns and {ROWS} rows, which have room for all that either shows;",
-        "  the window on Xvfb, shown and never covered.",
+        f"- All ran at the same time, each looking every {INTERVAL:g} s at a stand-in driver of its own that answers",
+        "  at once: H100s, two processes each. Its readings change little, and so do the screens.",
+        f"- `top` and nvitop in terminals of {COLUMNS} columns and {ROWS} rows, which have room for all that either",
+        "  shows; the window on Xvfb, shown and never covered.",
         "- CPU time is utime + stime of /proc/PID/stat; private memory is what would be free if the program ended",
         "  (/proc/PID/smaps_rollup).",
         "",
