@@ -15,6 +15,7 @@
 # make package-chart   dist/gpu-exporter-VERSION.tgz: the chart
 # make image-test   build and run the image, boot the systemd unit
 # make test-cluster   the chart on a real API server, by Helm 3 and 4 (builds them, once: 20 minutes on two cores)
+# make test-neighbours   a new VictoriaMetrics and an OpenTelemetry Collector (builds them, once: some minutes)
 # make soak   the long runs: flat memory, fault storms
 # make faults   random faults with a seed, ten seeds of a minute: make faults FAULTS='--seeds 7 --seconds 600'
 # make clean  forget all of this
@@ -120,6 +121,11 @@ bench: .venv/bench.stamp
 test-cluster: .venv/dev.stamp
 	tools/cluster
 	$(BIN)/pytest -m slow -n $(JOBS) --dist loadfile tests/helm $(TESTS)
+
+.PHONY: test-neighbours
+test-neighbours: .venv/dev.stamp
+	tools/neighbours
+	$(BIN)/pytest -m slow tests/hub/test_hub_truth.py tests/deploy/test_opentelemetry.py $(TESTS)
 
 .PHONY: soak
 soak: .venv/dev.stamp

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tools.lab.hub import Hub, write_nodes
-from tools.lab.programs import program
+from tools.lab.programs import neighbour, program
 from tools.lab.prometheus import Prometheus
 from tools.lab.victoria import VictoriaMetrics
 
@@ -55,11 +55,18 @@ def of_file(folder: Path, scraped: Scraped) -> tuple[Rows, dict[str, Any]]:
     return results(folder, "file", f"--history.path={folder / 'history.db'}")
 
 
-@pytest.fixture(scope="module", params=["Prometheus", "VictoriaMetrics"])
+@pytest.fixture(
+    scope="module",
+    params=["Prometheus", "VictoriaMetrics", pytest.param("the newest VictoriaMetrics", marks=pytest.mark.slow)],
+)
 def server(folder: Path, scraped: Scraped, request: pytest.FixtureRequest) -> Iterator[str]:
     """Its address."""
     with ExitStack() as stack:
-        yield (prometheus if request.param == "Prometheus" else victoria_metrics)(folder, scraped, stack)
+        if request.param == "Prometheus":
+            yield prometheus(folder, scraped, stack)
+        else:
+            new = request.param.startswith("the newest")
+            yield victoria_metrics(folder / "new" if new else folder, scraped, stack, new=new)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +86,9 @@ def prometheus(folder: Path, scraped: Scraped, stack: ExitStack) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
-def victoria_metrics(folder: Path, scraped: Scraped, stack: ExitStack) -> str:
-    server = stack.enter_context(VictoriaMetrics(folder))
+def victoria_metrics(folder: Path, scraped: Scraped, stack: ExitStack, *, new: bool) -> str:
+    folder.mkdir(exist_ok=True)
+    server = stack.enter_context(VictoriaMetrics(folder, path=neighbour("victoria-metrics") if new else None))
     server.take(list(scraped.lines(times_of=1000)))
     return server.url
 
