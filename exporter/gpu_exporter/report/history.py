@@ -346,12 +346,13 @@ class History:
         result: PerChunk = defaultdict(dict)
         for key, chunk, growth in self._grown(name, self._points(name, (), first, last, exact=False), exact=False):
             result[key][chunk] = growth
-        lost = self._lost(result, down or {})
+        for gpu, chunk in self._lost(result, down or {}):
+            del result[gpu][chunk]
         missing = {
             (gpu, chunk): seconds
             for gpu, chunks in observed.items()
             for chunk, seconds in chunks.items()
-            if seconds > 0 and (chunk not in result[gpu] or (gpu, chunk) in lost)
+            if seconds > 0 and chunk not in result[gpu]
         }
         if missing:
             means = self._mean(self._over("avg_over_time", GAUGES[name]), first, last)
