@@ -130,6 +130,13 @@ class FileArchive:
                 return GpuKey(one.node, one.number, one.uuid)
         return None
 
+    def seen(self) -> Mapping[str, float]:
+        """When each machine answered last, to the minute (Unix time). Raises ArchiveError."""
+        try:
+            return {node.alias: float(node.last_seen) for node in self._reader.nodes()}
+        except HistoryError as error:
+            raise ArchiveError(str(error)) from None
+
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
         """See Archive."""
         _check(self.metrics, metric, start, end, step)

@@ -103,6 +103,7 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
             archive = PrometheusArchive(options.prometheus, weights=files.config.weights)
         elif options.history_path is not None:
             archive = FileArchive(options.history_path, weights=files.config.weights)
+            fleet.remember(archive.seen())
         else:
             return None
     except (HistoryError, ArchiveError, ReportError) as error:
