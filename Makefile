@@ -15,8 +15,10 @@
 # make package-chart   dist/gpu-exporter-VERSION.tgz: the chart
 # make image-test   build and run the image, boot the systemd unit
 # make test-cluster   the chart on a real API server, by Helm 3 and 4 (builds them, once: 20 minutes on two cores)
+# make test-neighbours   a new VictoriaMetrics and an OpenTelemetry Collector (builds them, once: some minutes)
 # make soak   the long runs: flat memory, fault storms
 # make faults   random faults with a seed, ten seeds of a minute: make faults FAULTS='--seeds 7 --seconds 600'
+# make fuzz   the sources' tests with any bytes, led by coverage (atheris, in an environment of its own): make fuzz FUZZ='smi --seconds 600'
 # make clean  forget all of this
 
 .DEFAULT_GOAL := help
@@ -121,6 +123,11 @@ test-cluster: .venv/dev.stamp
 	tools/cluster
 	$(BIN)/pytest -m slow -n $(JOBS) --dist loadfile tests/helm $(TESTS)
 
+.PHONY: test-neighbours
+test-neighbours: .venv/dev.stamp
+	tools/neighbours
+	$(BIN)/pytest -m slow tests/hub/test_hub_truth.py tests/deploy/test_opentelemetry.py $(TESTS)
+
 .PHONY: soak
 soak: .venv/dev.stamp
 	$(BIN)/pytest -m slow --ignore=tests/helm
@@ -128,6 +135,15 @@ soak: .venv/dev.stamp
 .PHONY: faults
 faults: .venv/dev.stamp
 	$(BIN)/python -m tools.faults $(FAULTS)
+
+ATHERIS = 3.0.0
+
+.PHONY: fuzz
+fuzz: .venv/dev.stamp
+	[ -x .build/fuzz/bin/python ] || $(BIN)/python -m venv .build/fuzz
+	.build/fuzz/bin/pip install --quiet --disable-pip-version-check --only-binary=:all: atheris==$(ATHERIS) \
+		|| { echo "make fuzz: atheris $(ATHERIS) has no build for this Python or system" >&2; exit 1; }
+	.build/fuzz/bin/python -m tools.fuzzing $(FUZZ)
 
 .PHONY: docs
 docs: .venv/dev.stamp

@@ -21,10 +21,10 @@ from bench import report
 from bench.machine import Size, Surroundings
 from bench.measure import QUICK, Bench, Effort, machines
 from bench.report import Figures, Results, Row, Section
+from bench.results import RESULTS, write_exporter
 from bench.targets import Running, Target, UnavailableError, nvitop, ours
 
 SIZES = (Size(1, 2), Size(8, 2), Size(64, 64))
-RESULTS = Path(__file__).with_name("RESULTS.md")
 NOTES = (
     "A ratio is theirs divided by ours: above 1, ours is less. Times are of this machine on this day; compare ratios.",
     (
@@ -62,7 +62,7 @@ def main() -> NoReturn:
         sys.exit(130)
     print(report.as_json(results) if arguments.json else report.text(results))
     if arguments.write:
-        RESULTS.write_text(report.markdown(results))
+        write_exporter(report.markdown(results))
     sys.exit(0)
 
 

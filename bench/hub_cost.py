@@ -124,6 +124,12 @@ def used(pid: int) -> tuple[float, float]:
     return (int(fields[11]) + int(fields[12])) / _TICKS, rss / 1024
 
 
+def peak(pid: int) -> float:
+    """MiB of memory, the most that a process has had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def measure(folder: Path, count: int, seconds: float, *, history: bool) -> dict[str, float]:
     place = folder / ("history" if history else "plain")
     place.mkdir()
@@ -152,6 +158,7 @@ def measure(folder: Path, count: int, seconds: float, *, history: bool) -> dict[
         if not history:
             figures |= first_page(place, hub)
             figures["memory"] = max(memory, used(hub.process.pid)[1])
+        figures["peak"] = peak(hub.process.pid)
         return figures
 
 
@@ -208,6 +215,7 @@ def main() -> int:
     print(f"| CPU at that rhythm, of a core | {plain['cpu']:.2f} | {kept['cpu']:.2f} | {CPU} |")
     print(f"| questions a second | {plain['rate']:.0f} | {kept['rate']:.0f} | {wishes.machines / INTERVAL:.0f} |")
     print(f"| memory, MiB | {plain['memory']:.0f} | {kept['memory']:.0f} | {MEMORY:.0f} |")
+    print(f"| peak of memory, MiB | {plain['peak']:.0f} | {kept['peak']:.0f} | {MEMORY:.0f} |")
     print(f"| age of what is shown, p95, s | {plain['age']:.1f} | {kept['age']:.1f} | |")
     print(f"| first page in Chromium, s | {plain['page']:.2f} | | {FIRST_PAGE} |")
     print(f"| CPU to render it, s | {plain['rendered']:.2f} | | |")

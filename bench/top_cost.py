@@ -33,9 +33,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Terminal:
     """A program in a terminal; a context manager that ends it."""
 
-    def __init__(self, words: list[str], computer: Machine) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    def __init__(self, words: list[str], computer: Machine, columns: int = 80, rows: int = 24) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         extra = {**computer.env(), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": ""}
         kept = {name: value for name, value in environment(extra).items() if name not in {"COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
@@ -49,14 +49,14 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait()
-        os.close(self._master)
+        os.close(self.master)
 
     def read(self, seconds: float) -> int:
         """Bytes that it writes in so long."""
         end, count = time.monotonic() + seconds, 0
         while (left := end - time.monotonic()) > 0:
-            if select.select([self._master], [], [], left)[0]:
-                count += len(os.read(self._master, 65536))
+            if select.select([self.master], [], [], left)[0]:
+                count += len(os.read(self.master, 65536))
         return count
 
     def cpu(self) -> float:

@@ -87,6 +87,17 @@ def test_offline_from_the_start(fleet: Fleet) -> None:
     assert (node(fleet).status, node(fleet).since, node(fleet).seen) == ("offline", 1000.0, None)
 
 
+def test_offline_since_before_this_hub_began(clock: Clock) -> None:
+    made = Fleet(interval=5.0, clock=clock)
+    made.remember({"a": 400.0, "z": 1.0})
+    made.replace(NODES)
+    for name in ("a", "b"):
+        made.failed(name, REFUSED)
+    assert [(node(made, name).since, node(made, name).seen) for name in ("a", "b")] == [(400.0, 400.0), (1000.0, None)]
+    made.answered("a", fetched(gpu()))
+    assert (node(made).status, node(made).since, node(made).seen) == ("online", 1000.0, 1000.0)
+
+
 def test_last_values_are_not_shown_as_now(fleet: Fleet) -> None:
     holder = {"owner_kind": "user", "owner": "alice", "memory_used_bytes": 5}
     metrics = {"gpu_utilization_ratio": 0.5, "gpu_memory_used_bytes": 1, "gpu_memory_total_bytes": 2}

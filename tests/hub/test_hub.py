@@ -373,7 +373,10 @@ def test_viewers_that_never_read_cost_nobody_else_anything(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--nodes.file=none.yml",), "gpu-exporter: none.yml: cannot be read: No such file or directory"),
+        (
+            ("--nodes.file=none.yml",),
+            "gpu-exporter: none.yml: cannot be read: No such file or directory; write the mach",
+        ),
         (("--nodes.file={bad}",), "targets: 'x' is not an exporter's address; write 'x:9435'"),
         (("--nodes.file={good}", "--hub.config.file={bad}"), "bad.yml: the file is a list"),
         (("--nodes.file={good}", "--web.listen-address=9436"), "--web.listen-address: '9436' is not an address"),

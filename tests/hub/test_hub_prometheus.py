@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tools.lab.exporter import Exporter, run
+from tools.lab.exporter import Exporter
 from tools.lab.hub import Hub, write_nodes
-from tools.lab.ports import free_port
 from tools.lab.prometheus import SCRAPING, Prometheus
 from tools.lab.victoria import VictoriaMetrics
 from tools.lab.wait import wait_for
@@ -54,16 +53,3 @@ def test_charts_and_results_come_from_there(tmp_path: Path, kind: type[Prometheu
             assert hub.get("/waste?window=24h").status == 200, "the page says why, and stays"
             assert hub.get("/machines/gpu-a/gpus/0").status == 200
             wait_for(lambda: hub.states() == {"gpu-a": "online"})
-
-
-def test_weights_are_refused_where_only_the_usual_score_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "nodes.yml").write_text("[]")
-    (tmp_path / "hub.yml").write_text("weights: {utilization: 1, memory_io: 0, memory_used: 0, power: 0}\n")
-    done = run(
-        "hub",
-        f"--nodes.file={tmp_path / 'nodes.yml'}",
-        f"--hub.config.file={tmp_path / 'hub.yml'}",
-        f"--prometheus.url=http://127.0.0.1:{free_port()}",
-    )
-    assert done.returncode == 2
-    assert "weights: a Prometheus keeps the usual score alone" in done.stderr

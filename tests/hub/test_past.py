@@ -276,8 +276,9 @@ def test_what_machines_say_is_kept(tmp_path: Path) -> None:
 
 def test_what_was_worked_out_and_told_outlives_the_hub(tmp_path: Path) -> None:
     history = tmp_path / "history.db"
-    write(history, LAB, start=time.time() // 60 * 60 - 3600, hours=0.9)
-    nodes = write_nodes(tmp_path / "nodes.json", {})
+    start = time.time() // 60 * 60 - 3600
+    write(history, LAB, start=start, hours=0.9)
+    nodes = write_nodes(tmp_path / "nodes.json", {"gpu-a": nobody()})
     (tmp_path / "hub.yml").write_text("interval: 1s\ncontrol: {url: 'http://127.0.0.1:9/low'}\n")
     with Hub(tmp_path, nodes, f"--history.path={history}") as hub:
         assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
@@ -288,6 +289,9 @@ def test_what_was_worked_out_and_told_outlives_the_hub(tmp_path: Path) -> None:
         assert len(hub.json("/api/v1/results/log")["log"]) == 1
         assert ask(hub.port, "/api/v1/analyze", method="POST").status == 200
         assert hub.json("/api/v1/control") == told, "within the cooldown nothing is told again"
+        hub.wait_states(**{"gpu-a": "offline"})
+        assert hub.nodes()["gpu-a"]["since_timestamp_seconds"] == pytest.approx(start + 0.9 * 3600, abs=60)
+        assert "has not answered since this hub began" not in hub.get("/").text
 
 
 def test_the_history_reads_the_same_of_what_the_hub_unpacks(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tools.lab.wait import patience, wait_for
 T = TypeVar("T")
 UNPACKED = ROOT / ".build/debian/usr/bin"  # by tools/setup
 SHIPPED = ROOT / ".build/shipped"  # by tools/shipped
+NEIGHBOURS = ROOT / ".build/neighbours"  # by tools/neighbours
 # Of Prometheus and Alertmanager: Debian's, the oldest that the files of deploy/ are for, and what is shipped with them.
 Release = Literal["debian", "shipped"]
 # As Debian calls them.
@@ -59,6 +60,13 @@ def program(name: str, release: Release = "debian") -> str:
         if release == "shipped"
         else f"{name} is not installed and tools/setup could not fetch it"
     )
+
+
+def neighbour(name: str) -> str:
+    """Where a program is that tools/neighbours builds. Raises MissingProgramError."""
+    if not (NEIGHBOURS / name).exists():
+        raise MissingProgramError(f"{name} is not built: run tools/neighbours")
+    return str(NEIGHBOURS / name)
 
 
 class Program:

@@ -18,10 +18,10 @@ _LINES = 100_000  # of one request
 class VictoriaMetrics(Program):
     """One on a free port of 127.0.0.1, which scrapes what its configuration says; a context manager that stops it."""
 
-    def __init__(self, folder: Path, configuration: str = "") -> None:
+    def __init__(self, folder: Path, configuration: str = "", *, path: str | None = None) -> None:
         self.port = free_port()
         command = [
-            program("victoria-metrics"),
+            path or program("victoria-metrics"),
             f"-storageDataPath={folder / 'victoria'}",
             f"-httpListenAddr={LOOPBACK}:{self.port}",
             "-search.latencyOffset=0s",  # what was scraped just now is told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 from typing import Final, NamedTuple, Protocol
@@ -15,7 +15,6 @@ from gpu_exporter.history.document import STATES
 from gpu_exporter.history.reader import METRICS, Reader
 from gpu_exporter.history.usage import usage
 from gpu_exporter.hub.settings import Weights
-from gpu_exporter.hub.weighted import scores
 from gpu_exporter.model import Owner
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
@@ -92,6 +91,7 @@ class Archive(Protocol):
 
     name: str
     metrics: Collection[str]
+    weights: Weights  # of the score in ``totals``
 
     def find(self, node: str, name: str) -> GpuKey | None:
         """A GPU that was there once, by UUID, or by its index on a machine; None where nothing is known of it."""
@@ -130,6 +130,13 @@ class FileArchive:
                 return GpuKey(one.node, one.number, one.uuid)
         return None
 
+    def seen(self) -> Mapping[str, float]:
+        """When each machine answered last, to the minute (Unix time). Raises ArchiveError."""
+        try:
+            return {node.alias: float(node.last_seen) for node in self._reader.nodes()}
+        except HistoryError as error:
+            raise ArchiveError(str(error)) from None
+
     def curve(self, gpu: GpuKey, metric: str, *, start: float, end: float, step: float) -> Curve:
         """See Archive."""
         _check(self.metrics, metric, start, end, step)
@@ -147,21 +154,20 @@ class FileArchive:
         """See Archive."""
         try:
             found = usage(self._reader, start=start, end=end)
-            own = {} if self.weights == USUAL else scores(self._reader, self.weights, start=start, end=end)
         except HistoryError as error:
             raise ArchiveError(str(error)) from None
-        usual = self.weights == USUAL
+        own = _own(self.weights)
         whole = [
             Total(
                 one.gpu.node, one.gpu.number, one.gpu.uuid, one.gpu.model, None, one.states, one.joules,
-                _mean(one.score, one.scored) if usual else own.get((one.gpu.id, None)),
+                _mean(one.score, one.scored) if own is None else one.weighted(own),
             )
             for one in found.gpus
         ]  # fmt: skip
         held = [
             Total(
                 one.gpu.node, one.gpu.number, one.gpu.uuid, one.gpu.model, one.owner, one.states, one.joules,
-                _mean(one.score, one.scored) if usual else own.get((one.gpu.id, one.owner)),
+                _mean(one.score, one.scored) if own is None else one.weighted(own),
             )
             for one in found.holds
         ]  # fmt: skip
@@ -208,8 +214,9 @@ class PrometheusArchive:
 
     metrics: Collection[str] = _QUERIES.keys()
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, weights: Weights = USUAL) -> None:
         self.name = "Prometheus"
+        self.weights = weights
         self._client = Client(access)
 
     def find(self, node: str, name: str) -> GpuKey | None:
@@ -246,7 +253,7 @@ class PrometheusArchive:
     def totals(self, start: float, end: float) -> Totals:
         """See Archive."""
         try:
-            found = History(self._client, Grid.of(end - start, end))
+            found = History(self._client, Grid.of(end - start, end), weights=_own(self.weights))
         except ReportError as error:
             raise ArchiveError(str(error)) from None
         names = {key: (one.host or one.gpu.instance, one.model) for key, one in found.gpus.items()}
@@ -283,6 +290,11 @@ def _check(metrics: Collection[str], metric: str, start: float, end: float, step
 def _who(gpu: object, name: tuple[str, str]) -> tuple[str, int, str, str]:
     index = str(getattr(gpu, "gpu", ""))
     return name[0], int(index) if index.isascii() and index.isdecimal() else -1, str(getattr(gpu, "uuid", "")), name[1]
+
+
+def _own(weights: Weights) -> Mapping[str, float] | None:
+    """Weights that are not those of the score that the exporter counts; None where they are."""
+    return None if weights == USUAL else asdict(weights)
 
 
 def _mean(score: float, scored: float) -> float | None:

@@ -43,8 +43,13 @@ class Fleet(Looks):
         self._clock = clock
         self._states: dict[str, NodeState] = {}
         self._since: dict[tuple[str, str], tuple[GpuState, tuple[Any, ...], float, bool]] = {}
+        self._remembered: Mapping[str, float] = {}
 
     # --- changes ------------------------------------------------------------------------------------------------------
+
+    def remember(self, seen: Mapping[str, float]) -> None:
+        """When machines answered last before this hub began, by name (Unix time)."""
+        self._remembered = seen
 
     def replace(self, nodes: Nodes) -> None:
         """Look at these machines; what is known of those that stay is kept."""
@@ -53,7 +58,10 @@ class Fleet(Looks):
         for node in nodes.nodes:
             before = old.get(node.name)
             same = before is not None and (before.node.address, before.node.scheme) == (node.address, node.scheme)
-            state = before if same and before is not None else NodeState(node, since=self._clock())
+            if same and before is not None:
+                state = before
+            else:
+                state = NodeState(node, since=self._clock(), seen=self._remembered.get(node.name))
             state.node = node
             self._states[node.name] = state
         for key in [key for key in self._since if key[0] not in self._states]:

@@ -90,6 +90,15 @@ def named(nodes: Sequence[Node]) -> Iterator[Node]:
 
 
 def _document(path: Path) -> Any:
+    try:
+        return _parsed(path)
+    except ConfigError as error:
+        if path.exists():
+            raise
+        raise ConfigError(f'{error}; write the machines into it: - targets: ["gpu-a:9435", "gpu-b:9435"]') from None
+
+
+def _parsed(path: Path) -> Any:
     if path.suffix.lower() != ".json":
         return read_yaml(path, largest=_LARGEST)
     try:

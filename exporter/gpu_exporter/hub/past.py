@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from gpu_exporter.history import Recorder
-from gpu_exporter.hub.archive import Archive, ArchiveError, FileArchive
+from gpu_exporter.hub.archive import Archive, ArchiveError
 from gpu_exporter.hub.control import Controller
 from gpu_exporter.hub.document import kept
 from gpu_exporter.hub.fetching import Access, Fetched
@@ -39,7 +39,7 @@ class Past:
     def use(self, config: HubConfig, control: Access) -> None:
         """Put changed settings into force; how long history is kept waits for a restart."""
         self.config = config
-        if isinstance(self.archive, FileArchive) and self.archive.weights != config.weights:
+        if self.archive.weights != config.weights:
             self.archive.weights = config.weights
             self.results.forget()
         self.results.use(config.thresholds, config.window)

@@ -100,9 +100,10 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
             recorder = Recorder(options.history_path, retention=Retention(minutes=files.config.retention))
             recorder.start()
         if options.prometheus is not None:
-            archive = PrometheusArchive(options.prometheus)
+            archive = PrometheusArchive(options.prometheus, weights=files.config.weights)
         elif options.history_path is not None:
             archive = FileArchive(options.history_path, weights=files.config.weights)
+            fleet.remember(archive.seen())
         else:
             return None
     except (HistoryError, ArchiveError, ReportError) as error:
@@ -254,8 +255,6 @@ def _read(options: Options) -> _Files:
         beside=options.config_file,
         place="control.http_config",
     )
-    if options.prometheus is not None and config.weights != settings.Weights():
-        raise ConfigError(f"{options.config_file}: weights: a Prometheus keeps the usual score alone; leave them out")
     return _Files(config, nodes.load(options.nodes_file), how, control)
 
 

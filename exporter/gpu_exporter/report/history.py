@@ -20,6 +20,9 @@ POWER_LIMIT: Final = "gpu_power_limit_watts"
 SCORE: Final = "gpu_score_seconds_total"
 OWNER_SCORE: Final = "gpu_owner_score_seconds_total"
 OWNER_ENERGY: Final = "gpu_owner_energy_joules_total"
+# What a score is made of, and the weights of the usual one.
+PARTS: Final = ("utilization", "memory_io", "memory_used", "power")
+_USUAL: Final = dict(zip(PARTS, (0.5, 0.2, 0.2, 0.1), strict=True))
 _OWNER: Final = ("owner_kind", "owner", "namespace")
 # What a counter is the integral of; the gauge stands in for a GPU without the counter.
 GAUGES: Final = {
@@ -121,6 +124,7 @@ class _Slice:
     joules: PerChunk
     limits: PerChunk
     least_watts: Mapping[Key, float]
+    weights: Mapping[str, float]
 
     def energy(self, gpu: Key, chunk: int, seconds: float) -> float | None:
         """The energy of so many seconds of the chunk, the others being free."""
@@ -134,7 +138,10 @@ class _Slice:
         return drawn - min(max(observed - seconds, 0.0) * self.least_watts.get(gpu, 0.0), drawn)
 
     def score(self, gpu: Key, chunk: int, seconds: float) -> float | None:
-        """The score of so many seconds of the chunk: counted, or made of the parts that the exporter counts."""
+        """The score of so many seconds of the chunk: counted, or made of the parts that the exporter counts.
+
+        By utilization alone where another part is not known.
+        """
         if seconds > 0 and (counted := self.scores[gpu].get(chunk)) is not None:
             return min(counted / seconds, 1.0)
         worked = self.busy[gpu].get(chunk)
@@ -147,25 +154,30 @@ class _Slice:
             return utilization
         filled = min(filled * max(self.observed[gpu][chunk] / seconds, 1.0), 1.0)
         power = min(drawn / seconds / limit, 1.0)
-        return 0.5 * utilization + 0.2 * min(io / seconds, 1.0) + 0.2 * filled + 0.1 * power
+        parts = dict(zip(PARTS, (utilization, min(io / seconds, 1.0), filled, power), strict=True))
+        return sum(self.weights[name] * part for name, part in parts.items())
 
 
 class History:
     """Reads the window slice by slice; ``gpus``, ``holds`` and ``covered`` (seconds with any data) are the result.
 
-    ``match`` narrows every query (PromQL label matchers without braces). Raises ReportError.
+    ``match`` narrows every query (PromQL label matchers without braces). The score is the one that the exporter counts,
+    or with ``weights`` of its PARTS, all of them, is made anew of what it counts of each. Raises ReportError.
     """
 
-    def __init__(self, client: Client, grid: Grid, *, match: str = "") -> None:
+    def __init__(
+        self, client: Client, grid: Grid, *, match: str = "", weights: Mapping[str, float] | None = None
+    ) -> None:
         self.gpus: dict[Key, GpuUsage] = {}
         self.holds: dict[Key, Hold] = {}
         self.grid = grid
-        self._client, self._match = client, match
+        self._client, self._match, self._weights = client, match, weights
         self._meters: defaultdict[tuple[str, Key], Meter] = defaultdict(Meter)
         # When each GPU was first seen, and for how long its exporter had counted by then.
         self._first: dict[Key, tuple[int, float]] = {}
         self._latest: dict[Key, int] = {}
         self._least: dict[Key, float] = {}
+        self._was_down: set[Key] = set()  # since its own counters were seen last
         chunks: set[int] = set()
         for first in range(0, grid.count + 1, _SLICE):
             chunks |= self._read(first, min(first + _SLICE - 1, grid.count))
@@ -238,29 +250,34 @@ class History:
         seen, gaps = self._note_gpus(found)
         observed: PerChunk = defaultdict(lambda: defaultdict(float))
         used: PerChunk = defaultdict(lambda: defaultdict(float))
+        down: PerChunk = defaultdict(dict)
         for key, chunk, growth in self._grown(STATE_SECONDS, found, exact=True):
             self.gpus[key[:4]].states[key[4]] += growth
             if key[4] != "down":
                 observed[key[:4]][chunk] += growth
+            elif growth:
+                down[key[:4]][chunk] = growth
             if key[4] in {"active", "idle_held"}:
                 used[key[:4]][chunk] += growth
-        part = self._slice(observed, gaps, first, last)
+        part = self._slice(observed, down, gaps, first, last)
         for key, usage in self.gpus.items():
             for chunk, seconds in observed[key].items():
                 _add(usage, seconds, part.score(key, chunk, seconds), part.joules[key].get(chunk))
         self._add_holds(part, used, first, last)
         return seen
 
-    def _slice(self, observed: PerChunk, gaps: PerChunk, first: int, last: int) -> _Slice:
+    def _slice(self, observed: PerChunk, down: PerChunk, gaps: PerChunk, first: int, last: int) -> _Slice:
         used, total = (self._over("avg_over_time", name) for name in MEMORY_USED)
-        joules = self._quantity(ENERGY, observed, first, last)
+        joules = self._quantity(ENERGY, observed, first, last, down=down)
         for gpu, chunks in joules.items():
             watts = [drawn / observed[gpu][chunk] for chunk, drawn in chunks.items() if observed[gpu].get(chunk, 0) > 0]
             self._least[gpu] = min([*watts, self._least.get(gpu, float("inf"))])
         scores: PerChunk = defaultdict(dict)
-        for gpu, chunk, growth in self._grown(SCORE, self._points(SCORE, (), first, last, exact=False), exact=False):
-            scores[gpu][chunk] = growth
-        # The parts are asked for where they are needed: of exporters that do not count the score.
+        if self._weights is None:
+            points = self._points(SCORE, (), first, last, exact=False)
+            for gpu, chunk, growth in self._grown(SCORE, points, exact=False):
+                scores[gpu][chunk] = growth
+        # The parts are asked for where they are needed: of exporters that do not count the score as it is wanted.
         old = {gpu: chunks for gpu, chunks in observed.items() if not scores[gpu]}
         nothing: PerChunk = defaultdict(dict)
         return _Slice(
@@ -273,6 +290,7 @@ class History:
             joules=joules,
             limits=self._mean(self._over("avg_over_time", POWER_LIMIT), first, last) if old else nothing,
             least_watts=self._least,
+            weights=self._weights or _USUAL,
         )
 
     def _note_gpus(self, found: _Found) -> tuple[set[int], PerChunk]:
@@ -318,11 +336,18 @@ class History:
                 if chunk > 0 and (exact or counts or not fresh):
                     yield key, chunk, min(growth, (chunk - since + 1) * self.grid.step) if bounded else growth
 
-    def _quantity(self, name: str, observed: PerChunk, first: int, last: int) -> PerChunk:
-        """Growth of a GPU's counter by chunk; where there is none, its gauge times the observed seconds."""
+    def _quantity(
+        self, name: str, observed: PerChunk, first: int, last: int, *, down: PerChunk | None = None
+    ) -> PerChunk:
+        """Growth of a GPU's counter by chunk; where there is none, its gauge times the observed seconds.
+
+        A device's own counter goes on while the GPU is lost: what it grew by over time ``down`` is not told, either.
+        """
         result: PerChunk = defaultdict(dict)
         for key, chunk, growth in self._grown(name, self._points(name, (), first, last, exact=False), exact=False):
             result[key][chunk] = growth
+        for gpu, chunk in self._lost(result, down or {}):
+            del result[gpu][chunk]
         missing = {
             (gpu, chunk): seconds
             for gpu, chunks in observed.items()
@@ -336,11 +361,27 @@ class History:
                     result[gpu][chunk] = value * seconds
         return result
 
+    def _lost(self, grown: PerChunk, down: PerChunk) -> set[tuple[Key, int]]:
+        """The chunks whose growth holds time in which the GPU was down."""
+        lost = set()
+        for gpu in self._was_down | down.keys():
+            was_down = gpu in self._was_down
+            for chunk in sorted(grown.get(gpu, {}).keys() | down.get(gpu, {}).keys()):
+                was_down = was_down or chunk in down.get(gpu, {})
+                if was_down and chunk in grown.get(gpu, {}):
+                    lost.add((gpu, chunk))
+                    was_down = False
+            (self._was_down.add if was_down else self._was_down.discard)(gpu)
+        return lost
+
     def _add_holds(self, part: _Slice, used: PerChunk, first: int, last: int) -> None:
         """Add the holders' share of the slice."""
         found = self._points(OWNER_SECONDS, (*_OWNER, "state"), first, last, exact=True)
         grown = [row for row in self._grown(OWNER_SECONDS, found, exact=True) if row[0][:4] in self.gpus and row[2]]
-        scores, joules = (self._of_owners(name, first, last) for name in (OWNER_SCORE, OWNER_ENERGY))
+        joules = self._of_owners(OWNER_ENERGY, first, last)
+        scores: PerChunk = defaultdict(dict)
+        if self._weights is None:
+            scores = self._of_owners(OWNER_SCORE, first, last)
         together: PerChunk = defaultdict(lambda: defaultdict(float))
         for key, chunk, growth in grown:
             together[key[:4]][chunk] += growth

@@ -12,7 +12,7 @@ from typing import Final
 from gpu_exporter.model import Device, Failure, Reading
 from gpu_exporter.sampling.poller import NoThreadError, Outcome, Poller
 from gpu_exporter.sampling.roster import Roster
-from gpu_exporter.sources import BufferedSource, Source, SourceError
+from gpu_exporter.sources import BoundedSource, BufferedSource, Source, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class Round:
         Any other exception in one device's reading is that device's failure, and logged when it begins. ``timeout`` is
         in seconds.
         """
+        if isinstance(source, BoundedSource):
+            source.bound(timeout)  # the settings may have changed since it was opened
         silent, read = self._ask_all(source.read, source, timeout=timeout)
         now = self._clock()
         settled = self._roster.settle(read, silent)

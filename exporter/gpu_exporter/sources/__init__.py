@@ -83,6 +83,14 @@ class BufferedSource(Source, Protocol):
 
 
 @runtime_checkable
+class BoundedSource(Source, Protocol):
+    """A source that itself ends what does not answer: it has to know how long a reading may take."""
+
+    def bound(self, timeout: float) -> None:
+        """So many seconds, from the next reading on."""
+
+
+@runtime_checkable
 class HearingSource(Source, Protocol):
     """A source that hears of events."""
 

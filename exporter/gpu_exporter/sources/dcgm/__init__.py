@@ -87,6 +87,10 @@ class DcgmSource:
             return Reading(device, failure=Failure("lost", "the host engine tells nothing of it any more"))
         return self._reading(device, dict(zip(self._fields, row.cells, strict=True)))
 
+    def bound(self, timeout: float) -> None:
+        """See BoundedSource.bound."""
+        self._timeout = _SHARE * timeout
+
     def events(self) -> Sequence[Event]:
         """None: a last XID without its time is no event."""
         return ()

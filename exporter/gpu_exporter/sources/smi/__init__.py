@@ -97,6 +97,10 @@ class SmiSource:
             mig_uuids=_mig_uuids(listed or ()),
         )
 
+    def bound(self, timeout: float) -> None:
+        """See BoundedSource.bound."""
+        self._asking.timeout = _SHARE * timeout
+
     def events(self) -> Sequence[Event]:
         """None: nvidia-smi does not tell XIDs."""
         return ()

@@ -39,14 +39,17 @@ class Answers:
 
 
 class Asking:
-    """Asks nvidia-smi, round by round. Belongs to one thread at a time; ``timeout`` is for one round, in seconds."""
+    """Asks nvidia-smi, round by round. Belongs to one thread at a time.
+
+    ``timeout`` is for one round, in seconds; it may be set anew.
+    """
 
     def __init__(
         self, query: Query, processes: ProcessList | None, *, timeout: float, monotonic: Callable[[], float]
     ) -> None:
         self._query = query
         self._processes = processes
-        self._timeout = timeout
+        self.timeout = timeout
         self._monotonic = monotonic
         self._apart_until = 0.0
         self._complaint = ""  # what was said beside a table that had every row
@@ -59,10 +62,10 @@ class Asking:
         began = self._monotonic()
         answers = Answers()
         if began >= self._apart_until:
-            self._ask_all(devices, answers, timeout=self._timeout / 2)
+            self._ask_all(devices, answers, timeout=self.timeout / 2)
         missing = [each for each in devices if each.index not in answers.rows and each.index not in answers.failures]
         if missing and not answers.whole:
-            left = max(self._timeout - (self._monotonic() - began), self._timeout / 4)
+            left = max(self.timeout - (self._monotonic() - began), self.timeout / 4)
             self._ask_each(missing, answers, timeout=left, helps=missing == list(devices))
         return answers
 
