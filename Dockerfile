@@ -3,8 +3,9 @@
 #   docker build -t gpu-exporter .
 #
 # No line depends on the processor: --platform linux/amd64,linux/arm64 builds both. BASE may be any Debian with Python 3.10
-# or newer in its packages. docs/CONTAINER.md tells how the image is run.
-ARG BASE=docker.io/library/debian:trixie-slim
+# or newer in its packages; its digest is of the list of all processors (.github/workflows/lock.yml raises it).
+# docs/CONTAINER.md tells how the image is run.
+ARG BASE=docker.io/library/debian:trixie-slim@sha256:a29215f6a35e51e22adffa17f89e9d2ef06214e64a2bad10d765c46aea49f11f
 
 FROM ${BASE} AS python
 RUN apt-get update \

@@ -10,10 +10,13 @@
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
 # make previews   the dashboards', the hub's and the terminal's pictures in docs/images (downloads 460 MB of Grafana's own components)
+# make docs-site   docs/ as a site, in .build/pages; a link that leads nowhere is a failure
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
+# make dist   everything that a release is made of, in dist/, and a table of it; DIST=--no-images for all but the images
 # make package-chart   dist/gpu-exporter-VERSION.tgz: the chart
 # make image-test   build and run the image, boot the systemd unit
+# make dist-test   what make dist makes, installed on bare Debians and Ubuntus word for word; the image for arm64, emulated
 # make test-cluster   the chart on a real API server, by Helm 3 and 4 (builds them, once: 20 minutes on two cores)
 # make test-neighbours   a new VictoriaMetrics and an OpenTelemetry Collector (builds them, once: some minutes)
 # make soak   the long runs: flat memory, fault storms
@@ -102,6 +105,10 @@ demo: .venv/demo.stamp
 pyz: .venv/demo.stamp
 	$(BIN)/python tools/pyz.py
 
+.PHONY: dist
+dist: .venv/demo.stamp
+	@$(BIN)/python -m tools.dist $(DIST)
+
 .PHONY: package-chart
 package-chart:
 	$(PYTHON) tools/release.py chart
@@ -113,6 +120,10 @@ lock:
 .PHONY: image-test
 image-test: .venv/dev.stamp
 	$(BIN)/pytest tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
+
+.PHONY: dist-test
+dist-test: .venv/dev.stamp
+	$(BIN)/pytest -m slow tests/deploy $(TESTS)
 
 .PHONY: bench
 bench: .venv/bench.stamp
@@ -130,7 +141,7 @@ test-neighbours: .venv/dev.stamp
 
 .PHONY: soak
 soak: .venv/dev.stamp
-	$(BIN)/pytest -m slow --ignore=tests/helm
+	$(BIN)/pytest -m slow --ignore=tests/helm --ignore=tests/deploy
 
 .PHONY: faults
 faults: .venv/dev.stamp
@@ -155,6 +166,10 @@ docs: .venv/dev.stamp
 	$(BIN)/python tools/versions.py
 	$(BIN)/python tools/chart.py
 	cd deploy/grafana && $(abspath $(BIN))/python -m build
+
+.PHONY: docs-site
+docs-site: .venv/demo.stamp
+	$(BIN)/python -m tools.docs_site
 
 .PHONY: previews
 previews: .venv/previews.stamp

@@ -1,9 +1,10 @@
 """What a release is made of, beside the wheel, the image and the single file.
 
-usage: tools/release.py notes TAG   the tag's part of CHANGELOG.md; refused where tag, package and chart differ
+usage: tools/release.py version 1.2.3   write that version wherever one stands, with today's part of CHANGELOG.md
+       tools/release.py notes TAG   the tag's part of CHANGELOG.md; refused where tag, package and chart differ
        tools/release.py chart       dist/gpu-exporter-VERSION.tgz: the chart
 
-Both need nothing but Python. The same sources give the same bytes.
+All need nothing but Python. The same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import re
 import sys
 import tarfile
+import time
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -28,6 +30,9 @@ def main() -> int:
     """Do what is asked for; 1 where the checkout does not allow it, 2 where it is not understood."""
     try:
         match sys.argv[1:]:
+            case ["version", version]:
+                for path in raise_to(ROOT, version, time.strftime("%Y-%m-%d", time.gmtime())):
+                    print(path)
             case ["notes", tag]:
                 print(notes(ROOT, tag))
             case ["chart"]:
@@ -39,6 +44,47 @@ def main() -> int:
         print(f"release: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+_VERSION = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"
+# Where the version stands: what comes before it, and nothing else that looks like one.
+_PLACES = {
+    "exporter/gpu_exporter/__init__.py": (r'^__version__ = "',),
+    "helm/gpu-exporter/Chart.yaml": (r"^version: ", r"^appVersion: ", r"image: ghcr\.io/gpu-exporter/gpu-exporter:"),
+    "deploy/compose.yaml": (r"image: ghcr\.io/gpu-exporter/gpu-exporter:", r"args: \{VERSION: "),
+    ".github/ISSUE_TEMPLATE/bug.yml": (r"placeholder: ",),
+    "README.md": (r"gpu-exporter_",),
+    "docs/CENTER.md": (r"gpu-exporter_",),
+    "docs/CONTAINER.md": (r"ghcr\.io/gpu-exporter/gpu-exporter:",),
+    "docs/INSTALL.md": (r"gpu-exporter_",),
+}
+
+
+def raise_to(root: Path, version: str, day: str) -> list[str]:
+    """Write the version to every place, and answer the files that changed."""
+    if not re.fullmatch(_VERSION, version):
+        raise ReleaseError(f"'{version}' is no version; write 1.2.3 or 1.2.3rc1")
+    changed = {}
+    for path, before in _PLACES.items():
+        text = (root / path).read_text()
+        for pattern in before:
+            text, count = re.subn(
+                rf"({pattern})\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?", rf"\g<1>{version}", text, flags=re.MULTILINE
+            )
+            if not count:
+                raise ReleaseError(f"{path} has no version after {pattern}")
+        changed[path] = text
+    history = (root / "CHANGELOG.md").read_text()
+    if f"## [{version}]" not in history:
+        head = f"## [Unreleased]\n\n## [{version}] - {day}\n"
+        history, count = re.subn(r"^## \[Unreleased\]\n", head, history, flags=re.MULTILINE)
+        if not count:
+            raise ReleaseError("CHANGELOG.md has no section ## [Unreleased]")
+    changed["CHANGELOG.md"] = history
+    written = [path for path, text in changed.items() if text != (root / path).read_text()]
+    for path in written:
+        (root / path).write_text(changed[path])
+    return written
 
 
 def notes(root: Path, tag: str) -> str:

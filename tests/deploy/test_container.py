@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,18 +20,17 @@ from typing import Any
 
 import pytest
 from tools.lab import ROOT
+from tools.lab.debian import impossible
 from tools.lab.exporter import parse, pick
+from tools.lab.image import Buildah
 from tools.lab.nvml_stub import Stub
 from tools.lab.ports import free_port
-from tools.lab.programs import program
 from tools.lab.wait import patience, wait_for
 
-from debian import RELEASE, archive, impossible
 from gpu_exporter import __version__
 
 pytestmark = pytest.mark.e2e
 LIMIT = 80_000_000  # bytes, compressed, base included
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Docker's own view of a container: its root read-only, /proc, and what is mounted.
 ENTER = """\
 set -e
@@ -92,68 +89,10 @@ class Image:
         return self.run(*command, env=env)
 
 
-class Buildah:
-    """buildah with a storage of its own, which needs no kernel modules and is gone afterwards."""
-
-    def __init__(self, folder: Path) -> None:
-        self._storage = folder / "storage"
-        self._command = [
-            *(program("buildah"), "--storage-driver=vfs"),
-            *(f"--root={self._storage}", f"--runroot={folder / 'run'}"),
-        ]
-
-    def __enter__(self) -> Buildah:  # noqa: PYI034 - typing has Self from Python 3.11 on
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._storage)
-
-    def __call__(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self._command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
-        )
-        assert done.returncode == 0, f"buildah {arguments[0]}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
-        return done.stdout if arguments[0] != "build" else done.stdout + done.stderr
-
-    def base(self) -> str:
-        """The image to build on."""
-        if given := os.environ.get("GPU_EXPORTER_TEST_BASE"):
-            return given
-        container = self("from", "scratch").strip()
-        self("add", "--quiet", container, str(archive()), "/")
-        self("commit", "--quiet", "--rm", container, f"localhost/debian:{RELEASE}")
-        return f"localhost/debian:{RELEASE}"
-
-
-def ours(folder: Path) -> dict[Path, str]:
-    """Certificates and pip's settings of this machine, while the image is built: they know its proxies and mirrors."""
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-    ).stdout
-    settings = dict(re.findall(r"^\S+\.((?:extra-)?index-url|proxy|trusted-host)='(.*)'$", listed, re.MULTILINE))
-    mounts = {}
-    if CERTIFICATES.exists():
-        settings["cert"] = "/run/certificates.pem"
-        mounts[CERTIFICATES] = settings["cert"]
-    file = folder / "pip.conf"
-    file.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
-    return {**mounts, file: "/etc/pip.conf"}
-
-
 @contextmanager
 def built(folder: Path) -> Iterator[Image]:
     with Buildah(folder) as buildah:
-        # buildah would keep only what the OCI's format has, and that has no health checks.
-        log = buildah(
-            *("build", "--isolation=chroot", "--format=docker", "--pull=false", "--layers=false", "--tag=image"),
-            *(f"--volume={source}:{target}:ro" for source, target in ours(folder).items()),
-            *(
-                f"--build-arg=BASE={buildah.base()}",
-                f"--build-arg=VERSION={__version__}",
-                "--build-arg=REVISION=0123abc",
-            ),
-            ".",
-        )
+        log = buildah.build("image", VERSION=__version__, REVISION="0123abc")
         settings = json.loads(buildah("inspect", "--type=image", "image"))["Docker"]["config"]
         buildah("push", "--quiet", "image", f"oci:{folder / 'pushed'}:image")
         size = sum(path.stat().st_size for path in (folder / "pushed/blobs").rglob("*") if path.is_file())

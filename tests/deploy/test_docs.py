@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from tools.docs_site import outward
 from tools.lab import ROOT
 from tools.lab.exporter import environment
 
+from gpu_exporter import __version__
 from gpu_exporter.catalog import CATALOG
 from gpu_exporter.cli.group import cli
 from gpu_exporter.history.schema import FIRST
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RUNBOOKS = sorted((ROOT / "docs/runbooks").glob("*.md"))
+# Pages of the past name what was there then.
+CURRENT = [page for page in [*PAGES, *RUNBOOKS] if page.name != "CHANGELOG.md"]
 
 
 def test_the_configuration_page_is_generated() -> None:
@@ -56,3 +64,114 @@ def test_pages_name_only_metrics_and_flags_that_exist(page: Path) -> None:
     flags = {flag for command in cli.commands.values() for option in command.params for flag in option.opts}
     dotted = set(re.findall(r"(--[a-z]+\.[a-z.-]+[a-z])", text))
     assert dotted - {"--collector.textfile.directory"} <= flags
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them, and those that it writes itself."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def test_anchors_lead_to_a_heading() -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}#{anchor}"
+        for page in CURRENT
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+        if anchor not in anchors(page.parent / target if target else page)
+    ]
+    assert missing == []
+
+
+def test_every_make_target_in_the_pages_exists() -> None:
+    targets = set(" ".join(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)).split())
+    asked = {
+        (str(page.relative_to(ROOT)), target)
+        for page in CURRENT
+        for line in [*code(page), *re.findall(r"`([^`\n]+)`", page.read_text())]
+        for words in re.findall(r"^(?:\$ )?(?:APT=no )?make ((?:[a-z][a-z0-9-]*(?: |$))+)", line)
+        for target in words.split()
+    }
+    assert len(asked) > 20
+    assert {(page, target) for page, target in asked if target not in targets} == set()
+
+
+def test_every_path_in_the_pages_exists() -> None:
+    """What stands between back quotes and begins with a folder of the repository; a * or a … is any name."""
+    folders = "deploy|tools|tests|helm|bench|exporter|requirements"
+    missing = [
+        f"{page.relative_to(ROOT)}: {path}"
+        for page in CURRENT
+        for path in re.findall(rf"`((?:{folders})/[\w./*…-]*[\w*/])`", page.read_text())
+        if not list(ROOT.glob(path.rstrip("/").replace("…", "*")))
+    ]
+    # The example of a thing that the reader adds.
+    assert [line for line in missing if "NAME" not in line] == []
+
+
+def code(page: Path) -> Iterator[str]:
+    """Lines of a page's code, those that go on joined."""
+    for block in re.findall(r"^ *```[a-z]*\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        yield from re.sub(r"\\\n *", " ", block).splitlines()
+
+
+def commands() -> Iterator[tuple[Path, list[str]]]:
+    """Every use of the program in the pages: its words."""
+    for page in CURRENT:
+        for line in [*code(page), *re.findall(r"`([^`\n]+)`", page.read_text())]:
+            # What comes after it may be a pipe or a comment; as the name of a release or a service it is no command.
+            for found in re.findall(r"(?:^|\$ |\(|&& |; )(?:python3 )?gpu-exporter(?:\.pyz)? ([^|;&)#>]*)", line):
+                try:
+                    yield page, shlex.split(found)
+                except ValueError:  # a quotation that goes on in prose
+                    continue
+
+
+def test_every_command_and_option_in_the_pages_exists() -> None:
+    wrong = []
+    seen: set[str] = set()
+    for page, words in commands():
+        name = words[0] if words and words[0] in cli.commands else "serve"
+        taken = {flag for option in cli.commands[name].params for flag in (*option.opts, *option.secondary_opts)}
+        taken |= {"--help", "-h", "--version"}
+        seen.add(name)
+        for word in words:
+            flag = word.partition("=")[0]
+            if re.fullmatch(r"--[a-z][a-z.-]*[a-z]", flag) and flag not in taken:
+                wrong.append(f"{page.relative_to(ROOT)}: gpu-exporter {name} has no {flag}")
+    assert wrong == []
+    assert seen == set(cli.commands), "each has an example somewhere"
+
+
+def test_the_site_has_every_page() -> None:
+    text = re.sub(r"!!python\S+", "", (ROOT / "mkdocs.yml").read_text())
+
+    def listed(tree: object) -> Iterator[str]:
+        if isinstance(tree, str):
+            yield tree
+        elif isinstance(tree, list):
+            for part in tree:
+                yield from listed(part)
+        elif isinstance(tree, dict):
+            yield from listed(list(tree.values()))
+
+    named = list(listed(yaml.safe_load(text)["nav"]))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").glob("*.md")}
+    assert sorted(named) == sorted(pages | {"runbooks/README.md"})
+
+
+def test_links_out_of_the_site_lead_to_the_repository() -> None:
+    blob = "https://github.com/gpu-exporter/gpu-exporter/blob/main"
+    told = outward("[a](../README.md#run-it) [b](MAIL.md) [c](#here) [d](https://x.org) [e](../deploy)", Path("HUB.md"))
+    tree = blob.replace("blob", "tree")
+    assert told == f"[a]({blob}/README.md#run-it) [b](MAIL.md) [c](#here) [d](https://x.org) [e]({tree}/deploy)"
+    assert outward("[a](../MAIL.md)", Path("runbooks/XID.md")) == "[a](../MAIL.md)"
+    with pytest.raises(ValueError, match=r"docs/HUB\.md links to NOWHERE\.md"):
+        outward("[a](NOWHERE.md)", Path("HUB.md"))
+
+
+def test_the_pages_name_this_version() -> None:
+    for page in CURRENT:
+        named = set(re.findall(r"gpu-exporter(?:_|-|/gpu-exporter:)(\d+\.\d+\.\d+)", page.read_text()))
+        assert named <= {__version__}, page.name

@@ -25,10 +25,11 @@ PROCESSORS = ("x86_64", "aarch64")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME: list[str] = PROJECT["project"]["dependencies"]
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
-BUILD: list[str] = PROJECT["dependency-groups"]["build"]
+GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
+BUILD = GROUPS["build"]
 # What is asked for in each file.
 SETS = {
-    "build": BUILD,
+    **GROUPS,
     "image": [*RUNTIME, *EXTRAS["auth"], *EXTRAS["hub"], *EXTRAS["kubernetes"]],
     "hub": [*RUNTIME, *EXTRAS["hub"]],
     "top": [*RUNTIME, *EXTRAS["top"]],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
 from tools.lab import ROOT
-from tools.release import ReleaseError, archive, notes
+from tools.release import _PLACES, ReleaseError, archive, notes, raise_to
 
 from gpu_exporter import __version__
 from helm.rendering import CHART, chart, named, render, values_of
@@ -92,3 +94,43 @@ def test_the_archive_is_the_whole_chart(unpacked: Path, case: str) -> None:
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     assert archive(CHART, tmp_path / "a").read_bytes() == archive(CHART, tmp_path / "b").read_bytes()
+
+
+@pytest.fixture
+def named_everywhere(tmp_path: Path) -> Path:
+    """Every file that names the version, as it is."""
+    for name in (*_PLACES, "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_a_version_is_raised_everywhere(named_everywhere: Path) -> None:
+    changed = raise_to(named_everywhere, "8.7.6rc5", "2026-12-31")
+    assert set(changed) == {*_PLACES, "CHANGELOG.md"}
+    for name in _PLACES:
+        text = (named_everywhere / name).read_text()
+        assert "8.7.6rc5" in text
+        assert not [line for line in text.splitlines() if "gpu-exporter" in line and __version__ in line], name
+    assert "## [Unreleased]\n\n## [8.7.6rc5] - 2026-12-31\n" in (named_everywhere / "CHANGELOG.md").read_text()
+    assert notes(named_everywhere, "v8.7.6rc5").startswith("### Added"), "and the tag fits"
+    assert raise_to(named_everywhere, "8.7.6rc5", "2027-01-01") == [], "once is enough"
+
+
+def test_nothing_else_names_the_version() -> None:
+    """A place that is forgotten here would go on naming the old one."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    pattern = re.compile(rf"gpu-exporter[_:-]v?{re.escape(__version__)}(?!\d)")
+    named = {
+        name
+        for name in files
+        if name.endswith((".md", ".yaml", ".yml", ".py", ".toml", ".service")) and not name.startswith("tests/")
+        if (ROOT / name).is_file() and pattern.search((ROOT / name).read_text())
+    }
+    assert named <= set(_PLACES)
+
+
+@pytest.mark.parametrize("version", ["v1.2.3", "1.2", "latest", ""])
+def test_what_is_no_version_is_refused(named_everywhere: Path, version: str) -> None:
+    with pytest.raises(ReleaseError, match=r"is no version; write 1\.2\.3"):
+        raise_to(named_everywhere, version, "2026-12-31")

@@ -8,107 +8,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tools.dist import deb
+from tools.dist.moment import moment
 from tools.lab import ROOT
-from tools.lab.wait import patience, wait_for
+from tools.lab.debian import archive, impossible
+from tools.lab.wait import wait_for
 
-from debian import archive, impossible
+from boot import Machine, booted
 
 pytestmark = pytest.mark.e2e
-CGROUPS = Path("/sys/fs/cgroup")
-# Version 2 has one hierarchy, version 1 one a controller, and both may be there at once.
-PLACES = [CGROUPS, *(CGROUPS / name for name in ("memory", "devices", "pids", "systemd", "unified"))]
-# What a container's runtime does for a systemd inside. A cgroup of its own is what systemd takes for the machine's.
-BOOT = """\
-set -e
-root=$1 cgroup=$2
-for place in $(find /sys/fs/cgroup -maxdepth 2 -name "$cgroup"); do echo $$ > "$place/cgroup.procs"; done
-exec unshare --pid --fork --kill-child --mount --ipc --uts --net --cgroup bash -ec '
-root=$1
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount -t proc proc "$root/proc"
-mount -t sysfs -o ro sysfs "$root/sys"
-for place in run tmp dev; do mount -t tmpfs -o mode=755 tmpfs "$root/$place"; done
-for device in null zero full random urandom tty; do
-    touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
-done
-mkdir "$root/dev/pts" "$root/dev/shm"
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-else
-    mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup"
-    for controller in memory devices pids systemd; do
-        mkdir "$root/sys/fs/cgroup/$controller"
-        name=$controller; [ $controller != systemd ] || name=none,name=systemd
-        mount -t cgroup -o $name cgroup "$root/sys/fs/cgroup/$controller"
-    done
-fi
-exec chroot "$root" /usr/bin/env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
-' boot "$root"
-"""
 SETTINGS = "GPU_EXPORTER_SOURCE=fake\nGPU_EXPORTER_WEB_LISTEN_ADDRESS=127.0.0.1:9435\n"
 # The times are made short; what happens then is the unit's.
 SHORTER = "[Service]\nWatchdogSec=8s\nRestartSec=100ms\n"
 SCRAPE = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9435/metrics').read().decode())"
 
 
-class Machine:
-    """One that has booted. Commands run in it as root."""
-
-    def __init__(self, root: Path, process: subprocess.Popen[bytes]) -> None:
-        self.root = root
-        self._process = process
-        self._init = int(wait_for(self._first_process, "systemd"))
-
-    def _first_process(self) -> str:
-        """The process id of its systemd: the child of unshare."""
-        assert self._process.poll() is None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for child in children:
-            with suppress(OSError):
-                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                    return child
-        return ""
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["nsenter", f"--target={self._init}", "--all", "--root", "--wdns=/", *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=patience(),
-        )
-
-    def show(self, name: str) -> str:
-        """A property of the unit."""
-        return self.run("systemctl", "show", "--value", f"--property={name}", "gpu-exporter").stdout.strip()
-
-    def journal(self) -> str:
-        return self.run("journalctl", "--no-pager", "--unit=gpu-exporter").stdout
-
-    def until(self, name: str, value: str) -> None:
-        wait_for(lambda: self.show(name) == value, lambda: (name, self.show(name), self.journal()))
-
-    def status(self) -> str:
-        """/proc/PID/status of the exporter, as the machine sees it."""
-        return self.run("cat", f"/proc/{self.show('MainPID')}/status").stdout
-
-
-def remove_cgroups(name: str) -> None:
-    for place in (folder / name for folder in PLACES):
-        for folder in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
-            folder.rmdir()
-        if place.exists():
-            place.rmdir()
-
-
-@contextmanager
-def booted(folder: Path) -> Iterator[Machine]:
+def prepared(folder: Path) -> Path:
+    """A system with the exporter installed by hand, as docs/INSTALL.md tells, that is not booted yet."""
     root = folder / "root"
     root.mkdir()
     subprocess.run(["tar", "-xf", str(archive("systemd", "python3", "procps")), "-C", str(root)], check=True)
@@ -120,32 +39,11 @@ def booted(folder: Path) -> Iterator[Machine]:
     wants = root / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True, exist_ok=True)
     (wants / unit.name).symlink_to(f"/etc/systemd/system/{unit.name}")
-    (root / "etc/systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
     (root / "etc/gpu-exporter").mkdir()
     (root / "etc/gpu-exporter/environment").write_text(SETTINGS)
     unit.with_name(f"{unit.name}.d").mkdir()
     (unit.with_name(f"{unit.name}.d") / "shorter.conf").write_text(SHORTER)
-    (root / "etc/machine-id").write_text("")
-    cgroup = f"gpu-exporter-test-{os.getpid()}"
-    for place in PLACES:
-        if (place / "cgroup.procs").exists():
-            (place / cgroup).mkdir()
-    process = subprocess.Popen(["bash", "-c", BOOT, "boot", str(root), cgroup], stdin=subprocess.DEVNULL)
-    try:
-        yield Machine(root, process)
-    finally:
-        process.kill()
-        process.wait()
-        wait_for(lambda: _removed(cgroup))
-        shutil.rmtree(root)
-
-
-def _removed(cgroup: str) -> bool:
-    try:
-        remove_cgroups(cgroup)
-    except OSError:  # a process of the machine is still on its way out
-        return False
-    return True
+    return root
 
 
 def test_under_a_real_systemd(tmp_path: Path) -> None:
@@ -153,12 +51,13 @@ def test_under_a_real_systemd(tmp_path: Path) -> None:
         pytest.skip(reason)
     if os.environ.get("CI") is None and Path("/run/systemd/system").exists():
         pytest.skip("this machine's own systemd owns the cgroups; CI boots another one in its place")
-    with booted(tmp_path) as machine:
+    with booted(prepared(tmp_path)) as machine:
         it_starts_and_says_so(machine)
         it_has_no_privileges_and_nothing_to_write_to(machine)
         it_reloads(machine)
         frozen_it_is_restarted(machine)
         it_stops(machine)
+        the_package_installs_starts_and_leaves(machine, tmp_path)
 
 
 def it_starts_and_says_so(machine: Machine) -> None:
@@ -202,3 +101,41 @@ def it_stops(machine: Machine) -> None:
     assert machine.run("systemctl", "stop", "gpu-exporter").returncode == 0
     assert machine.show("Result") == "success"
     assert "msg=stopping signal=SIGTERM" in machine.journal()
+
+
+def the_package_installs_starts_and_leaves(machine: Machine, folder: Path) -> None:
+    """The .deb, on the same machine, once what was installed by hand is gone."""
+    for path in ("etc/systemd/system/multi-user.target.wants/gpu-exporter.service", "usr/local/bin/gpu-exporter"):
+        (machine.root / path).unlink()
+    (machine.root / "etc/systemd/system/gpu-exporter.service").unlink()
+    (machine.root / "etc/gpu-exporter/environment").unlink()
+    package = deb.package(folder, moment()).path
+    shutil.copy(package, machine.root / "root/gpu-exporter.deb")
+    done = machine.run("dpkg", "--install", "/root/gpu-exporter.deb")
+    assert done.returncode == 0, done.stdout + done.stderr
+    machine.until("ActiveState", "active")
+    assert machine.run("systemctl", "is-enabled", "gpu-exporter").stdout == "enabled\n", "it starts at boot as well"
+    assert machine.show("StatusText") == "listening on :9435"
+    assert (machine.root / "usr/lib/gpu-exporter/gpu_exporter/__pycache__").is_dir(), "nobody could write it later"
+
+    (machine.root / "etc/gpu-exporter/environment").write_text(SETTINGS)
+    before = machine.show("MainPID")
+    done = machine.run("dpkg", "--install", "--force-confold", "/root/gpu-exporter.deb")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_for(lambda: machine.show("MainPID") not in {before, "0"}, machine.journal)
+    machine.until("ActiveState", "active")
+    assert (machine.root / "etc/gpu-exporter/environment").read_text() == SETTINGS, "an upgrade keeps what was set"
+    page = machine.run("python3", "-c", SCRAPE).stdout
+    assert len(re.findall(r"^gpu_up\{", page, re.MULTILINE)) == 8, machine.journal()
+
+    assert machine.run("dpkg", "--verify", "gpu-exporter").stdout.split() == [
+        "??5??????",
+        "c",
+        "/etc/gpu-exporter/environment",
+    ]
+    done = machine.run("dpkg", "--purge", "gpu-exporter")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not empty" not in done.stdout + done.stderr
+    assert machine.show("ActiveState") == "inactive"
+    left = ("usr/lib/gpu-exporter", "etc/gpu-exporter", "usr/share/gpu-exporter")
+    assert [path for path in left if (machine.root / path).exists()] == []

@@ -18,9 +18,10 @@ WRITES = {
     ("lock", "propose"): {"contents", "pull-requests"},
     ("release", "build"): {"attestations", "id-token"},
     ("release", "chart"): {"packages"},
-    ("release", "image"): {"packages"},
+    ("release", "image"): {"attestations", "id-token", "packages"},
     ("release", "pypi"): {"id-token"},
     ("release", "release"): {"contents"},
+    ("release", "site"): {"id-token", "pages"},
 }
 
 

@@ -24,6 +24,7 @@ from gpu_exporter.cli.record import record
 from gpu_exporter.cli.report import report
 from gpu_exporter.cli.sample import sample
 from gpu_exporter.cli.serve import serve
+from gpu_exporter.cli.test_mail import test_mail
 from gpu_exporter.cli.top import top
 from gpu_exporter.config import ConfigError
 
@@ -134,7 +135,7 @@ def cli() -> None:
 
 
 for command in (
-    serve, sample, doctor, metrics, check_config, check, report, record, export, hub, top, free, desktop,
+    serve, sample, doctor, metrics, check_config, check, report, record, export, hub, top, free, desktop, test_mail,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,0 +1,1 @@
+"""make dist: everything that a release is made of."""
