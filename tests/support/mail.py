@@ -151,6 +151,7 @@ def deploy_rules(folder: Path) -> None:
     """The deployed rule files with every second an evaluation, and less patience: 1m is 1 s, 1h is 10 s.
 
     Simulated GPUs heat up as slowly as real ones, so the alert on heat gets a margin that is reached within seconds.
+    They cool down as slowly, so that those whose work just ended are hotter than their siblings for longer than 10 s.
     What fires before Prometheus has found its Alertmanager, 5 s, is told only a minute later: Watchdog waits for that.
     """
     sources = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
@@ -165,6 +166,8 @@ def deploy_rules(folder: Path) -> None:
                 for patience in {"for", "keep_firing_for"} & set(rule):
                     number, unit = int(rule[patience][:-1]), rule[patience][-1]
                     rule[patience] = f"{number * {'s': 0, 'm': 1, 'h': 10, 'd': 240}[unit]}s"
+                if rule.get("alert") == "GPUHotterThanSiblings":
+                    rule["for"] = "5m"
                 if rule.get("alert") == "Watchdog":
                     rule["for"] = "12s"
                 if rule.get("alert") == "GPUTemperatureNearSlowdown":

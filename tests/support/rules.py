@@ -142,3 +142,23 @@ def metrics(expr: str) -> set[str]:
     bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", r"\1", bare)
     bare = re.sub(r"(?<![\w:])\d[\w.]*", "", bare)
     return set(_WORDS.findall(bare)) - _LANGUAGE
+
+
+def _read_by(rule: Rule) -> set[str]:
+    named = metrics(rule.expr)
+    if "ALERTS" in named:
+        named |= set(re.findall(r'alertname="(\w+)"', rule.expr)) or {alert.name for alert in ALERTS}
+    return named & {other.name for other in ALL}
+
+
+# By the name of a rule: the rules that its expression reads, and those whose expressions read it.
+READS = {name: {read for rule in ALL if rule.name == name for read in _read_by(rule)} for name in {r.name for r in ALL}}
+READERS = {name: {reader for reader, read in READS.items() if name in read} for name in READS}
+
+
+def reached(names: set[str], steps: Mapping[str, set[str]]) -> set[str]:
+    """These rules and all that the steps lead to from them."""
+    found = set(names)
+    while more := {step for name in found for step in steps[name]} - found:
+        found |= more
+    return found

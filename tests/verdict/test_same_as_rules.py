@@ -18,7 +18,7 @@ from gpu_exporter.model import Failure, Reading
 from gpu_exporter.sources.fake import FakeFleet
 from gpu_exporter.verdict.criteria import CRITERIA
 from gpu_exporter.verdict.judge import judge
-from rules import ALERTS, ALL, DEPLOY, assert_promtool, metrics
+from rules import ALERTS, ALL, DEPLOY, assert_promtool, load, metrics
 from snapshots import snapshot
 
 MINUTES = 110
@@ -285,7 +285,9 @@ def test_check_and_the_rules_judge_alike(healthy: Reading, tmp_path: Path, relea
     cases = {
         "rule_files": [str(DEPLOY / f"rules/{name}.yml") for name in RULES],
         "evaluation_interval": "5m",
-        "group_eval_order": ["gpu-device"],
+        # All of them: those without a place come first, beside the first, in any order, and would read what is as old
+        # as Prometheus looks back.
+        "group_eval_order": [group["name"] for name in RULES for group in load(DEPLOY / f"rules/{name}.yml")["groups"]],
         "tests": [
             {
                 "interval": "1m",
