@@ -145,7 +145,7 @@ def markdown(found: Sequence[tuple[Face, Used, Used]], seconds: float, facts: Ma
         ),
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for face, first, last in sorted(found, key=lambda each: each[0].name != "nvitop"):
+    for face, first, last in sorted(found, key=lambda each: (each[0].gpus, each[0].name != "nvitop")):
         cpu = (last.cpu - first.cpu) / seconds * 3600
         rate = f"{face.written / seconds:.0f}" if face.terminal else ""
         lines.append(

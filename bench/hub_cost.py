@@ -192,6 +192,7 @@ def main() -> int:
     parser.add_argument("--machines", type=int, default=1000)
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--only", choices=("plain", "history"), help="measure the one alone")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     wishes = parser.parse_args()
     if wishes.serve is not None:
@@ -203,8 +204,10 @@ def main() -> int:
         snapshots = take_snapshots(folder, wishes.gpus)
         (folder / "snapshots.json").write_text(json.dumps([[body.decode() for body in bodies] for bodies in snapshots]))
         with Fleet(folder, wishes.machines):
-            plain = measure(folder, wishes.machines, wishes.seconds, history=False)
-            kept = measure(folder, wishes.machines, wishes.seconds, history=True)
+            plain, kept = (
+                measure(folder, wishes.machines, wishes.seconds, history=history) if wishes.only != other else {}
+                for history, other in ((False, "history"), (True, "plain"))
+            )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -212,14 +215,18 @@ def main() -> int:
     print(f"- **command**: python -m bench.hub_cost\n- **commit**: {commit}")
     print(f"- **load of the machine**: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     print("| | without history | with history | budget |\n|---|--:|--:|--:|")
-    print(f"| CPU at that rhythm, of a core | {plain['cpu']:.2f} | {kept['cpu']:.2f} | {CPU} |")
-    print(f"| questions a second | {plain['rate']:.0f} | {kept['rate']:.0f} | {wishes.machines / INTERVAL:.0f} |")
-    print(f"| memory, MiB | {plain['memory']:.0f} | {kept['memory']:.0f} | {MEMORY:.0f} |")
-    print(f"| peak of memory, MiB | {plain['peak']:.0f} | {kept['peak']:.0f} | {MEMORY:.0f} |")
-    print(f"| age of what is shown, p95, s | {plain['age']:.1f} | {kept['age']:.1f} | |")
-    print(f"| first page in Chromium, s | {plain['page']:.2f} | | {FIRST_PAGE} |")
-    print(f"| CPU to render it, s | {plain['rendered']:.2f} | | |")
-    print(f"| its size, packed, KiB | {plain['packed']:.0f} | | |")
+    for label, key, digits, budget in (
+        ("CPU at that rhythm, of a core", "cpu", 2, f"{CPU}"),
+        ("questions a second", "rate", 0, f"{wishes.machines / INTERVAL:.0f}"),
+        ("memory, MiB", "memory", 0, f"{MEMORY:.0f}"),
+        ("peak of memory, MiB", "peak", 0, f"{MEMORY:.0f}"),
+        ("age of what is shown, p95, s", "age", 1, ""),
+        ("first page in Chromium, s", "page", 2, f"{FIRST_PAGE}"),
+        ("CPU to render it, s", "rendered", 2, ""),
+        ("its size, packed, KiB", "packed", 0, ""),
+    ):
+        cells = (f"{found[key]:.{digits}f}" if key in found else "" for found in (plain, kept))
+        print(f"| {label} | {' | '.join(cells)} | {budget} |")
     return 0
 
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -33,7 +34,7 @@ from gpu_exporter.sources.smi.fields import PROCESSES, known, wanted
 _Opened: TypeAlias = tuple[Callable[[], None], Callable[[], int]]  # what reads, and the calls so far
 
 GPUS = 8
-READINGS = 50
+READINGS = 200
 RESULTS = Path(__file__).with_name("SOURCES.md")
 _H200 = Path(__file__).parents[1] / "tests/catalog/recorded/h200-580.159.04.load.csv"
 _HEAD = f"""\
@@ -100,7 +101,7 @@ def _measured(read: Callable[[], None], calls: Callable[[], int]) -> tuple[float
         read()
         walls.append(time.monotonic() - began)
         cpus.append(_cpu() - used)
-    return statistics.median(walls), statistics.mean(cpus), (calls() - before) / READINGS
+    return statistics.median(walls), statistics.median(cpus), (calls() - before) / READINGS
 
 
 def _read(source: Source) -> None:
@@ -109,8 +110,8 @@ def _read(source: Source) -> None:
 
 
 def _cpu() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    ours, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return ours.ru_utime + ours.ru_stime + children.ru_utime + children.ru_stime
 
 
 @contextmanager

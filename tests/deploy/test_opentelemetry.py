@@ -114,7 +114,8 @@ def points(metric: dict[str, Any]) -> list[tuple[dict[str, str], float]]:
 
 
 @pytest.mark.slow
-def test_a_collector_sends_what_the_page_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["rtx4090", "h100"])  # one with fans, one with ECC
+def test_a_collector_sends_what_the_page_says(tmp_path: Path, model: str) -> None:
     program, port = neighbour("collector"), free_port()
     (tmp_path / "fast.yaml").write_text(
         "receivers: {prometheus: {config: {scrape_configs: [{job_name: gpu-exporter, scrape_interval: 1s, "
@@ -129,7 +130,7 @@ def test_a_collector_sends_what_the_page_says(tmp_path: Path) -> None:
         f"service: {{telemetry: {{metrics: {{readers: [{{pull: {{exporter: {{prometheus: "
         f"{{host: {LOOPBACK}, port: {port}}}}}}}}}]}}}}}}\n"
     )
-    options = ("--source=fake", "--fake.gpus=2", "--fake.model=rtx4090", "--collection.interval=500ms")
+    options = ("--source=fake", "--fake.gpus=2", f"--fake.model={model}", "--collection.interval=500ms")
     with Exporter(tmp_path, *options) as exporter, sink() as (url, taken):
         env = {**environment(), "GPU_EXPORTER_TARGET": f"{LOOPBACK}:{exporter.port}", "OTLP_ENDPOINT": url}
         words = [program, f"--config=file:{FILE}", f"--config=file:{tmp_path / 'fast.yaml'}"]
@@ -164,4 +165,9 @@ def test_a_collector_sends_what_the_page_says(tmp_path: Path) -> None:
     assert {(at["hw.state"], value) for one in found["hw.status"] for at, value in points(one)} == {
         ("ok", 1.0), ("failed", 0.0),
     }  # fmt: skip
-    assert {at["hw.id"][-6:] for one in found["hw.fan.speed_ratio"] for at, _ in points(one)} >= {"-fan-0"}
+    if model == "rtx4090":
+        fans = {at["hw.id"][-6:] for one in found["hw.fan.speed_ratio"] for at, _ in points(one)}
+        assert "-fan-0" in fans
+    else:
+        errors = {(at["lifetime"], at["error.type"]) for one in found["hw.errors"] for at, _ in points(one)}
+        assert errors == {("volatile", "corrected"), ("volatile", "uncorrected")}

@@ -169,6 +169,8 @@ def test_the_questions_that_people_have(browser: Browser, lab: Hub) -> None:
     page = browser.evaluate("document.getElementById('main').innerText")
     assert "gpu-z is offline and has not answered since this hub began at" in page
     assert "it refused the connection: nothing listens there" in page
+    assert "gpu-a GPU 3 is down since" in page
+    assert "lost: the driver cannot reach it" in page
     row = browser.evaluate(
         "[...document.querySelectorAll('tr')].find(row => row.innerText.includes('gpu-a')).innerText"
     )

@@ -302,6 +302,9 @@ def test_the_history_reads_the_same_of_what_the_hub_unpacks(tmp_path: Path) -> N
     sample = read_document("x", whole(body))
     assert sample is not None
     assert sample == read_document("x", kept(body))
+    again = [kept(body)["gpus"][gpu]["metrics"]["gpu_ecc_errors_total"] for gpu in (0, 1, 0)]
+    assert again[0] == again[1]
+    assert again[0] is again[1] is again[2], "what is the same on all GPUs is held once"
     assert all(gpu.states and gpu.energy and gpu.sm_clock and gpu.score is not None for gpu in sample.gpus)
     assert len(kept(body)["gpus"][0]["metrics"]) < len(whole(body)["gpus"][0]["metrics"]) / 2
 

@@ -1,10 +1,11 @@
 """dcgm-exporter's names for what we measure: one table, old names and those of 4.9 beside each other.
 
 Names and units are those of its default-counters.csv, and of dcgm_fields.h of DCGM 4.6 and 4.7. In 4.9 fields carry
-base units: clocks hertz, energy joules, utilization a ratio, memory bytes, throttling seconds. All old names, all
-numbers that the source dcgm asks for, and 56 of the 67 new names stand in the header of DCGM 4.6.1; the others (memory
-bytes, utilization of memory and of the codecs, throttling, NVLink's throughput) came with 4.7. The label is
-``hostname`` since dcgm-exporter's pull request 655.
+base units: clocks hertz, energy joules, utilization a ratio, memory bytes, throttling seconds.
+
+All old names, all numbers that the source dcgm asks for, and 56 of the 67 new names stand in the header of DCGM 4.6.1;
+the others (memory bytes, utilization of memory and of the codecs, throttling, NVLink's throughput) came with 4.7. The
+label is ``hostname`` since dcgm-exporter's pull request 655.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ _SORTS: Final[Mapping[str, Callable[[NodeState], Any]]] = {
     "status": lambda state: (state.status != "offline", not state.trouble, state.status != "starting"),
 }
 _OFFLINE_SHOWN: Final = 6
+_DOWN_SHOWN: Final = 6
 _FREE_SHOWN: Final = 60  # machines of a model
 _WEEK: Final = 7 * 86400.0
 _WINDOWS: Final = (("24h", "day"), ("7d", "week"), ("30d", "month"))
@@ -109,6 +110,7 @@ class Pages:
         if key := _SORTS.get(sort):
             chosen.sort(key=key)
         offline = [state for state in self._fleet if state.status == "offline"]
+        down = [gpu for gpu in self._fleet.gpus() if gpu.state == "down"]
         return self._page(
             request,
             "machines.html",
@@ -117,6 +119,8 @@ class Pages:
             sheet_url=partial(_changed, request, "page"),
             offline=offline[:_OFFLINE_SHOWN],
             more_offline=len(offline) - _OFFLINE_SHOWN,
+            down=down[:_DOWN_SHOWN],
+            more_down=len(down) - _DOWN_SHOWN,
             asked=asked,
             fits=asked.gpu,
             sort=sort,

@@ -10,6 +10,7 @@ from typing import Final
 from gpu_exporter.model import Owner
 from gpu_exporter.report.client import Client, ReportError, Series
 from gpu_exporter.report.growth import Meter, Point, Raw
+from gpu_exporter.report.slices import USUAL, Key, PerChunk, Slice
 
 STATE_SECONDS: Final = "gpu_state_seconds_total"
 OWNER_SECONDS: Final = "gpu_owner_seconds_total"
@@ -20,9 +21,6 @@ POWER_LIMIT: Final = "gpu_power_limit_watts"
 SCORE: Final = "gpu_score_seconds_total"
 OWNER_SCORE: Final = "gpu_owner_score_seconds_total"
 OWNER_ENERGY: Final = "gpu_owner_energy_joules_total"
-# What a score is made of, and the weights of the usual one.
-PARTS: Final = ("utilization", "memory_io", "memory_used", "power")
-_USUAL: Final = dict(zip(PARTS, (0.5, 0.2, 0.2, 0.1), strict=True))
 _OWNER: Final = ("owner_kind", "owner", "namespace")
 # What a counter is the integral of; the gauge stands in for a GPU without the counter.
 GAUGES: Final = {
@@ -32,9 +30,6 @@ GAUGES: Final = {
 }
 # VictoriaMetrics moves the grid of an answer with 50 points or more, to cache it.
 _SLICE: Final = 48
-
-Key = tuple[str, ...]  # the labels that tell one GPU, or one hold, apart
-PerChunk = dict[Key, dict[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,62 +102,11 @@ class Hold:
     scored: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """What GPUs did in one slice of the window, by GPU and chunk: seconds, joules, ratios, watts.
-
-    Where a GPU was held for a part of a chunk only, what it did is its holders': a free GPU computes nothing, keeps
-    nothing in memory, and draws what it draws at its least.
-    """
-
-    observed: PerChunk
-    gaps: PerChunk
-    scores: PerChunk  # as the exporter counts it; seconds
-    busy: PerChunk
-    memory_io: PerChunk
-    memory: PerChunk
-    joules: PerChunk
-    limits: PerChunk
-    least_watts: Mapping[Key, float]
-    weights: Mapping[str, float]
-
-    def energy(self, gpu: Key, chunk: int, seconds: float) -> float | None:
-        """The energy of so many seconds of the chunk, the others being free."""
-        drawn = self.joules[gpu].get(chunk)
-        if drawn is None:
-            return None
-        observed = self.observed[gpu].get(chunk, 0.0)
-        if gap := self.gaps[gpu].get(chunk):
-            # The device's counter goes on while there is no exporter; nobody is charged for that time.
-            drawn *= min(observed / gap, 1.0)
-        return drawn - min(max(observed - seconds, 0.0) * self.least_watts.get(gpu, 0.0), drawn)
-
-    def score(self, gpu: Key, chunk: int, seconds: float) -> float | None:
-        """The score of so many seconds of the chunk: counted, or made of the parts that the exporter counts.
-
-        By utilization alone where another part is not known.
-        """
-        if seconds > 0 and (counted := self.scores[gpu].get(chunk)) is not None:
-            return min(counted / seconds, 1.0)
-        worked = self.busy[gpu].get(chunk)
-        if worked is None or seconds <= 0:
-            return None
-        utilization = min(worked / seconds, 1.0)
-        io, filled = self.memory_io[gpu].get(chunk), self.memory[gpu].get(chunk)
-        drawn, limit = self.energy(gpu, chunk, seconds), self.limits[gpu].get(chunk)
-        if io is None or filled is None or drawn is None or not limit:
-            return utilization
-        filled = min(filled * max(self.observed[gpu][chunk] / seconds, 1.0), 1.0)
-        power = min(drawn / seconds / limit, 1.0)
-        parts = dict(zip(PARTS, (utilization, min(io / seconds, 1.0), filled, power), strict=True))
-        return sum(self.weights[name] * part for name, part in parts.items())
-
-
 class History:
     """Reads the window slice by slice; ``gpus``, ``holds`` and ``covered`` (seconds with any data) are the result.
 
-    ``match`` narrows every query (PromQL label matchers without braces). The score is the one that the exporter counts,
-    or with ``weights`` of its PARTS, all of them, is made anew of what it counts of each. Raises ReportError.
+    ``match`` narrows every query (PromQL label matchers without braces). The score is the one that the exporter counts
+    or, with ``weights`` of its parts (``slices.PARTS``), made anew of what it counts of each. Raises ReportError.
     """
 
     def __init__(
@@ -266,7 +210,7 @@ class History:
         self._add_holds(part, used, first, last)
         return seen
 
-    def _slice(self, observed: PerChunk, down: PerChunk, gaps: PerChunk, first: int, last: int) -> _Slice:
+    def _slice(self, observed: PerChunk, down: PerChunk, gaps: PerChunk, first: int, last: int) -> Slice:
         used, total = (self._over("avg_over_time", name) for name in MEMORY_USED)
         joules = self._quantity(ENERGY, observed, first, last, down=down)
         for gpu, chunks in joules.items():
@@ -280,7 +224,7 @@ class History:
         # The parts are asked for where they are needed: of exporters that do not count the score as it is wanted.
         old = {gpu: chunks for gpu, chunks in observed.items() if not scores[gpu]}
         nothing: PerChunk = defaultdict(dict)
-        return _Slice(
+        return Slice(
             observed=observed,
             gaps=gaps,
             scores=scores,
@@ -290,7 +234,7 @@ class History:
             joules=joules,
             limits=self._mean(self._over("avg_over_time", POWER_LIMIT), first, last) if old else nothing,
             least_watts=self._least,
-            weights=self._weights or _USUAL,
+            weights=self._weights or USUAL,
         )
 
     def _note_gpus(self, found: _Found) -> tuple[set[int], PerChunk]:
@@ -374,7 +318,7 @@ class History:
             (self._was_down.add if was_down else self._was_down.discard)(gpu)
         return lost
 
-    def _add_holds(self, part: _Slice, used: PerChunk, first: int, last: int) -> None:
+    def _add_holds(self, part: Slice, used: PerChunk, first: int, last: int) -> None:
         """Add the holders' share of the slice."""
         found = self._points(OWNER_SECONDS, (*_OWNER, "state"), first, last, exact=True)
         grown = [row for row in self._grown(OWNER_SECONDS, found, exact=True) if row[0][:4] in self.gpus and row[2]]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gpu_exporter.history import GpuTotal, HistoryError, HoldTotal, Reader, StoredGpu, usage
 from gpu_exporter.report.client import ReportError
-from gpu_exporter.report.history import Gpu, GpuUsage, Grid, Hold, Key
+from gpu_exporter.report.history import Gpu, GpuUsage, Grid, Hold
+from gpu_exporter.report.slices import Key
 
 
 class StoredHistory:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import OWNER_KINDS, OwnerKind, Rows
-from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, Hold, Key
+from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, Hold
+from gpu_exporter.report.slices import Key
 
 CLASSES: Final = ("idle", "low", "normal", "high")
 FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "score", "energy_kwh")
