@@ -117,7 +117,7 @@ lock:
 
 .PHONY: image-test
 image-test: .venv/dev.stamp
-	$(BIN)/pytest tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
+	$(BIN)/pytest -m "not slow" tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
 
 .PHONY: dist-test
 dist-test: .venv/dev.stamp
