@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -116,7 +117,18 @@ def test_its_documents_are_debians(unpacked: Path) -> None:
     assert all((unpacked / line.split("  ")[1]).exists() for line in sums)
 
 
-def test_the_same_sources_give_the_same_package(package: Path, tmp_path: Path) -> None:
+def test_the_same_sources_give_the_same_package(
+    package: Path, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same packages of others; that these are the same every time is the single file's test as well."""
+
+    def again(folder: Path) -> bool:
+        shutil.copytree(
+            unpacked / deb.LIBRARY, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("gpu_exporter")
+        )
+        return True
+
+    monkeypatch.setattr(deb, "fetched", again)
     same(deb.package(tmp_path, WHEN).path, package)
 
 
