@@ -9,7 +9,7 @@
 # make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
-# make previews   the dashboards', the hub's and the terminal's pictures in docs/images (downloads 460 MB of Grafana's own components)
+# make previews   the pictures of dashboards, hub, status page and terminal in docs/images (downloads 460 MB of Grafana's own components)
 # make docs-site   docs/ as a site, in .build/pages; a link that leads nowhere is a failure
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
@@ -119,7 +119,7 @@ lock:
 
 .PHONY: image-test
 image-test: .venv/dev.stamp
-	$(BIN)/pytest tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
+	$(BIN)/pytest -m "not slow" tests/deploy/test_container.py tests/deploy/test_systemd_boot.py
 
 .PHONY: dist-test
 dist-test: .venv/dev.stamp
@@ -175,6 +175,7 @@ docs-site: .venv/demo.stamp
 previews: .venv/previews.stamp
 	$(BIN)/python -m tools.previews
 	$(BIN)/python -m tools.previews.hub
+	$(BIN)/python -m tools.previews.status
 	$(BIN)/python -m tools.previews.top
 
 .PHONY: goldens

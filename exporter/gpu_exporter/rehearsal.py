@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -44,11 +44,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where an alert goes: the receivers' names, their targets, and why it is not told, if that is so."""
+    """Where an alert goes: the receivers' names, their targets, and why it is not told, if that is so.
+
+    ``hours`` are the time intervals of routes to these receivers; whether they hold it back, no API tells.
+    """
 
     receivers: tuple[str, ...]
     targets: tuple[Target, ...]
     muted: str
+    hours: tuple[str, ...] = ()
 
 
 class Alertmanager:
@@ -65,6 +69,7 @@ class Alertmanager:
             tree = yaml.safe_load(status["config"]["original"])
             self._receivers = {str(one["name"]): one for one in tree["receivers"]}
             self._smarthost = str((tree.get("global") or {}).get("smtp_smarthost", ""))
+            self._hours = dict(_hours(tree["route"]))
         except (KeyError, TypeError, AttributeError, yaml.YAMLError):
             self._fail("answered JSON that is not Alertmanager's; is it a Prometheus, or a Grafana?")
 
@@ -87,11 +92,11 @@ class Alertmanager:
                 muted = f"silenced by {', '.join(status['silencedBy'])}: {self.url}/#/silences"
             elif status["inhibitedBy"]:
                 muted = "inhibited: another alert that stands says more (inhibit_rules)"
-            elif status.get("mutedBy"):  # from 0.28 on
-                muted = f"muted by the hours of its route: {', '.join(status['mutedBy'])}"
         except (KeyError, TypeError, ValueError):
             self._fail("took the alert and does not have it; is it one of several behind one address?")
-        return Route(names, tuple(target for name in names for target in self._targets(name)), muted)
+        targets = tuple(target for name in names for target in self._targets(name))
+        hours = dict.fromkeys(each for name in names for each in self._hours.get(name, ()))
+        return Route(names, targets, muted, tuple(hours))
 
     def _targets(self, receiver: str) -> Iterable[Target]:
         for key, entries in self._receivers.get(receiver, {}).items():
@@ -186,20 +191,24 @@ def rehearse(url: str, *, labels: Mapping[str, str], wait: float, host: str, say
         if not route.targets:
             say("not sent: the receiver has no address")
             return False
-        return _watched(alertmanager, [target.kind for target in route.targets], before, wait, say)
+        return _watched(alertmanager, route, before, wait, say)
     finally:
         alertmanager.tell(given, annotations, ends=time.time() - 1)
 
 
 def _watched(
     alertmanager: Alertmanager,
-    kinds: Sequence[str],
+    route: Route,
     before: Mapping[tuple[str, str], float],
     wait: float,
     say: Callable[[str], None],
 ) -> bool:
-    """Wait until each kind was sent, and say what became of it."""
+    """Wait until each kind was sent, and say what became of it.
+
+    Alertmanager counts by kind, not by alert: what it sends of other alerts meanwhile is counted with ours.
+    """
     began = time.monotonic()
+    kinds = [target.kind for target in route.targets]
     pending = set(kinds)
     while True:
         now = alertmanager.counts()
@@ -207,22 +216,32 @@ def _watched(
         passed = time.monotonic() - began
         for kind in sorted(pending):
             sent = grown.get((_SENT, kind), 0.0) - grown.get((_FAILED[0], kind), 0.0)
-            if sent >= kinds.count(kind):
+            if sent >= kinds.count(kind) and not route.hours:
                 say(f"sent: {kind}, after {passed:.0f} s; when the test is over, a message may say so")
                 pending.discard(kind)
         tries = {kind: max(grown.get((name, kind), 0.0) for name in _FAILED) for kind in pending}
         if not pending:
             return True
         if passed >= wait or all(count >= _TRIES for count in tries.values()):
+            if route.hours and not any(tries.values()):
+                say(f"not known to be sent: outside of its hours ({', '.join(route.hours)}) it waits for them")
+                return False
             for kind, count in sorted(tries.items()):
                 say(
                     f"not sent: {kind}: {count:.0f} tries failed; Alertmanager's log says why"
                     if count
-                    else f"not sent: {kind}: nothing within {wait:g} s; its route waits longer (group_wait), or for "
-                    "its hours (active_time_intervals)"
+                    else f"not sent: {kind}: nothing within {wait:g} s; its route waits for longer (group_wait)"
                 )
             return False
         time.sleep(min(_LOOK, max(wait - passed, 0.0)))
+
+
+def _hours(route: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Receivers with the time intervals of a route to them, from the route on downwards."""
+    if named := [*(route.get("active_time_intervals") or ()), *(route.get("mute_time_intervals") or ())]:
+        yield str(route.get("receiver")), [str(name) for name in named]
+    for below in route.get("routes") or ():
+        yield from _hours(below)
 
 
 def _base(url: str) -> str:

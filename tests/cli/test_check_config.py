@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,12 @@ def test_by_the_hub_s_own_flags(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "none.yml: cannot be read: No such file or directory" in done.stderr
     assert run("check-config").returncode == 2
+
+
+def test_a_file_that_may_not_be_read_is_told_like_any_other(tmp_path: Path) -> None:
+    """Also where click would look first; root may read everything but what stands in the way of a path."""
+    (tmp_path / "file").write_text("interval: 10s\n")
+    (tmp_path / "file").chmod(0)
+    done = run("check-config", str(tmp_path / "file" if os.getuid() else tmp_path / "file/below"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert ": cannot be read: " in done.stderr

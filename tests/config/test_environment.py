@@ -157,6 +157,7 @@ COMMANDS = {
     "top": ("top", "--once", "--source=fake"),
     "free": ("free", "--source=fake"),
     "desktop": ("desktop", "--source=fake"),
+    "test-mail": ("test-mail", "--wait=1s"),
 }
 
 

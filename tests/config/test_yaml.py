@@ -82,3 +82,10 @@ def test_a_file_may_be_a_list_of_mappings(read: Callable[[str], tuple[Path, Any]
     assert refusal(lambda: Section.each(*read("targets: []"))).startswith("'{'targets': []}' is not a list; write one")
     assert refusal(lambda: Section.each(*read("- x"), known=("targets",))) == "[0] is text; write keys such as targets"
     assert Section.each(*read("")) == ()
+
+
+@pytest.mark.parametrize("content", ["a: 1\n b: 2\n", "a:\n  b: 1\n c: 2\n", "- a: 1\n b: 2\n"])
+def test_what_is_indented_wrongly_is_told(read: Callable[[str], tuple[Path, Any]], content: str) -> None:
+    told = refusal(lambda: read(content))
+    assert told.startswith("is not YAML: line ")
+    assert told.endswith("; is this line indented as its neighbours?")

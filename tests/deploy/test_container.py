@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 from tools.lab import ROOT
 from tools.lab.debian import impossible
+from tools.lab.emulation import arm64, cannot_emulate
 from tools.lab.exporter import parse, pick
 from tools.lab.image import Buildah
-from tools.lab.nvml_stub import Stub
+from tools.lab.nvml_stub import Stub, build
 from tools.lab.ports import free_port
+from tools.lab.programs import program
 from tools.lab.wait import patience, wait_for
 
 from gpu_exporter import __version__
@@ -90,8 +92,8 @@ class Image:
 
 
 @contextmanager
-def built(folder: Path) -> Iterator[Image]:
-    with Buildah(folder) as buildah:
+def built(folder: Path, processor: str = "") -> Iterator[Image]:
+    with Buildah(folder, processor) as buildah:
         log = buildah.build("image", VERSION=__version__, REVISION="0123abc")
         settings = json.loads(buildah("inspect", "--type=image", "image"))["Docker"]["config"]
         buildah("push", "--quiet", "image", f"oci:{folder / 'pushed'}:image")
@@ -111,6 +113,22 @@ def test_the_image(tmp_path: Path, library: Path) -> None:
         it_reads_gpus_where_the_library_is_mounted(image, tmp_path, library)
         the_single_file_runs_on_its_bare_python(image, tmp_path)
         other_processors_get_the_same(image, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_image_for_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built and run by qemu's emulation; the stand-in is compiled for it. Slow: make dist-test."""
+    if reason := impossible() or cannot_emulate():
+        pytest.skip(reason)
+    monkeypatch.setenv("CC", program("aarch64-linux-gnu-gcc"))
+    library = build(tmp_path / "library")
+    with arm64(), built(tmp_path, "arm64") as image:
+        assert image.run("uname", "-m") == (0, "aarch64\n")
+        it_says_what_it_is(image)
+        it_is_small(image)
+        it_holds_what_it_needs_and_no_pip(image)
+        it_serves_on_a_read_only_root_as_nobody(image)
+        it_reads_gpus_where_the_library_is_mounted(image, tmp_path, library)
 
 
 def it_says_what_it_is(image: Image) -> None:

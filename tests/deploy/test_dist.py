@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tools.dist import deb, images, python
+from tools.dist import bom, deb, images, python
 from tools.dist.__main__ import table
 from tools.dist.index import index
 from tools.dist.made import LeftOutError, Made, RefusedError, same
 from tools.dist.moment import moment
 from tools.lab import ROOT
+from tools.lab.exporter import environment
 from tools.lab.programs import program
 
 from gpu_exporter import __version__
@@ -59,7 +62,10 @@ def test_everything_in_it_is_roots_and_of_one_time(package: Path) -> None:
     assert {(entry.uid, entry.gid, entry.mtime) for entry in entries} == {(0, 0, WHEN)}
     assert {entry.mode for entry in entries} == {0o644, 0o755}
     runs = [entry.name for entry in entries if entry.isfile() and entry.mode == 0o755]
-    assert runs == ["./usr/bin/gpu-exporter"]
+    scripts = sorted(path for path in (ROOT / "deploy/check").rglob("*.sh") if path.stat().st_mode & 0o111)
+    ready = [f"./usr/share/gpu-exporter/{path.relative_to(ROOT / 'deploy')}" for path in scripts]
+    assert len(ready) > 2, "they can be run where they lie"
+    assert sorted(runs) == ["./usr/bin/gpu-exporter", *ready]
     assert not [entry.name for entry in entries if entry.name.endswith((".so", ".pyc"))]
 
 
@@ -116,7 +122,18 @@ def test_its_documents_are_debians(unpacked: Path) -> None:
     assert all((unpacked / line.split("  ")[1]).exists() for line in sums)
 
 
-def test_the_same_sources_give_the_same_package(package: Path, tmp_path: Path) -> None:
+def test_the_same_sources_give_the_same_package(
+    package: Path, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same packages of others; that these are the same every time is the single file's test as well."""
+
+    def again(folder: Path) -> bool:
+        shutil.copytree(
+            unpacked / deb.LIBRARY, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("gpu_exporter")
+        )
+        return True
+
+    monkeypatch.setattr(deb, "fetched", again)
     same(deb.package(tmp_path, WHEN).path, package)
 
 
@@ -230,3 +247,37 @@ def test_the_loop_over_servers_installs_on_each(tmp_path: Path) -> None:
     assert lines[0::2] == [f"scp {package} gpu-{number}:/tmp/" for number in range(1, 7)]
     assert all(line.startswith(f"ssh gpu-{number} sudo ") for number, line in enumerate(lines[1::2], start=1))
     assert all(package in line for line in lines)
+
+
+@pytest.mark.slow
+def test_the_lists_have_every_package_that_is_locked(tmp_path: Path) -> None:
+    """cyclonedx-py itself checks them against the schema. Slow: make dist-test."""
+    for name, made in zip(bom.OF, bom.lists(tmp_path), strict=True):
+        document = json.loads(made.path.read_text())
+        assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+        assert document["metadata"]["component"]["version"] == __version__
+        locked = re.findall(r"^([\w.-]+)==([^ ;]+)", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE)
+        assert {(one["name"], one["version"]) for one in document["components"]} == set(locked)
+        assert all(one["purl"].startswith(f"pkg:pypi/{one['name']}@") for one in document["components"])
+
+
+@pytest.mark.slow
+def test_make_dist_makes_it_all() -> None:
+    """But for the images, which tests/deploy/test_container.py builds. Slow: make dist-test."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.dist", "--no-images"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    sums = dict(line.split("  ")[::-1] for line in (ROOT / "dist/SHA256SUMS").read_text().splitlines())
+    files = {path.name: path for path in (ROOT / "dist").rglob("*") if path.is_file() and path.name != "SHA256SUMS"}
+    assert sums == {name: Made("", path, "").sum for name, path in files.items()}
+    kinds = " ".join(sorted(name.partition(__version__)[2] or name for name in files))
+    assert kinds == (
+        "-py3-none-any.whl .image.cdx.json .pyz.cdx.json .tar.gz .tgz _all.deb gpu-exporter.pyz index.yaml"
+    )
+    assert all(name in done.stdout for name in files)

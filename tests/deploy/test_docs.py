@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from tools.docs_site import outward
 from tools.lab import ROOT
-from tools.lab.exporter import environment
+from tools.lab.exporter import environment, run
 
 from gpu_exporter import __version__
 from gpu_exporter.catalog import CATALOG
@@ -123,25 +124,59 @@ def commands() -> Iterator[tuple[Path, list[str]]]:
             # What comes after it may be a pipe or a comment; as the name of a release or a service it is no command.
             for found in re.findall(r"(?:^|\$ |\(|&& |; )(?:python3 )?gpu-exporter(?:\.pyz)? ([^|;&)#>]*)", line):
                 try:
-                    yield page, shlex.split(found)
+                    yield page, shlex.split(found.partition("  ")[0])
                 except ValueError:  # a quotation that goes on in prose
                     continue
 
 
-def test_every_command_and_option_in_the_pages_exists() -> None:
+def test_every_command_in_the_pages_is_understood() -> None:
+    """Command, options and choices, as the command line itself reads them; nothing is run."""
     wrong = []
     seen: set[str] = set()
     for page, words in commands():
-        name = words[0] if words and words[0] in cli.commands else "serve"
-        taken = {flag for option in cli.commands[name].params for flag in (*option.opts, *option.secondary_opts)}
-        taken |= {"--help", "-h", "--version"}
+        name, arguments = (words[0], words[1:]) if words and words[0] in cli.commands else ("serve", words)
+        if name == "serve" and arguments and not arguments[0].startswith("--"):
+            continue  # a sentence about the program
+        if {"--help", "--version"} & set(arguments):
+            continue
         seen.add(name)
-        for word in words:
-            flag = word.partition("=")[0]
-            if re.fullmatch(r"--[a-z][a-z.-]*[a-z]", flag) and flag not in taken:
-                wrong.append(f"{page.relative_to(ROOT)}: gpu-exporter {name} has no {flag}")
+        try:
+            cli.commands[name].make_context(name, list(arguments), parent=click.Context(cli))
+        except click.MissingParameter:
+            continue  # a sentence about one of its options
+        except click.UsageError as error:
+            wrong.append(f"{page.relative_to(ROOT)}: gpu-exporter {' '.join(words)}: {error.format_message()}")
     assert wrong == []
     assert seen == set(cli.commands), "each has an example somewhere"
+
+
+# They need nothing but GPUs, and end by themselves.
+_ALONE = {"sample", "check", "doctor", "metrics", "free"}
+_NOT_ALONE = {
+    "--count",
+    "--min-memory",
+    "--expect-gpus",
+    "--watch",
+    "--help",
+    "--target",
+    "--nodes.file",
+    "--hub",
+    "--record",
+}
+
+
+def test_the_commands_that_need_nothing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = set()
+    for page, words in commands():
+        line = " ".join(words)
+        if not words or words[0] not in _ALONE or _NOT_ALONE & set(words) or "[" in line or line in ran:
+            continue
+        ran.add(line)
+        done = run(*words, extra={"GPU_EXPORTER_SOURCE": "fake", "GPU_EXPORTER_FAKE_GPUS": "8"})
+        assert done.returncode == 0, f"{page.name}: gpu-exporter {line}: {done.stderr}"
+        assert done.stdout, line
+    assert {words.split()[0] for words in ran} == _ALONE
 
 
 def test_the_site_has_every_page() -> None:

@@ -39,7 +39,11 @@ def server() -> Iterator[Server]:
 
 def test_allow_list_and_its_reload() -> None:
     with serving(allow=(ipaddress.ip_network("10.0.0.0/8"),)) as server:
-        assert ask(server, b"").startswith(b"HTTP/1.1 403 Forbidden")  # before a byte was sent
+        refused = ask(server, b"")  # before a byte was sent
+        told = b"403 Forbidden: 127.0.0.1 is not in web.allow\n"
+        assert refused.startswith(b"HTTP/1.1 403 Forbidden")
+        assert b"\r\nContent-Length: %d\r\n" % len(told) in refused
+        assert refused.endswith(b"\r\n\r\n" + told)
         server.allow = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("127.0.0.0/8"))
         with dial(server, GET) as client:
             assert answer(client)[0] == 200

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
 import pytest
+from tools.lab import ROOT
+from tools.lab.exporter import environment
 from tools.lab.nvml_stub import FUNCTIONS, MODELS, SETTINGS, Mig, Process, Stub, Usage, build
 from tools.lab.nvml_stub.agent import Agent, NvmlError
 from tools.lab.wait import patience, wait_for
@@ -478,3 +482,17 @@ def test_shows_64_gpus_with_64_processes_each(agent: Agent, directory: Path) -> 
     asked = "sum(len(nvmlDeviceGetComputeRunningProcesses(nvmlDeviceGetHandleByIndex(i))) for i in range(64))"
     assert agent(asked) == 64 * 64
     agent("nvmlShutdown()")
+
+
+def test_by_hand_as_contributing_tells(tmp_path: Path) -> None:
+    """The page's own commands, in a folder of the test's."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"^```bash\n(.*nvml_stub.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    script = block.replace(".venv/bin/python", sys.executable).replace(".build/gpus", str(tmp_path / "gpus"))
+    script = script.replace(".venv/bin/gpu-exporter", f"{sys.executable} -m gpu_exporter")
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = re.findall(r"^1 .*A100.*?(\d+) °C", done.stdout, re.MULTILINE)
+    assert before != after == "91"

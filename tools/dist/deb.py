@@ -138,8 +138,7 @@ def package(folder: Path, when: int) -> Made:
         _fill(root, when)
         _describe(root)
         for path in [root, *root.rglob("*")]:
-            mode = 0o755 if path.is_dir() or _runs(path.relative_to(root)) else 0o644
-            path.chmod(mode)
+            path.chmod(0o755 if path.is_dir() or _runs(path.relative_to(root), path) else 0o644)
             os.utime(path, (when, when))
         target = folder / f"{NAME}_{__version__}_all.deb"
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +155,9 @@ def package(folder: Path, when: int) -> Made:
     return Made("deb", target, "Debian 12, Ubuntu 22.04 and newer, every processor")
 
 
-def _runs(path: Path) -> bool:
+def _runs(path: Path, file: Path) -> bool:
+    if path.is_relative_to(SHARE):
+        return os.access(file, os.X_OK)  # as in the checkout
     return path.parts[:2] == ("usr", "bin") or path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
 
 

@@ -18,11 +18,11 @@ _LARGEST: Final = 4 * 1024**2  # bytes, of a list of machines
 
 
 def _file(flag: str, name: str, text: str) -> Callable[..., Any]:
-    return click.option(flag, name, type=click.Path(path_type=Path), metavar="FILE", help=text)
+    return click.option(flag, name, type=click.Path(path_type=Path, readable=False), metavar="FILE", help=text)
 
 
 @click.command("check-config", short_help="Check configuration files.")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.argument("file", type=click.Path(path_type=Path, readable=False), required=False)
 @_file("--web.config.file", "web_config_file", "Check this web configuration file, with or without the other ones.")
 @_file("--nodes.file", "nodes_file", "Check this list of machines, the hub's nodes.yml.")
 @_file("--hub.config.file", "hub_file", "Check this hub.yml.")

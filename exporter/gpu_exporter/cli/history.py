@@ -21,7 +21,7 @@ def with_history(*, required: bool) -> Callable[[Callable[..., Any]], Callable[.
         "history",
         required=required,
         envvar="GPU_EXPORTER_HISTORY_PATH",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
         help="The history: one SQLite file; docs/HISTORY.md.",
     )

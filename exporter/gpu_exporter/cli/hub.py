@@ -21,8 +21,8 @@ _LOG: Final = {setting.key: setting for setting in settings() if setting.key.sta
 
 def _file(flag: str, name: str, variable: str, text: str, default: Path | None = None) -> Callable[..., Any]:
     return click.option(
-        flag, name, envvar=variable, type=click.Path(path_type=Path), metavar="FILE", help=text, default=default,
-        show_default=default is not None,
+        flag, name, envvar=variable, type=click.Path(path_type=Path, readable=False), metavar="FILE", help=text,
+        default=default, show_default=default is not None,
     )  # fmt: skip
 
 

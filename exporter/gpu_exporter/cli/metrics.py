@@ -18,7 +18,7 @@ import click
 )
 @click.option(
     "--check",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Write nothing; status 1 and the first difference where FILE is not the current reference.",
 )

@@ -56,7 +56,7 @@ def with_settings(
         "--config.file",
         "config_file",
         envvar="GPU_EXPORTER_CONFIG_FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
         help="YAML file with these settings; flags and environment go over it. SIGHUP reads it again.",
     )(command)

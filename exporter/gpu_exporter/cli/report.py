@@ -29,7 +29,7 @@ def _file_option(name: str, text: str) -> Callable[[Callable[..., Any]], Callabl
         f"--prometheus.{name}-file",
         f"{name.replace('-', '_')}_file",
         envvar=f"GPU_EXPORTER_PROMETHEUS_{name.replace('-', '_').upper()}_FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
         help=text,
     )

@@ -17,6 +17,7 @@ from gpu_exporter.config.parsers import RefusedError, quoted
 _LARGEST: Final = 256 * 1024  # bytes; a file that people write has a few hundred
 _DEEPEST: Final = 16
 _LONGEST: Final = 2000  # characters of a message: two paths, of those that people write
+_INDENTED: Final = ("<block end>", "mapping values are not allowed here")
 T = TypeVar("T")
 
 
@@ -44,7 +45,9 @@ def read_yaml(path: Path, *, largest: int = _LARGEST) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-        raise ConfigError(f"{path}: is not YAML: {where}{problem.removeprefix('but ')}") from None
+        # These words are about tokens; what people did wrong is nearly always this.
+        advice = "; is this line indented as its neighbours?" if any(words in problem for words in _INDENTED) else ""
+        raise ConfigError(f"{path}: is not YAML: {where}{problem.removeprefix('but ')}{advice}") from None
     except (ValueError, OverflowError, RecursionError):  # what PyYAML raises for '\UFFFFFFFF' and the like
         raise ConfigError(f"{path}: is not YAML: an escape or a number in it is out of range") from None
 

@@ -29,8 +29,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TURN: Final = 2.0  # seconds between looks at whether to stop; closing does not wait for them
 _FORBIDDEN: Final = (
-    b"HTTP/1.1 403 Forbidden\r\nServer: gpu-exporter\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: 14\r\nConnection: close\r\n\r\n403 Forbidden\n"
+    "HTTP/1.1 403 Forbidden\r\nServer: gpu-exporter\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    "Content-Length: {}\r\nConnection: close\r\n\r\n{}"
 )
 _NOT_TLS: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
@@ -157,7 +157,9 @@ class Server:
         """Answer a client that is not allowed, before anything is read."""
         with sock, suppress(OSError):
             if self._wrap is None:
-                sock.send(_FORBIDDEN, socket.MSG_DONTWAIT)
+                # Whoever set it up asks from there as well, and would look for the mistake elsewhere.
+                text = f"403 Forbidden: {peer} is not in web.allow\n"
+                sock.send(_FORBIDDEN.format(len(text), text).encode(), socket.MSG_DONTWAIT)
             sock.shutdown(socket.SHUT_WR)
         log.debug("refused", extra={"peer": peer})
 

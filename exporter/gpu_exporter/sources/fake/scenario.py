@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -274,11 +274,28 @@ def _word(value: Any) -> str:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+class _Story(Section):
+    """What an event may have depends on its fault: of the keys of all faults, its own are named."""
+
+    def known(self, names: Collection[str]) -> None:
+        fault = self.entries.get("fault")
+        rules = FAULTS.get(fault) if isinstance(fault, str) else None
+        own = names if rules is None else _keys(rules)
+        for key in self.entries:
+            if key not in names:
+                self.refuse(quoted(key)[1:-1], f"unknown key; write one of {', '.join(own)}")
+
+
 def load(path: Path, fleet: Fleet) -> tuple[Event, ...]:
     """All events of the file, in its order. Raises ConfigError."""
     parse = _parsers(fleet)
-    file = Section(path, read_yaml(path), known=("events",))
+    file = _Story(path, read_yaml(path), known=("events",))
     return tuple(_event(entry, fleet, parse) for entry in file.sections("events", known=_KEYS))
+
+
+def _keys(rules: _Fault) -> tuple[str, ...]:
+    """What an event with the fault may have."""
+    return ("at", "fault", *(("gpu",) * (rules.gpu != "refused")), *(("for",) * rules.lasts), *rules.fields)
 
 
 def _event(entry: Section, fleet: Fleet, parse: Mapping[str, Callable[[Any], Any]]) -> Event:
@@ -286,7 +303,7 @@ def _event(entry: Section, fleet: Fleet, parse: Mapping[str, Callable[[Any], Any
     entry.require("fault", f"write one of {', '.join(FAULTS)}")
     fault = entry.value("fault", parse["fault"], "")
     rules = FAULTS[fault]
-    keys = ("at", "fault", *(("gpu",) * (rules.gpu != "refused")), *(("for",) * rules.lasts), *rules.fields)
+    keys = _keys(rules)
     for key in entry.entries:
         if key not in keys:
             entry.refuse(key, f"is not for {fault}; write one of {', '.join(keys)}")
