@@ -33,7 +33,7 @@ from bench.machine import Machine, Size, machine
 BEFORE: Final = "8420fdb^"
 _MARK: Final = ("<!-- bench.fairness -->", "<!-- end of bench.fairness -->")
 _RESULTS: Final = Path(__file__).with_name("RELIABILITY.md")
-_SECONDS: Final = 8.0  # of each attack
+_SECONDS: Final = 6.0  # of each attack
 _FEW: Final = 8  # GPUs
 _EVERY: Final = 0.5  # seconds between scrapes
 _TIMEOUT: Final = 5.0  # seconds

@@ -16,6 +16,7 @@ from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
 
 T = TypeVar("T")
 _NEEDED: Final = ("aiohttp", "dns", "jinja2", "msgspec", "starlette", "uvicorn")
+_FLUSH_WITHIN: Final = 0.2  # seconds
 _LOG: Final = {setting.key: setting for setting in settings() if setting.key.startswith("log.")}
 
 
@@ -110,7 +111,8 @@ def hub(
         LogConfig(
             _parsed("--log.level", level, _LOG["log.level"].parse, defaults.level),
             _parsed("--log.format", form, _LOG["log.format"].parse, defaults.format),
-        )
+        ),
+        waits=False,
     )
     options = service.Options(
         listen=_parsed("--web.listen-address", ",".join(listen), listen_addresses, ()),
@@ -123,6 +125,8 @@ def hub(
         service.run(options)
     except service.StartError as error:
         raise click.ClickException(str(error)) from None
+    finally:
+        logs.flush(_FLUSH_WITHIN)
 
 
 def _prometheus(url: str) -> Any:

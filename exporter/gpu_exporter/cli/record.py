@@ -13,6 +13,7 @@ from gpu_exporter.config.parsers import duration_between, size_between
 
 _DAY = 86400.0
 _MIB = 1024.0**2
+_FLUSH_WITHIN = 0.2  # seconds
 
 
 @click.command(short_help="Keep a history of GPUs and their holders in one file.")
@@ -74,7 +75,7 @@ def record(
     from gpu_exporter.recording.targets import parse_target  # noqa: PLC0415
 
     config, _ = load_config(config_file, given)
-    logs.configure(config.log)
+    logs.configure(config.log, waits=False)
     kept = Retention(
         minutes=parsed("--history.retention", retention, duration_between(_DAY, 3660 * _DAY)),
         quarters=parsed("--history.quarters-retention", quarters, duration_between(_DAY, 3660 * _DAY)),
@@ -85,3 +86,5 @@ def record(
         run(config, path=history, retention=kept, targets=wanted)
     except HistoryError as error:
         raise click.ClickException(f"--history.path: {error}") from None
+    finally:
+        logs.flush(_FLUSH_WITHIN)
