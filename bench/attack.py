@@ -3,7 +3,7 @@
 ``readers PATH COUNT``   ask for a page again and again, on connections that they keep
 ``slow PATH COUNT``      ask for a page, and take 1 KiB of it a second
 ``half COUNT RATE``      so many connections a second that never send a whole request, COUNT of them open at most
-``guesses COUNT``        wrong passwords, from COUNT addresses
+``guesses COUNT``        wrong passwords, from COUNT addresses, two connections each
 
 All come from 127.0.0.2, or from there on; those that are cut come back. A process of its own, so that its work does not
 slow down the scraper beside it.
@@ -17,6 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 
 _AGAIN = 0.2  # seconds until a client that was cut comes back
 _RECEIVES = 4096  # bytes: a slow reader's machine takes no more by itself
@@ -96,10 +97,10 @@ async def _attack(kind: str, port: int, rest: list[str]) -> None:
         attacks = [_half_open(port, int(rest[0]), float(rest[1]))]
     elif kind == "guesses":
         addresses = [f"127.0.1.{number}" for number in range(1, int(rest[0]) + 1)]
-        attacks = [_again(lambda address=address: _guesses(port, address)) for address in addresses]  # type: ignore[misc]
+        attacks = [_again(partial(_guesses, port, address)) for address in addresses for _ in range(2)]
     else:
         once = {"readers": _reads, "slow": _reads_slowly}[kind]
-        attacks = [_again(lambda: once(port, rest[0])) for _ in range(int(rest[1]))]
+        attacks = [_again(partial(once, port, rest[0])) for _ in range(int(rest[1]))]
     tasks = [loop.create_task(attack) for attack in attacks]
     print("open", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)

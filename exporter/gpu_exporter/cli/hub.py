@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.extras import need
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import ConfigError, LogConfig, settings
@@ -121,6 +122,7 @@ def hub(
         alertmanager_url=_parsed("--alertmanager.url", alertmanager_url, settings_url, None),
         **files,
     )
+    bound_arenas()
     try:
         service.run(options)
     except service.StartError as error:

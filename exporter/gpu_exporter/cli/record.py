@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.history import parsed, with_history
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.config.parsers import duration_between, size_between
@@ -82,6 +83,7 @@ def record(
         size=parsed("--history.size-limit", limit, size_between(16 * _MIB, 1024**2 * _MIB)),
     )
     wanted = [parsed("--target", text, parse_target) for text in dict.fromkeys(targets)]
+    bound_arenas()
     try:
         run(config, path=history, retention=kept, targets=wanted)
     except HistoryError as error:
