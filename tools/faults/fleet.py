@@ -10,11 +10,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import trustme
 from tools.faults.liars import Liar, machine
 from tools.lab.exporter import Exporter
 from tools.lab.hub import Hub
@@ -29,6 +30,13 @@ _PEAK_MIB: Final = 200.0  # that the hub may take: each liar's bomb is unpacked 
 _EXIT: Final = 2.0  # seconds
 _LOOK: Final = 0.25
 _REQUESTS: Final = (b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HT", b"\x16\3\1")
+_HANDSHAKES: Final = (
+    b"",
+    b"\x16\3\1",
+    b"\x16\3\1\2\0\1\0\1\xfc\3\3" + b"x" * 200,
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"\x80" * 500,
+)
 _SCENARIOS: Final = (
     "events: [{at: 0s, gpu: 0, fault: lost}]",
     "events: [{at: 1s, gpu: 3, fault: hang, for: 3s}, {at: 1s, gpu: 4, fault: xid, xid: 79}]",
@@ -53,18 +61,26 @@ class Fleet:
         self._nodes = folder / "nodes.json"
         self._clients: list[socket.socket] = []
         self._liars: list[Liar] = [machine(chance.randrange(1000)) for _ in range(_LIARS)]
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "fleet.pem")
+        web = folder / "web.yml"
+        web.write_text("tls_server_config: {cert_file: fleet.pem, key_file: fleet.pem}\n")
         arguments = (
-            "--source=fake", f"--fake.gpus={_GPUS}", f"--fake.scenario={self._scenario}", "--collection.interval=1s",
+            f"--web.config.file={web}", "--source=fake", f"--fake.gpus={_GPUS}", f"--fake.scenario={self._scenario}",
+            "--collection.interval=1s",
         )  # fmt: skip
         self._exporter = Exporter(folder, *arguments)
         self._list()
         (folder / "hub.yml").write_text(
-            f"interval: 1s\ncontrol: {{url: 'http://127.0.0.1:{self._liars[0].port}/', dry_run: false}}\n"
+            "interval: 1s\nhttp_config: {tls_config: {ca_file: ca.pem}}\n"
+            f"control: {{url: 'http://127.0.0.1:{self._liars[0].port}/', dry_run: false}}\n"
         )
         self.hub = Hub(folder, self._nodes, f"--history.path={folder / 'gpu.db'}")
         wait_for(self._seen, self.hub.log)
         self._faults: list[Callable[[], None]] = [
-            self.scenario, self.list_breaks, self.list_grows, self.disk_full, self.viewers, self.reloads, self.pages,
+            self.scenario, self.list_breaks, self.list_grows, self.disk_full, self.viewers, self.handshakes,
+            self.reloads, self.pages,
         ]  # fmt: skip
         self.peak = 0.0  # MiB of RSS
         self._calm = threading.Event()
@@ -150,9 +166,10 @@ class Fleet:
         self._list(self._chance.choice((0, 10, 200)))
 
     def _list(self, more: int = 0) -> None:
-        ports = {"fleet": self._exporter.port}
-        ports |= {f"liar{number}": liar.port for number, liar in enumerate(self._liars)}
+        ports = {f"liar{number}": liar.port for number, liar in enumerate(self._liars)}
         groups = [{"targets": [f"127.0.0.1:{port}"], "labels": {"alias": alias}} for alias, port in ports.items()]
+        secure = {"alias": "fleet", "__scheme__": "https"}
+        groups.append({"targets": [f"127.0.0.1:{self._exporter.port}"], "labels": secure})
         groups += [{"targets": [f"127.0.9.{number % 250}:{9000 + number}"]} for number in range(more)]
         self._nodes.write_text(json.dumps(groups))
 
@@ -162,11 +179,18 @@ class Fleet:
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (self._chance.choice((4096, hard)), hard))
 
+    def handshakes(self) -> None:
+        """Half a handshake and garbage, where the simulated machine speaks TLS."""
+        self._dial(self._exporter.port, "127.0.0.2", _HANDSHAKES)
+
     def viewers(self) -> None:
         """Live pages whose viewers read nothing, and half a request."""
+        self._dial(self.hub.port, "127.0.0.1", _REQUESTS)
+
+    def _dial(self, port: int, source: str, beginnings: Sequence[bytes]) -> None:
         for _ in range(self._chance.choice((5, 50))):
             with suppress(OSError):
-                client = socket.create_connection(("127.0.0.1", self.hub.port), timeout=5)
+                client = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(source, 0))
                 self._clients.append(client)
                 client.sendall(
                     self._chance.choice((b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /", b"\x16\3"))
