@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -25,7 +26,16 @@ _GONE = (OSError, asyncio.IncompleteReadError, ValueError)
 
 
 async def _connect(port: int, address: str = "127.0.0.2") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0), limit=_RECEIVES)
+    sock = socket.socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVES)
+        sock.bind((address, 0))
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        return await asyncio.open_connection(sock=sock, limit=_RECEIVES)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _request(path: str, extra: str = "") -> bytes:

@@ -59,7 +59,9 @@ CASES: Final = (
     Case("64 clients on /api/v1/gpus", ("readers /api/v1/gpus 64",), gpus=16),
     Case("64 clients on the status page", ("readers / 64",), gpus=16),
     Case("400 half-open connections a second; 0.3 s from connecting to asking", ("half 600 400",), pause=0.3),
-    Case("70 slow readers and 30 new connections a second; 0.1 s", ("slow / 70", "half 64 30"), gpus=16, pause=0.1),
+    Case(
+        "70 slow readers and 30 new connections a second; 0.1 s", ("slow /metrics 70", "half 64 30"), gpus=16, pause=0.1
+    ),
     Case("64 slow readers of the page of 64 GPUs, 64 processes each", ("slow /metrics 64",), gpus=64),
     Case("wrong passwords from 60 addresses", ("guesses 60",), passwords=True),
     Case("the same, after a restart", ("guesses 60",), passwords=True, restarted=True),
@@ -79,7 +81,8 @@ class Seen:
 
     def cells(self) -> str:
         """Of the table."""
-        took = [f"{1000 * seconds:.0f}" for seconds in (statistics.median(self.seconds), max(self.seconds))]
+        took = [f"{1000 * each:.0f}" for each in (statistics.median(self.seconds), max(self.seconds))]
+        took = took if self.answered else ["-", "-"]
         return f"{self.answered}/{self.scrapes} | {took[0]} | {took[1]} | {self.overruns:.0f} | {self.mebibytes:+.0f}"
 
 
