@@ -206,7 +206,9 @@ def test_an_abstract_socket() -> None:
         assert manager.told() == ["READY=1\nSTATUS=listening"]
 
 
-@pytest.mark.parametrize("watchdog", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}])
+@pytest.mark.parametrize(
+    "watchdog", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "9" * 400}]
+)
 def test_whose_life_nobody_waits_for(tmp_path: Path, watchdog: dict[str, str]) -> None:
     with Manager(str(tmp_path / "notify")) as manager:
         Notifier({"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1", **watchdog}).beat()

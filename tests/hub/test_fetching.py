@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import ssl
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -212,6 +213,28 @@ def test_what_fails_is_told_in_its_own_words(case: str, serve: Callable[[Handle]
         raise error
     assert "\n" not in str(error)
     assert len(str(error)) < 400
+
+
+def test_large_answers_do_not_add_up(serve: Callable[[Handle], int]) -> None:
+    """Twenty machines answer 16 MiB each, packed into 16 KiB, at the same time."""
+    port = serve(answer(" " * (15 << 20) + "{}", pack=True))
+
+    async def go() -> list[object]:
+        fetcher = Fetcher(how(), Names(None))
+        nodes = [Node(str(number), "127.0.0.1", port) for number in range(20)]
+        try:
+            return await asyncio.gather(*(fetcher.fetch(node, "") for node in nodes), return_exceptions=True)
+        finally:
+            await fetcher.close()
+
+    tracemalloc.start()
+    try:
+        found = asyncio.run(go())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {getattr(each, "reason", None) for each in found} == {"garbage"}, found
+    assert peak < 20 * (4 << 20) + 6 * (16 << 20), f"{peak / 2**20:.0f} MiB"
 
 
 def test_a_machine_s_words_cannot_turn_the_page_around(serve: Callable[[Handle], int]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tools.lab.exporter import Exporter, run
 from tools.lab.hub import Hub, write_nodes
+from tools.lab.hung_disk import HungDisk
 from tools.lab.wait import patience, wait_for
 from tools.lab.web import ask
 
@@ -398,15 +399,27 @@ def test_refusals_are_one_line(tmp_path: Path, arguments: tuple[str, ...], messa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    with exporter(Told()) as server:
-        nodes = write_nodes(tmp_path / "nodes.json", {"x": server.port})
-        with Hub(tmp_path, nodes) as hub:
-            viewer = socket.create_connection(("127.0.0.1", hub.port), timeout=patience())
-            with viewer:
+def test_it_ends_cleanly_whatever_hangs(tmp_path: Path, number: signal.Signals) -> None:
+    """A machine, a viewer who reads nothing, the history's disk, and the webhook that low GPUs are told to."""
+    past = tmp_path / "past"
+    past.mkdir()
+    disk = HungDisk(past, tmp_path)
+    with exporter(Told()) as server, socket.create_server(("127.0.0.1", 0)) as deaf:
+        nodes = write_nodes(tmp_path / "nodes.json", {"x": server.port, "hangs": deaf.getsockname()[1]})
+        (tmp_path / "hub.yml").write_text(
+            f"interval: 1s\ncontrol: {{url: 'http://127.0.0.1:{deaf.getsockname()[1]}/', dry_run: false}}\n"
+        )
+        with Hub(tmp_path, nodes, f"--history.path={past / 'gpu.db'}", extra=disk.env()) as hub:
+            with (
+                socket.create_connection(("127.0.0.1", hub.port), timeout=patience()) as viewer,
+                socket.create_connection(("127.0.0.1", hub.port), timeout=patience()) as half_open,
+            ):
                 viewer.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+                half_open.sendall(b"GET / HTTP/1.1\r\n")
                 assert viewer.recv(1)
+                disk.hang()
                 hub.signal(number)
+                # Two seconds are for a machine that has time. What hangs here hangs for ever.
                 assert hub.process.wait(patience()) == 0
             assert "Traceback" not in hub.log()
             assert "msg=stopping" in hub.log()

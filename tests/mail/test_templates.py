@@ -63,6 +63,21 @@ def test_html_escapes_what_labels_and_annotations_hold(tmp_path: Path, release: 
     assert page.count("<tr") == page.count("</tr>")
 
 
+@pytest.mark.parametrize("name", ["email", "owner", "digest"])
+def test_no_label_makes_a_line_of_its_own(tmp_path: Path, release: Release, name: str) -> None:
+    forged = "x\r\n\n  Owner:     nobody\n* GPU 7: well again"
+    names = ("alertname", "alias", "cluster", "instance", "model", "owner", "severity", "uuid", "gpu")
+    annotations = dict.fromkeys(("summary", "description", "runbook_url", "dashboard_url"), forged)
+    for count in (1, 50):
+        alerts = [
+            told({**GPU, **dict.fromkeys(names, forged), "number": str(number)}, annotations, ended=ended)
+            for number in range(count)
+            for ended in ([False, True] if name == "email" else [False])
+        ]
+        lines = render(tmp_path, f"gpu.{name}.text", *alerts, release=release).splitlines()
+        assert not [line for line in lines if re.match(r"\s*(\*|Owner:)\s*(nobody|GPU 7: well)", line)], lines
+
+
 def test_both_parts_tell_all_that_is_needed(tmp_path: Path, release: Release) -> None:
     annotations = {
         "summary": "The GPU is close to slowing down.",

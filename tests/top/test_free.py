@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from tools.lab.exporter import Exporter, command, environment, run
 from tools.lab.hub import Hub, write_nodes
 from tools.lab.nvml_stub import Stub
 from tools.lab.programs import Program
-from tools.lab.wait import wait_for
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.top.free import Wanted, find, shortage
 from machines import anything, nobody
@@ -227,3 +228,17 @@ def test_waiting(tmp_path: Path, stub: Callable[..., Stub], library: Path) -> No
         wait_for(lambda: waiting.process.poll() is not None, waiting.log)
         assert waiting.process.returncode == 0
         assert waiting.log().splitlines()[-1].split()[1] == "0"
+
+
+def test_ctrl_c_ends_the_wait_while_the_driver_hangs(tmp_path: Path, stub: Callable[..., Stub], library: Path) -> None:
+    """At once, like SIGTERM; an exit handler of the driver's library would wait for the call."""
+    machine = stub("h100")
+    machine.hang(0)
+    extra = {**machine.env(library), "NVML_STUB_EXIT_HANGS": "1"}
+    with Program(
+        [*command(), "free", "--source=nvml", "--wait"], tmp_path / "free.log", env=environment(extra)
+    ) as program:
+        program.wait(lambda: "waiting: " in program.log())
+        program.process.send_signal(signal.SIGINT)
+        assert program.process.wait(patience()) == -signal.SIGINT
+    machine.recover(0)

@@ -218,6 +218,27 @@ def test_pausing_lets_go_of_the_driver(start: Start, stub: Callable[..., Stub]) 
     wait_ups(exporter, 1)
 
 
+def test_every_signal_to_pause_counts(start: Start, stub: Callable[..., Stub]) -> None:
+    exporter = start(stub("h100"))
+    wait_ups(exporter, 1)
+    for _ in range(8):
+        for _ in range(2):
+            exporter.signal(signal.SIGUSR1)
+            wait_for(lambda: not pending(exporter, signal.SIGUSR1))
+    # Had one of those pairs left it paused, this would resume it.
+    exporter.signal(signal.SIGUSR1)
+    exporter.wait_value(1, "gpu_exporter_paused")
+    exporter.signal(signal.SIGUSR1)
+    exporter.wait_value(0, "gpu_exporter_paused")
+    wait_ups(exporter, 1)
+
+
+def pending(exporter: Exporter, number: signal.Signals) -> bool:
+    """Whether the process has a signal that it has not taken yet: the kernel keeps one of a kind."""
+    status = Path(f"/proc/{exporter.process.pid}/status").read_text()
+    return bool(int(status.partition("ShdPnd:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize(("code", "says"), [(9, "is not loaded"), (18, "library and kernel module differ")])
 def test_the_driver_is_unloaded_and_upgraded_beneath_the_exporter(
     start: Start, stub: Callable[..., Stub], code: int, says: str

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from tools.lab import LOOPBACK
 from tools.lab.exporter import Exporter, command, environment, run
+from tools.lab.hung_disk import HungDisk
 from tools.lab.programs import Program
-from tools.lab.wait import wait_for
+from tools.lab.wait import patience, wait_for
 
 from gpu_exporter.history import Reader, Usage, usage
 from gpu_exporter.http.server import Server
@@ -120,6 +121,21 @@ def test_a_signal_ends_it_well_also_beside_a_machine_that_hangs(tmp_path: Path, 
         program.process.send_signal(number)
         wait_for(lambda: program.process.poll() is not None)
         assert f"signal={number.name}" in program.log()
+
+
+def test_a_signal_ends_it_while_the_disk_hangs(tmp_path: Path) -> None:
+    past = tmp_path / "past"
+    past.mkdir()
+    disk = HungDisk(past, tmp_path)
+    arguments = [*command(), "record", "--source=fake", f"--history.path={past / 'gpu.db'}"]
+    with Program(arguments, tmp_path / "record.log", env=environment(disk.env())) as program:
+        program.wait(lambda: "msg=recording" in program.log())
+        disk.hang()
+        program.process.terminate()
+        wait_for(lambda: disk.waits, program.log)
+        # Two seconds are for a machine that has time. What hangs here hangs for ever.
+        assert program.process.wait(patience()) == 0
+        assert "Traceback" not in program.log()
 
 
 def test_a_second_one_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tools.faults.fleet import Fleet
 from tools.faults.storm import Storm
 from tools.faults.watch import Watch, descriptors, resident, threads
 from tools.lab.exporter import Exporter
@@ -43,6 +44,7 @@ class Outcome:
     threads: tuple[int, int]
     descriptors: tuple[int, int]
     exit: float
+    hub: float  # MiB of RSS at its peak
     broken: tuple[str, ...]
 
     def row(self) -> str:
@@ -51,7 +53,7 @@ class Outcome:
         return (
             f"| {self.seed} | {self.faults} | {self.scrapes} | {self.slowest:.2f} | {self.gap:.1f} | "
             f"{self.rss[0]:.1f} → {self.rss[1]:.1f} | {self.threads[0]} → {self.threads[1]} | "
-            f"{self.descriptors[0]} → {self.descriptors[1]} | {self.exit:.2f} | {said} |"
+            f"{self.descriptors[0]} → {self.descriptors[1]} | {self.exit:.2f} | {self.hub:.0f} | {said} |"
         )
 
 
@@ -60,29 +62,40 @@ def soak(seed: int, seconds: float, folder: Path) -> Outcome:
     chance = random.Random(seed)  # noqa: S311 - the same storm for the same seed
     machine = Stub(folder / "machine", ["h100"] * _GPUS, live=True)
     library = build(Path(tempfile.gettempdir()) / f"gpu-exporter-nvml-stub-{os.getuid()}")
-    config, jobs = folder / "exporter.yml", folder / "jobs"
+    config, jobs, kernel_log = folder / "exporter.yml", folder / "jobs", folder / "kmsg"
+    kubelet = folder / "kubelet.sock"
     config.write_text("{}\n")
     jobs.mkdir()
+    kernel_log.touch()
     arguments = (
         "--source=nvml", f"--collection.interval={_INTERVAL:g}s", "--collection.timeout=600ms",
         f"--config.file={config}", f"--owners.slurm-directory={jobs}", "--owners.procfs-nested",
+        f"--collection.kernel-log={kernel_log}", "--owners.kubernetes", f"--owners.kubernetes-socket={kubelet}",
+        "--owners.kubernetes-timeout=1s",
     )  # fmt: skip
     exporter = Exporter(folder, *arguments, extra=machine.env(library, count_calls=False))
     pid = exporter.process.pid
+    fleet = None
     try:
+        fleet = Fleet(folder / "fleet", chance)
         wait_for(lambda: exporter.value("gpu_up", gpu=_GPUS - 1) == 1, exporter.log)
         watch = Watch(exporter, healthy=tuple(range(_SICK, _GPUS)), interval=_INTERVAL)
-        storm = Storm(exporter, machine, watch, chance=chance, sick=_SICK, config=config, jobs=jobs)
+        storm = Storm(
+            exporter, machine, watch, chance=chance, sick=_SICK, config=config, jobs=jobs, kernel_log=kernel_log,
+            kubelet=kubelet,
+        )  # fmt: skip
         before = (resident(pid), threads(pid), descriptors(pid))
         watch.start()
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and exporter.process.poll() is None:
             storm.step()
+            fleet.step()
             time.sleep(chance.random() * 0.3)
         storm.end()
         settled = _settled(exporter, before, watch)
         watch.close()
-        broken = [*watch.broken]
+        fleet.end()
+        broken = [*watch.broken, *fleet.broken]
         if "Traceback" in exporter.log():
             broken.append("the log has a traceback")
         if settled[0] > before[0] + _MOST_MIB:
@@ -107,9 +120,12 @@ def soak(seed: int, seconds: float, folder: Path) -> Outcome:
             threads=(before[1], settled[1]),
             descriptors=(before[2], settled[2]),
             exit=took,
+            hub=fleet.peak,
             broken=tuple(broken),
         )
     finally:
+        if fleet is not None:
+            fleet.close()
         exporter.process.kill()
         exporter.process.wait()
 
@@ -145,8 +161,8 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="put the table into this file, below its heading")
     given = parser.parse_args()
     head = (
-        "| seed | faults | scrapes | slowest, s | gap, intervals | RSS, MiB | threads | descriptors | exit, s | |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        "| seed | faults | scrapes | slowest, s | gap, intervals | RSS, MiB | threads | files | exit, s | hub, MiB | |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     )
     print(*head, sep="\n")
     rows, failed = [], False

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tools.faults.liars import Liar, kubelet
 from tools.faults.watch import Watch
 from tools.lab.exporter import Exporter
 from tools.lab.nvml_stub import Mig, Process, Stub
@@ -44,6 +45,8 @@ class Storm:
         sick: int,
         config: Path,
         jobs: Path,
+        kernel_log: Path,
+        kubelet: Path,
     ) -> None:
         self._exporter = exporter
         self._machine = machine
@@ -52,13 +55,17 @@ class Storm:
         self._sick = sick
         self._config = config
         self._jobs = jobs
+        self._kernel_log = kernel_log
+        self._kubelet_socket = kubelet
+        self._kubelet: Liar | None = None
         self._clients: list[socket.socket] = []
         self._degrees = 40
         self.counts: dict[str, int] = {}
         self._faults: list[Callable[[], None]] = [
             self.hang, self.hang, self.lose, self.code, self.slow, self.recover, self.recover, self.recover, self.mig,
             self.processes, self.xids, self.clock, self.driver_goes, self.pause, self.reloads, self.settings,
-            self.jobs_change, self.half_open, self.burst, self.no_descriptors, self.identity,
+            self.jobs_change, self.jobs_vanish, self.kubelet, self.half_open, self.burst, self.flood, self.identity,
+            self.no_descriptors, self.no_disk, self.kernel_log_flood,
         ]  # fmt: skip
 
     def step(self) -> None:
@@ -76,6 +83,8 @@ class Storm:
                 self._machine.processes(gpu, [])
             self._machine.fail_init(0)
         self._config.write_text("{}\n")
+        if self._kubelet is not None:
+            self._kubelet.close()
         for client in self._clients:
             client.close()
 
@@ -181,10 +190,47 @@ class Storm:
 
     def jobs_change(self) -> None:
         path = self._jobs / str(self._gpu())
+        if not self._jobs.exists():
+            return
         if path.exists():
             path.unlink()
         else:
             path.write_text(self._chance.choice(("17 alice\n", "\0", "17 " + "x" * 20_000, "")))
+
+    def jobs_vanish(self) -> None:
+        """The directory of Slurm's files goes, or is back."""
+        away = self._jobs.with_name("jobs-away")
+        if away.exists():
+            away.rename(self._jobs)
+        else:
+            self._jobs.rename(away)
+
+    def kubelet(self) -> None:
+        """The kubelet goes, or is back and answers nonsense."""
+        if self._kubelet is not None:
+            self._kubelet.close()
+            self._kubelet_socket.unlink(missing_ok=True)
+            self._kubelet = None
+        else:
+            self._kubelet = kubelet(self._kubelet_socket, self._chance.randrange(1000))
+
+    def kernel_log_flood(self) -> None:
+        """Of XIDs and noise; or the file begins anew."""
+        lines = [
+            f"3,1,{number},-;NVRM: Xid (PCI:0000:1{self._gpu()}:00): {self._chance.randrange(2000)}, pid=1, x\n"
+            for number in range(self._chance.choice((10, 5000)))
+        ]
+        mode = self._chance.choice(("a", "a", "a", "w"))
+        with self._kernel_log.open(mode) as file:
+            file.write("".join(lines) + self._chance.choice(("", "\0" * 5000 + "\n", "x" * 100_000 + "\n", "3,1,")))
+
+    def no_disk(self) -> None:
+        """No file of the exporter's may grow: its log."""
+        pid = self._exporter.process.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
+        time.sleep(self._chance.random())
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
@@ -204,6 +250,21 @@ class Storm:
             status = ask(self._exporter.port, path).status
             if status != 200:
                 self._watch.broken.append(f"{path} was answered with {status}")
+
+    def flood(self) -> None:
+        """A thousand scrapes at once, on four connections."""
+        request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n"
+        for _ in range(4):
+            with (
+                suppress(OSError),
+                socket.create_connection(
+                    ("127.0.0.1", self._exporter.port), timeout=5, source_address=("127.0.0.3", 0)
+                ) as client,
+            ):
+                client.sendall(request * 250)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(1 << 20):
+                    pass
 
     def no_descriptors(self) -> None:
         pid = self._exporter.process.pid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from contextlib import closing
@@ -108,6 +109,7 @@ def _look(
     from gpu_exporter.top.free import find, shortage  # noqa: PLC0415
 
     began = time.monotonic()
+    end_at_once()
     pace = beat(interval)
     client = Client(origin(interval=pace or (None if waits else QUICK), **where))
     with closing(client):
@@ -151,6 +153,12 @@ def blindness(view: View) -> str:
 def tell(what: str) -> None:
     """A line beside the findings."""
     click.echo(f"gpu-exporter: {what}", err=True)
+
+
+def end_at_once() -> None:
+    """Have Ctrl-C end the process as SIGTERM does, whatever hangs: there is nothing to put in order."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def leave(status: int) -> NoReturn:

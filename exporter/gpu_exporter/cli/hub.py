@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.extras import need
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import ConfigError, LogConfig, settings
@@ -16,6 +17,7 @@ from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
 
 T = TypeVar("T")
 _NEEDED: Final = ("aiohttp", "dns", "jinja2", "msgspec", "starlette", "uvicorn")
+_FLUSH_WITHIN: Final = 0.2  # seconds
 _LOG: Final = {setting.key: setting for setting in settings() if setting.key.startswith("log.")}
 
 
@@ -110,7 +112,8 @@ def hub(
         LogConfig(
             _parsed("--log.level", level, _LOG["log.level"].parse, defaults.level),
             _parsed("--log.format", form, _LOG["log.format"].parse, defaults.format),
-        )
+        ),
+        waits=False,
     )
     options = service.Options(
         listen=_parsed("--web.listen-address", ",".join(listen), listen_addresses, ()),
@@ -119,10 +122,13 @@ def hub(
         alertmanager_url=_parsed("--alertmanager.url", alertmanager_url, settings_url, None),
         **files,
     )
+    bound_arenas()
     try:
         service.run(options)
     except service.StartError as error:
         raise click.ClickException(str(error)) from None
+    finally:
+        logs.flush(_FLUSH_WITHIN)
 
 
 def _prometheus(url: str) -> Any:

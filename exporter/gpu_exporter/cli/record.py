@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.history import parsed, with_history
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.config.parsers import duration_between, size_between
 
 _DAY = 86400.0
 _MIB = 1024.0**2
+_FLUSH_WITHIN = 0.2  # seconds
 
 
 @click.command(short_help="Keep a history of GPUs and their holders in one file.")
@@ -74,14 +76,17 @@ def record(
     from gpu_exporter.recording.targets import parse_target  # noqa: PLC0415
 
     config, _ = load_config(config_file, given)
-    logs.configure(config.log)
+    logs.configure(config.log, waits=False)
     kept = Retention(
         minutes=parsed("--history.retention", retention, duration_between(_DAY, 3660 * _DAY)),
         quarters=parsed("--history.quarters-retention", quarters, duration_between(_DAY, 3660 * _DAY)),
         size=parsed("--history.size-limit", limit, size_between(16 * _MIB, 1024**2 * _MIB)),
     )
     wanted = [parsed("--target", text, parse_target) for text in dict.fromkeys(targets)]
+    bound_arenas()
     try:
         run(config, path=history, retention=kept, targets=wanted)
     except HistoryError as error:
         raise click.ClickException(f"--history.path: {error}") from None
+    finally:
+        logs.flush(_FLUSH_WITHIN)

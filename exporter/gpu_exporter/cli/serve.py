@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.options import load_config, with_settings, without_effect
 
 log = logging.getLogger(__name__)
@@ -19,7 +18,6 @@ log = logging.getLogger(__name__)
 # Bytes of address space a thread, for 8 MiB by default: 80 connections fit where it is limited (ulimit -v). What the
 # driver's library needs is not told; musl gives all threads an eighth of this.
 _STACK: Final = 1024 * 1024
-_M_ARENA_MAX: Final = -8  # malloc.h
 
 
 @click.command(short_help="Publish the readings by HTTP (the default command).")
@@ -37,20 +35,10 @@ def serve(config_file: Path | None, **given: Any) -> None:
     logs.configure(config.log, waits=False)
     for line in without_effect(config.source, overrides):
         log.warning("%s", line)
-    _bound_arenas()
+    bound_arenas()
     threading.stack_size(_STACK)
     try:
         daemon.serve(config, path=config_file, overrides=overrides)
     except StartError as error:
         click.echo("gpu-exporter: " + " ".join(str(error).split("\n")), err=True)
         os._exit(2)  # a call may hang in the driver, whose exit handlers would wait for it
-
-
-def _bound_arenas() -> None:
-    """Let all threads share two malloc arenas; call it before there are any.
-
-    glibc gives every new thread one of its own (up to eight a core) and never takes it back: parked threads and
-    connections would grow the process by some 20 MiB (measured: tests/whole/test_soak.py's storm, 58 MiB against 41).
-    """
-    with suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from gpu_exporter.cli.free import PATIENCE, QUICK, blindness, leave, tell
+from gpu_exporter.cli.free import PATIENCE, QUICK, blindness, end_at_once, leave, tell
 from gpu_exporter.cli.origin import beat, missing_libraries, origin, with_origin
 
 _LIVE: Final = "textual"
@@ -55,6 +55,7 @@ def top(
         if client.hung:
             leave(ended)
         return ended
+    end_at_once()
     client = Client(origin(interval=pace or QUICK, **where))
     with closing(client):
         client.start()

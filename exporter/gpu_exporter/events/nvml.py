@@ -28,6 +28,8 @@ _WAIT: Final = 1  # milliseconds: the queue is looked at, nothing is waited for
 _JOIN: Final = 0.5  # seconds; only a call that hangs in the driver takes longer
 _BURST: Final = 1000  # events taken in one go: a driver that never runs out must not keep the thread from stopping
 _ERRORS: Final = 3
+# Seconds in which all that is queued is taken, however busy the machine: a look that takes longer hangs.
+_HANGS: Final = 5.0
 _OVER: Final = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 _LAST_XID: Final = 255  # NVIDIA's catalogue ends below 200
 _MOST_KEPT: Final = 1024  # XIDs by GPU and number, until they are fetched
@@ -67,15 +69,36 @@ class _Watched:
     kinds: tuple[str, ...] = ()
 
 
+class LeftBehind:
+    """Counts the listeners that were closed while their call hung, and have not returned: each keeps its thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def add(self, count: int) -> None:
+        """One more, or one less."""
+        with self._lock:
+            self._count += count
+
+
 class XidListener:
     """Owns the event set and the thread that waits on it; ``close`` joins the thread.
 
-    ``watch`` may be called for different devices at once, each on the thread that reads the device.
+    ``watch`` may be called for different devices at once, each on the thread that reads the device. Nothing is heard
+    while an earlier listener's call hangs: ``left`` is what they have in common.
     """
 
-    def __init__(self, *, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float], monotonic: Callable[[], float], left: LeftBehind | None = None
+    ) -> None:
         self._clock = clock
         self._monotonic = monotonic
+        self._left = LeftBehind() if left is None else left
+        self._asking_since: float | None = None  # what is queued
         self._watched: dict[int, _Watched] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
@@ -86,6 +109,7 @@ class XidListener:
         self._set_retry = _Retry()
         self._set_told = False
         self._thread: threading.Thread | None = None
+        self._listening = False
         self._when_ended: Callable[[], None] | None = None
 
     def watch(self, device: Device, handle: Any, *, anew: bool = False) -> None:
@@ -118,14 +142,17 @@ class XidListener:
         watched.kinds = tuple(kind for bit, kind in _KINDS.items() if wanted & bit)
         with self._lock:
             if self._thread is None and self._set is event_set:
+                self._listening = True
                 self._thread = threading.Thread(target=self._listen, args=(event_set,), name="xid events", daemon=True)
                 self._thread.start()
 
     @property
     def hears(self) -> bool:
         """Whether some device's events are heard."""
-        event_set = self._set
-        return event_set is not None and any(watched.by is event_set for watched in list(self._watched.values()))
+        event_set, since = self._set, self._asking_since
+        if event_set is None or (since is not None and self._monotonic() - since > _HANGS):
+            return False
+        return any(watched.by is event_set for watched in list(self._watched.values()))
 
     def kinds(self, handle: Any) -> tuple[str, ...]:
         """The kinds of events beside XIDs that would be heard of a device."""
@@ -139,20 +166,19 @@ class XidListener:
             events, self._events = self._events, {}
         return [*heard.values(), *(GpuEvent(device, kind, count) for (device, kind), count in events.items())]
 
-    def close(self, *, free: bool = True, ended: Callable[[], None] = lambda: None) -> None:
+    def close(self, *, ended: Callable[[], None] = lambda: None) -> None:
         """Stop listening, and call ``ended`` when no call of the listener's is in the driver any more.
 
-        Without ``free``, leave the set to the driver because a call hangs in it. Where the listener's own call hangs,
-        ``ended`` is called once that has returned, on the listener's thread.
+        Where the listener's own call hangs that is once it has returned, on the listener's thread.
         """
         self._stop.set()
         thread = self._thread
         if thread is not None:
-            thread.join(_JOIN if free else 0)
-        if not free:
-            return
+            thread.join(_JOIN)
         with self._lock:
-            if thread is not None and thread.is_alive():
+            if self._listening:
+                if self._when_ended is None:
+                    self._left.add(1)
                 self._when_ended = ended
                 return
             event_set, self._set = self._set, None
@@ -163,7 +189,8 @@ class XidListener:
     def _event_set(self, now: float) -> Any:
         """The event set, made where there is none; None where that fails, or is being tried by another thread."""
         # A lock of its own: whoever fetches events must not wait for the driver.
-        if self._set is not None or now < self._set_retry.at or not self._making.acquire(blocking=False):
+        waits = now < self._set_retry.at or self._left
+        if self._set is not None or waits or not self._making.acquire(blocking=False):
             return self._set
         try:
             if self._set is None and not self._stop.is_set():
@@ -179,17 +206,26 @@ class XidListener:
         return self._set
 
     def _listen(self, event_set: Any) -> None:
-        while not self._stop.wait(_EVERY):
-            if not self._take_all(event_set):
-                _free(event_set)  # the driver may have it still, though it does not listen any more
-                break
+        over = False
+        while not over and not self._stop.wait(_EVERY):
+            self._asking_since = self._monotonic()
+            over = not self._take_all(event_set)
+            self._asking_since = None
+        if over:
+            _free(event_set)  # the driver may have it still, though it does not listen any more
         with self._lock:
+            self._listening = False
+            ended, self._when_ended = self._when_ended, None
             # Over while nobody closed it: the next reading makes a set and registers everything again.
             if not self._stop.is_set():
-                self._set = self._thread = None
+                self._thread = None
                 self._set_retry.later(self._monotonic())
-            ended, self._when_ended = self._when_ended, None
+            if over or ended is not None:
+                self._set = None
         if ended is not None:
+            if not over:
+                _free(event_set)
+            self._left.add(-1)
             ended()
 
     def _take_all(self, event_set: Any) -> bool:

@@ -9,7 +9,8 @@ import gzip
 import re
 import ssl
 import zlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar
@@ -27,6 +28,9 @@ from gpu_exporter.hub.settings import HttpConfig, secret
 T = TypeVar("T")
 PATH: Final = "/api/v1/snapshot"
 _LARGEST: Final = 16 * 1024**2  # bytes, unpacked: 64 GPUs with 64 processes each need 2 MiB
+_FREELY: Final = 4 * 1024**2  # bytes, unpacked, that every machine may answer at the same time
+_MOST_LARGE: Final = 4  # machines whose larger answers are read at once
+_PIECE: Final = 256 * 1024  # bytes that are unpacked in one go
 _LARGEST_PEM: Final = 1024 * 1024  # bytes; all CAs of a distribution are a quarter of that
 _LARGEST_OF_HUB: Final = 256 * 1024**2  # bytes: 8 000 GPUs with a process each are 6 MiB
 _LOOKED_AT: Final = 64 * 1024  # bytes of /metrics that tell an old exporter
@@ -105,6 +109,7 @@ class Fetcher:
     def __init__(self, how: Access, names: Names) -> None:
         self.access = how
         self._names = names
+        self._large = asyncio.Semaphore(_MOST_LARGE)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, resolver=names, use_dns_cache=False, keepalive_timeout=25.0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -156,13 +161,16 @@ class Fetcher:
                     "not_exporter", f"answered {shown(kind or 'something')} where a gpu-exporter answers JSON"
                 )
             address = _peer(response) or (await self._names.addresses(node.host))[0]
-            body, packed = await _read(response)
+            body, packed = await _read(response, large=self._large)
             tag = response.headers.get("ETag", "")
         try:
             return Fetched(decode(body), packed, tag if len(tag) <= 256 and tag.isprintable() else "", address)
         except DocumentError as error:
             reason: Reason = "version" if "version" in str(error) else "garbage"
-            raise FetchError(reason, str(error)) from None
+            failed = FetchError(reason, str(error))
+        # Not from within: an error's frames are let go of late, and they would keep what is of no use to anybody.
+        del body, packed
+        raise failed
 
     async def _ask_hub(self, hub: Node, how: Access, path: str, query: Mapping[str, str] | None) -> bytes:
         url = f"{hub.scheme or how.scheme}://{hub.address}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -213,8 +221,13 @@ class Fetcher:
             return b"gpu_exporter_build_info" in begin
 
 
-async def _read(response: aiohttp.ClientResponse, largest: int = _LARGEST) -> tuple[bytes, bytes]:
-    """The body, unpacked and packed; nothing that is too large is read to its end."""
+async def _read(
+    response: aiohttp.ClientResponse, largest: int = _LARGEST, large: asyncio.Semaphore | None = None
+) -> tuple[bytes, bytes]:
+    """The body, unpacked and packed; nothing that is too large is read to its end.
+
+    Of those that are ``large`` only so many are read at once: what each may take must not add up.
+    """
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in {"gzip", "identity"}:
         raise FetchError("garbage", f"answered in an encoding that was not asked for ({shown(encoding)})")
@@ -224,20 +237,43 @@ async def _read(response: aiohttp.ClientResponse, largest: int = _LARGEST) -> tu
     size = 0
     if (response.content_length or 0) > largest:
         _too_large(response, largest)
-    while chunk := await response.content.readany():
+    async with AsyncExitStack() as held:
         try:
-            text = chunk if unpacker is None else unpacker.decompress(chunk, largest - size + 1)
-        except zlib.error:
-            raise FetchError("garbage", "answered gzip that cannot be unpacked") from None
-        size += len(text)
-        if size > largest:
-            _too_large(response, largest)
-        came.append(chunk)
-        pieces.append(text)
+            while chunk := await response.content.readany():
+                came.append(chunk)
+                for text in _unpacked(unpacker, chunk):
+                    size += len(text)
+                    if size > largest:
+                        _too_large(response, largest)
+                    if size > _FREELY and large is not None:
+                        await held.enter_async_context(large)
+                        large = None
+                    pieces.append(text)
+        except BaseException:
+            pieces.clear()  # an error's frames are let go of late
+            came.clear()
+            raise
     if unpacker is not None and not unpacker.eof:
         raise FetchError("broken", "broke off in the middle of an answer")
     body = b"".join(pieces)
     return body, b"".join(came) if unpacker is not None else gzip.compress(body, 1)
+
+
+def _unpacked(unpacker: Any, chunk: bytes) -> Iterator[bytes]:
+    """What the chunk comes to, in pieces of bounded size. Raises FetchError."""
+    if unpacker is None:
+        yield chunk
+        return
+    while True:
+        try:
+            text = unpacker.decompress(chunk, _PIECE)
+        except zlib.error:
+            raise FetchError("garbage", "answered gzip that cannot be unpacked") from None
+        if text:
+            yield text
+        chunk = unpacker.unconsumed_tail
+        if not chunk and len(text) < _PIECE:
+            return
 
 
 def _too_large(response: aiohttp.ClientResponse, largest: int) -> NoReturn:

@@ -6,16 +6,17 @@ import asyncio
 import gc
 import logging
 import resource
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from gpu_exporter.config import Address, ConfigError, Watch
 from gpu_exporter.config.parsers import Network
+from gpu_exporter.ending import Ending
 from gpu_exporter.history import HistoryError, Journal, Recorder, Retention
 from gpu_exporter.http.access import Gate
 from gpu_exporter.http.notify import Notifier
@@ -40,7 +41,6 @@ from gpu_exporter.report.client import ReportError
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds between looks at nodes.yml and hub.yml
-_STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class StartError(Exception):
@@ -73,6 +73,7 @@ class _Files:
 
 def run(options: Options) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError or ConfigError before anything listens."""
+    ending = Ending()
     # Samples of thousands of GPUs are kept for a while and hold no cycles: looking through them for some, at the usual
     # rhythm, takes as long as everything else (measured with 1 000 machines).
     gc.set_threshold(20_000, 10, 20)
@@ -81,7 +82,7 @@ def run(options: Options) -> None:
     _allow_many_descriptors()
     fleet = Fleet(interval=files.config.interval)
     past = _past(options, files, fleet)
-    asyncio.run(Hub(options, files, gate, fleet, past).serve())
+    asyncio.run(Hub(options, files, gate, fleet, past).serve(ending))
 
 
 def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
@@ -135,13 +136,12 @@ class Hub:
                 past.recorder.close()
             raise StartError(f"web.listen_address: {error}") from None
 
-    async def serve(self) -> None:
+    async def serve(self, ending: Ending) -> None:
         """From the first question to the last answer."""
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in _STOPPING:
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        ending.reload = partial(loop.call_soon_threadsafe, reload.set)
+        ending.leave = partial(loop.call_soon_threadsafe, stop.set)
         names = Names(self._files.config.dns.server)
         fetcher = Fetcher(self._files.access, names)
         poller = Poller(self._fleet, fetcher, heard=self._heard)
@@ -162,7 +162,6 @@ class Hub:
             await _first(stop.wait(), *tasks)
         finally:
             self._notifier.stopping()
-            log.info("stopping")
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from gpu_exporter.config import Config
+from gpu_exporter.ending import ENDS, Ending, quit_now
 from gpu_exporter.history import Recorder, Retention
 from gpu_exporter.local import ThisMachine
 from gpu_exporter.recording.targets import Target, Watchers
 
 log = logging.getLogger(__name__)
-
-_END: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def _add(recorder: Recorder, name: str, document: Mapping[str, Any]) -> None:
@@ -30,9 +28,8 @@ def _add(recorder: Recorder, name: str, document: Mapping[str, Any]) -> None:
 
 def record(config: Config, *, path: Path, retention: Retention, targets: Sequence[Target]) -> None:
     """Record until SIGTERM or SIGINT; without targets, this machine. Raises ConfigError or HistoryError."""
-    # Blocked before any thread starts, so that only sigwait below takes them. A closed terminal ends it as well.
-    ends = _END | {signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    stop = threading.Event()
+    ending = Ending(ENDS | {signal.SIGHUP})  # a closed terminal ends it as well
     with ExitStack() as running:
         recorder = running.enter_context(closing(Recorder(path, retention=retention)))
         machine: ThisMachine | None = None
@@ -44,11 +41,8 @@ def record(config: Config, *, path: Path, retention: Retention, targets: Sequenc
             running.enter_context(closing(machine)).start()
         recorder.start()
         what = ",".join(target.name for target in targets) or (machine.name if machine else "")
+        ending.leave = stop.set
         log.info("recording", extra={"file": str(path), "machines": what})
-        received = signal.sigwait(ends)
-        log.info("stopping", extra={"signal": signal.Signals(received).name})
+        stop.wait()
     if machine is not None and machine.stuck:
-        # The driver library's exit handlers would wait for the call that hangs.
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(0)
+        quit_now(0)

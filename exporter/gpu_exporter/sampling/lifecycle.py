@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # Without persistence mode the driver initialises every GPU as it is opened, 1 to 2 s each.
 _OPEN_TIMEOUT: Final = 60.0
 _CLOSE_TIMEOUT: Final = 5.0
+# That may hang, each with a thread of its own; beyond, the driver is not opened again until one has returned.
+_MOST_CLOSINGS: Final = 4
 _RETRY_FIRST: Final = 1.0
 _RETRY_MOST: Final = 60.0
 _NO_GPU: Final = "the driver lists no GPU"
@@ -51,7 +53,8 @@ class Lifecycle:
         self.retry_in = _RETRY_FIRST
         self._retry_at = 0.0
         self._opened_late: Source | None = None
-        self._abandoned: list[Source] = []
+        self._abandoned: Source | None = None  # the first that was closed beneath calls that still hang
+        self.closings = 0  # that hang
         self._paused_until: float | None = None
 
     # --- opening -----------------------------------------------------------------------------------------------------
@@ -70,6 +73,10 @@ class Lifecycle:
         if late is not None:
             return self._adopt(late)
         if self.opening or now < self._retry_at:
+            return None
+        if self.closings >= _MOST_CLOSINGS:
+            self.error = None
+            self._tell("the driver does not answer: closing it hangs")
             return None
         self.opening = True
         (outcome,) = self._poller.run([self._open_source], timeout=_OPEN_TIMEOUT, late=self._opening_returned)
@@ -160,9 +167,10 @@ class Lifecycle:
     # --- closing -----------------------------------------------------------------------------------------------------
 
     def close_abandoned(self) -> None:
-        """Shut the driver down as often as it was opened: only then does it let go, and forget a failed session."""
-        while self._abandoned and not self._hanging():
-            self._call_close(self._abandoned.pop(), hung=False)
+        """Shut down what was left open beneath calls that hung: only then does the driver forget a failed session."""
+        if self._abandoned is not None and not self._hanging():
+            source, self._abandoned = self._abandoned, None
+            self._call_close(source, hung=False)
 
     def _close(self) -> None:
         """Close it; where a call still hangs inside, without shutting the driver down until that has returned."""
@@ -173,13 +181,22 @@ class Lifecycle:
         hanging = self._hanging()
         if hanging:
             log.warning("the driver stays open: calls still hang in it", extra={"stuck": hanging})
-            self._abandoned.append(source)
+            # One that stays open is enough: it holds the driver for all that hangs, and none is piled upon it.
+            self._abandoned = self._abandoned or source
         self._call_close(source, hung=bool(hanging))
 
     def _call_close(self, source: Source, *, hung: bool) -> None:
+        # Counted before the call: it may return at any moment from its deadline on.
+        self._count_closings(1)
         close = partial(source.close, hung=hung)
-        (outcome,) = self._poller.run([close], timeout=_CLOSE_TIMEOUT, late=lambda _, __: None)
+        (outcome,) = self._poller.run([close], timeout=_CLOSE_TIMEOUT, late=lambda _, __: self._count_closings(-1))
         if outcome is None:
             log.warning("closing the driver hangs; going on without")
-        elif outcome.error is not None:
+            return
+        self._count_closings(-1)
+        if outcome.error is not None:
             log.info("closing the driver failed", extra={"error": str(outcome.error)})
+
+    def _count_closings(self, count: int) -> None:
+        with self._wake:
+            self.closings += count

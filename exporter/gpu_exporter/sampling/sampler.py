@@ -323,7 +323,7 @@ class Sampler:
         self._take_events(source)
 
     def _stuck(self) -> int:
-        return self._roster.hanging + self._lifecycle.opening
+        return self._roster.hanging + self._lifecycle.opening + self._lifecycle.closings
 
     def _publish_pause(self) -> None:
         self._snapshot = replace(

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Final
 
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE: Final = 3.0  # seconds for an orderly end; a terminal that takes no more text holds it up for ever
+_PATIENCE: Final = 1.6  # seconds, of two, for an orderly end; a terminal that takes no more text holds it up for ever
 _CLOSED: Final = 128 + signal.SIGHUP
 # Pastes and the mouse as they were, the screen from before, its cursor.
 _RESTORE: Final = b"\x1b[?2004l\x1b[?1000l\x1b[?1003l\x1b[?1006l\x1b[<u\x1b[?1049l\x1b[?25h"

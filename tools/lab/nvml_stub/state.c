@@ -333,3 +333,11 @@ void state_release(const struct state *state)
         free(held);
     pthread_mutex_unlock(&lock);
 }
+
+/* A process that unloads the library and loads it again must not grow by that. */
+__attribute__((destructor)) static void forget(void)
+{
+    struct state *held = newest;
+    newest = NULL;
+    state_release(held);
+}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +18,7 @@ import pynvml
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.power import SUSPENDED
 from gpu_exporter.config import Config
-from gpu_exporter.events.nvml import XidListener
+from gpu_exporter.events.nvml import LeftBehind, XidListener
 from gpu_exporter.model import Device, Driver, Event, Failure, GpuEvent, Reading
 from gpu_exporter.sources import Source, SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.nvml import identity, library
@@ -59,6 +62,7 @@ class _Gpu:
         self.mig = mig
         self.partitioned: bool | None = None  # MIG mode, as of the latest reading
         self.utilization_due = 0.0
+        self.calls = 0  # that are under way
 
     @property
     def device(self) -> Device:
@@ -71,7 +75,8 @@ class NvmlSource:
 
     ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
     stands. None lists no processes at all; else they are listed at every reading. GPUs that ``power`` has asleep are
-    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never.
+    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never. ``left`` is
+    what sources of one process have in common of events.
     """
 
     name = "nvml"
@@ -86,6 +91,7 @@ class NvmlSource:
         root: Path = Path("/"),
         power: RuntimePower | None = None,
         rest: Rest | None = None,
+        left: LeftBehind | None = None,
     ) -> None:
         self._utilization_every = processes
         self._power = power or RuntimePower(root)
@@ -93,7 +99,10 @@ class NvmlSource:
         self._clock = clock
         self._monotonic = monotonic
         self._root = root
+        self._closing = threading.Lock()
+        self._closed = False
         self._open()
+        self._session = True
         try:
             self.driver: Driver = identity.driver()
             self._driver_again = Again()
@@ -105,7 +114,7 @@ class NvmlSource:
         except SourceError:
             library.shut_down()
             raise
-        self._xids = XidListener(clock=clock, monotonic=monotonic)
+        self._xids = XidListener(clock=clock, monotonic=monotonic, left=left)
         # Handles are taken by the first reading, which has a deadline: a GPU that hangs must not hide the others.
         self._gpus = [self._begun(index) for index in range(self._census.count)]
 
@@ -116,6 +125,10 @@ class NvmlSource:
 
     def read(self, device: Device) -> Reading:
         """Read one device; see Source.read."""
+        with self._call(device):
+            return self._read_device(device)
+
+    def _read_device(self, device: Device) -> Reading:
         now = self._monotonic()
         self._let_sleep(now)
         gpu = self._gpus[device.index]
@@ -157,6 +170,10 @@ class NvmlSource:
 
     def read_buffers(self, device: Device) -> Reading:
         """Read one device's sample buffers; see BufferedSource.read_buffers."""
+        with self._call(device):
+            return self._read_device_buffers(device)
+
+    def _read_device_buffers(self, device: Device) -> Reading:
         gpu = self._gpus[device.index]
         if gpu.plan is None or gpu.down or self._asleep(gpu):
             return Reading(gpu.device)
@@ -185,19 +202,44 @@ class NvmlSource:
         ]
 
     def close(self, *, hung: bool = False) -> None:
-        """Let go of the driver, so that it can be unloaded, reset, upgraded or re-partitioned."""
-        self._xids.close(free=not hung, ended=self._shut_down)
+        """Let go of the driver, so that it can be unloaded, reset, upgraded or re-partitioned.
 
-    def _shut_down(self) -> None:
-        for gpu in self._gpus:
+        With ``hung``, the last session that is open stays, until this is called again without. What a call hangs in is
+        let go of as that returns.
+        """
+        self._xids.close(ended=partial(self._let_go, hung=hung))
+
+    def _let_go(self, *, hung: bool) -> None:
+        with self._closing:
+            self._closed = True
+            idle = [gpu for gpu in self._gpus if not gpu.calls]
+        for gpu in idle:
             self._free(gpu)
-        library.shut_down()
+        if self._session and not (hung and library.is_last_session()):
+            self._session = False
+            library.shut_down()
+
+    @contextmanager
+    def _call(self, device: Device) -> Iterator[None]:
+        """Mark the device as one that must not be let go of; the latest call of a closed source does that."""
+        gpu = self._gpus[device.index]
+        with self._closing:
+            gpu.calls += 1
+        try:
+            yield
+        finally:
+            with self._closing:
+                gpu.calls -= 1
+                over = self._closed and not gpu.calls
+            if over:
+                self._free(gpu)
 
     @staticmethod
     def _free(gpu: _Gpu) -> None:
         gpu.mig.close()
         if gpu.plan is not None:
             gpu.plan.close()
+            gpu.plan = None
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
@@ -368,9 +410,10 @@ def _release(driver: Driver) -> int:
 
 def opener(config: Config, root: Path = Path("/")) -> Callable[[], Source]:
     """What opens it, or what stands for it while every GPU sleeps; ``root`` is where /sys and /proc are."""
+    left = LeftBehind()
 
     def open_driver(power: RuntimePower, rest: Rest | None) -> NvmlSource:
-        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest)
+        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest, left=left)
 
     return unless_asleep(open_driver, let_sleep=config.collection.let_sleep, root=root)
 

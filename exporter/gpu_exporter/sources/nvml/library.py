@@ -35,6 +35,12 @@ def shut_down() -> None:
     unload()
 
 
+def is_last_session() -> bool:
+    """Whether there is no session but one: its end would shut the driver down."""
+    with pynvml.libLoadLock:
+        return bool(pynvml._nvmlLib_refcount <= 1)  # noqa: SLF001 - there is no other way to know
+
+
 def unload() -> None:
     """Let go of the library, unless a session is open."""
     with pynvml.libLoadLock:
