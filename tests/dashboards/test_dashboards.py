@@ -49,7 +49,7 @@ FOREIGN = {
     "up",
 }
 # Without job or instance, because these series have none of the exporters'.
-_OF_HOSTS = {"node_": "node_exporter has a job and a port of its own: joined with what is chosen by the host"}
+_OF_HOSTS = {"node_": "node_exporter has a job and a port of its own: joined by host with the chosen machines"}
 WITHOUT_JOB = {"ALERTS": "alerts keep what their rule kept", "owner:": "an owner is on no machine", **_OF_HOSTS}
 WITHOUT_INSTANCE = {"owner:": "an owner is on no machine", **_OF_HOSTS}
 OF_THE_ALERTING = ("alertmanager_", "prometheus_")
