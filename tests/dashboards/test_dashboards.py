@@ -49,12 +49,12 @@ FOREIGN = {
     "up",
 }
 # Without job or instance, because these series have none of the exporters'.
-_OF_HOSTS = {"node_": "node_exporter has a job and a port of its own: joined by host with the chosen machines"}
+_OF_HOSTS = {"node_": "node_exporter has its own job and port: joined by host with the chosen machines"}
 WITHOUT_JOB = {"ALERTS": "alerts keep what their rule kept", "owner:": "an owner is on no machine", **_OF_HOSTS}
 WITHOUT_INSTANCE = {"owner:": "an owner is on no machine", **_OF_HOSTS}
 OF_THE_ALERTING = ("alertmanager_", "prometheus_")
-# Counters whose level is the message: errors since the driver was loaded, the count of an XID; and those that begin with
-# their first error, of which a rate knows nothing.
+# Counters whose level is the message: errors since the driver was loaded, the count of an XID; and those that begin
+# with their first error, of which a rate knows nothing.
 LEVELS = {
     "gpu_ecc_errors_total",
     "gpu_xid_errors_total",
