@@ -27,6 +27,7 @@ from rules import (
     assert_promtool,
     checks,
     load,
+    metrics,
     where,
 )
 
@@ -291,6 +292,18 @@ def test_cases_notice_a_mistake_in_every_alert(mistake: str, tmp_path: Path, rel
     assert missed == set(), f"deploy/prometheus/tests: no case notices {mistake}; {WANTED[mistake]}, of\n{told}"
 
 
+def _that_look_at(record: Rule) -> list[Path]:
+    """The cases that can notice what becomes of a record: they ask for what is made of it. The shortest come first."""
+    made = {record.name}
+    while more := {rule.name for rule in rules.ALL if rule.name not in made and made & metrics(rule.expr)}:
+        made |= more
+    texts = {path: path.read_text("utf-8") for path in CASES}
+    able = [
+        path for path, text in texts.items() if f"rules/{record.file}" in text and any(name in text for name in made)
+    ]
+    return sorted(able, key=lambda path: len(texts[path]))
+
+
 @one_release
 @pytest.mark.parametrize("rule", RECORDS, ids=[rule.name for rule in RECORDS])
 def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Path, release: Release) -> None:
@@ -309,7 +322,7 @@ def test_cases_notice_a_mistake_in_every_recording_rule(rule: Rule, tmp_path: Pa
     slow = {"gpu-device-slow", "gpu-device-week"}
     names = ["recording.yml", "alerts-usage-day.yml"] if rule.group in slow else ["recording.yml"]
     if not shared:
-        names = [path.name for path in CASES if f"rules/{rule.file}" in path.read_text("utf-8")]
+        names = [path.name for path in _that_look_at(rule)]
     # One file after the other: the first that notices is enough.
     runs = (rules.promtool("test", "rules", tmp_path / "tests" / name, release=release) for name in names)
     noticed = next((done for done in runs if done.returncode), None)
