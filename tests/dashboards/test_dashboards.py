@@ -31,6 +31,14 @@ FOREIGN = {
     "ALERTS",
     "alertmanager_notifications_failed_total",
     "alertmanager_notifications_total",
+    "node_filesystem_avail_bytes",
+    "node_filesystem_size_bytes",
+    "node_infiniband_link_downed_total",
+    "node_infiniband_state_id",
+    "node_infiniband_symbol_error_total",
+    "node_memory_MemAvailable_bytes",
+    "node_memory_MemTotal_bytes",
+    "node_timex_offset_seconds",
     "process_cpu_seconds_total",
     "process_open_fds",
     "process_resident_memory_bytes",
@@ -41,11 +49,19 @@ FOREIGN = {
     "up",
 }
 # Without job or instance, because these series have none of the exporters'.
-WITHOUT_JOB = {"ALERTS": "alerts keep what their rule kept", "owner:": "an owner is on no machine"}
-WITHOUT_INSTANCE = {"owner:": "an owner is on no machine"}
+_OF_HOSTS = {"node_": "node_exporter has its own job and port: joined by host with the chosen machines"}
+WITHOUT_JOB = {"ALERTS": "alerts keep what their rule kept", "owner:": "an owner is on no machine", **_OF_HOSTS}
+WITHOUT_INSTANCE = {"owner:": "an owner is on no machine", **_OF_HOSTS}
 OF_THE_ALERTING = ("alertmanager_", "prometheus_")
-# Counters whose level is the message: errors since the driver was loaded, the count of an XID.
-LEVELS = {"gpu_ecc_errors_total", "gpu_xid_errors_total"}
+# Counters whose level is the message: errors since the driver was loaded, the count of an XID; and those that begin
+# with their first error, of which a rate knows nothing.
+LEVELS = {
+    "gpu_ecc_errors_total",
+    "gpu_xid_errors_total",
+    "gpu_sram_uncorrected_errors_total",
+    "gpu_nvlink_link_errors_total",
+    "gpu_nvswitch_sxid_errors_total",
+}
 
 # Identifiers of Grafana's units; an unknown one is shown as plain text behind the number.
 UNITS = {

@@ -66,6 +66,44 @@ def test_systemd_takes_the_unit_without_a_word(installed: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_drop_in_lets_it_read_the_kernel_log_and_nothing_more(installed: Path) -> None:
+    """systemd takes it without a word, and of what it says of the unit these four lines differ."""
+    before = _exposure(installed)
+    drop_in = installed.parent / f"{UNIT.name}.d/kernel-log.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text((UNIT.parent / drop_in.name).read_text())
+    test_systemd_takes_the_unit_without_a_word(installed)
+    after = _exposure(installed)
+    assert {line.split()[0] for line in after - before} == {
+        "AmbientCapabilities=", "CapabilityBoundingSet=~CAP_SYSLOG", "DeviceAllow=", "ProtectKernelLogs=",
+    }, sorted(after - before)  # fmt: skip
+    assert any("char-mem:r " in line and "char-195:rw" in line for line in after), (
+        "its GPUs stay, all else is read only"
+    )
+
+
+def test_what_the_drop_in_has_for_the_journal_can_be_taken_into_use(installed: Path) -> None:
+    drop_in = installed.parent / f"{UNIT.name}.d/kernel-log.conf"
+    drop_in.parent.mkdir()
+    text = (UNIT.parent / drop_in.name).read_text()
+    journal = [line.removeprefix("#: ") for line in text.splitlines() if line.startswith("#: ")]
+    assert journal == ["SupplementaryGroups=systemd-journal"]
+    drop_in.write_text("\n".join(["[Service]", *journal]))
+    test_systemd_takes_the_unit_without_a_word(installed)
+
+
+def _exposure(unit: Path) -> set[str]:
+    """What systemd says of each directive of the unit, those that change nothing about its safety left out."""
+    done = subprocess.run(
+        [program("systemd-analyze"), "security", "--offline=true", "--threshold=100", "--no-pager", str(unit)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = [line.split() for line in done.stdout.splitlines()]  # in columns, as wide as the longest
+    return {" ".join(words[1:]) for words in told if words[:1] in (["✗"], ["✓"])}
+
+
 def test_the_exposure_is_low(installed: Path) -> None:
     """At most 2.0 of 10; ordinary services have more than 9. What is left is the network, /proc and the GPUs."""
     done = subprocess.run(

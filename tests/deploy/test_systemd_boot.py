@@ -56,6 +56,7 @@ def test_under_a_real_systemd(tmp_path: Path) -> None:
         it_has_no_privileges_and_nothing_to_write_to(machine)
         it_reloads(machine)
         frozen_it_is_restarted(machine)
+        a_drop_in_gives_it_the_kernel_log_and_nothing_else(machine)
         it_stops(machine)
         the_package_installs_starts_and_leaves(machine, tmp_path)
 
@@ -95,6 +96,19 @@ def frozen_it_is_restarted(machine: Machine) -> None:
     machine.until("ActiveState", "active")
     assert machine.show("MainPID") != before
     assert "Watchdog timeout" in machine.run("journalctl", "--no-pager").stdout
+
+
+def a_drop_in_gives_it_the_kernel_log_and_nothing_else(machine: Machine) -> None:
+    drop_in = machine.root / "etc/systemd/system/gpu-exporter.service.d/kernel-log.conf"
+    shutil.copy(ROOT / "deploy/systemd/kernel-log.conf", drop_in)
+    assert machine.run("systemctl", "daemon-reload").returncode == 0
+    done = machine.run("systemctl", "restart", "gpu-exporter")
+    assert done.returncode == 0, (done.stderr, machine.journal())
+    machine.until("ActiveState", "active")
+    status = machine.status()
+    for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
+        assert f"\n{name}:\t{1 << 34:016x}\n" in status, (name, "CAP_SYSLOG is capability 34")
+    assert "\nNoNewPrivs:\t1\n" in status
 
 
 def it_stops(machine: Machine) -> None:

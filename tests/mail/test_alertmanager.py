@@ -314,6 +314,23 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
             id="nor do they silence ours",
         ),
         pytest.param(
+            [alert("GPUHostDown", "critical"), alert("GPUExporterDown", "critical"), LOST],
+            {"GPUExporterDown", "GPULost 3"},
+            id="a machine that is down over its exporter, which does not silence it in turn",
+        ),
+        pytest.param(
+            [alert("GPUXidWarning", "warning", 3, xid="94"), alert("GPUEventWarning", "warning", 3, event="poison"),
+             alert("GPUEventCritical", "critical", 2, event="fatal_poison"), alert("GPUEventWarning", "warning", 1)],
+            {"GPUEventWarning 3"},
+            id="an XID over the event that came with it",
+        ),
+        pytest.param(
+            [alert("GPUXidCritical", "critical", 3, xid="95"), alert("GPUEventCritical", "critical", 3),
+             alert("GPUNVSwitchFatal", "critical", sxid="20034"), alert("GPUNVSwitchFault", "warning", sxid="20012")],
+            {"GPUEventCritical 3", "GPUNVSwitchFault"},
+            id="a critical XID over events, a fatal fault of a switch over milder ones",
+        ),
+        pytest.param(
             [alert("GPUHostVanished", "critical"), LOST, alert("GPUCollectionFailing", "critical")],
             {"GPULost 3", "GPUCollectionFailing"},
             id="a machine that is no target any more",

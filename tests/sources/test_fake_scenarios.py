@@ -57,6 +57,31 @@ def test_overheat_throttles_in_software_then_hardware_then_cools() -> None:
     assert not cooled["reason_hw_slowdown"]
 
 
+BLOCKED = """\
+events:
+  - {at: 1s, gpu: all, fault: workload, workload: training}
+  - {at: 100s, gpu: 0, fault: fan_stop, blocked: true, for: 5m}
+"""
+
+
+def test_blocked_fans_are_told_to_turn_and_do_not(write: Callable[[str], Path]) -> None:
+    story = Story(write(BLOCKED), model="rtx4090", gpus=2)
+
+    def fans(name: str, gpu: int = 0) -> list[float]:
+        return [speed for (row, _), speed in story.read(gpu).labelled.items() if row.name == name]
+
+    story.at(95)
+    before = fans("gpu_fan_speed_ratio")
+    assert min(before) > 0
+    assert fans("gpu_fan_speed_rpm") == [round(3000 * speed) for speed in before]
+    story.at(390)
+    assert fans("gpu_fan_speed_rpm") == [0, 0]
+    assert min(fans("gpu_fan_speed_ratio")) > max(before), "the board wants more and more air"
+    assert min(fans("gpu_fan_speed_rpm", 1)) > 0
+    story.at(410)
+    assert min(fans("gpu_fan_speed_rpm")) > 0
+
+
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_overheat_reaches_the_slowdown_limit_on_every_board_even_idle(model: str) -> None:
     story = Story(READY / "overheat.yaml", model)

@@ -419,6 +419,7 @@ def test_every_row_that_nvml_has_is_read_from_some_device(opened: Callable[..., 
     seconds = count(0.0, 5.0)  # a share of no time is none
     machine = stub(*MODELS, "h100")
     machine.mig(len(MODELS), [Mig("MIG-1", "1g.10gb", 7, 0, 10 * 1024**3, 1024**3)])
+    machine.set(len(MODELS), "sram_bucket_l2", 1)  # told where there are any
     source = opened(machine, monotonic=lambda: next(seconds))
     seen = set().union(*(named(source.read(device)) for _ in range(2) for device in source.devices))
     asked = [

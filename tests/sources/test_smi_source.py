@@ -97,6 +97,20 @@ def test_a_recorded_board_has_what_its_columns_tell(path: Path, tmp_path: Path) 
     assert (fan is None) == (row["fan.speed"] == "[N/A]")
 
 
+def test_spare_rows_by_bank_and_sram_errors_by_unit(tmp_path: Path) -> None:
+    spare = {"max": "3069", "high": "0", "partial": "2", "low": "1", "none": "0"}
+    units = {"l2": "0", "sm": "3", "mcu": "0", "pcie": "1", "other": "[N/A]"}
+    row = H200 | {f"remapped_rows.histogram.{name}": banks for name, banks in spare.items()}
+    row |= {f"ecc.errors.uncorrected.aggregate.sram.{name}": errors for name, errors in units.items()}
+    stub = SmiStub(tmp_path / "smi", [row])
+    (reading,) = read(opened(stub, processes=False))
+    told = {labels[0]: value for (metric, labels), value in reading.labelled.items() if "bank" in metric.name}
+    assert told == {name: float(banks) for name, banks in spare.items()}
+    told = {labels[0]: value for (metric, labels), value in reading.labelled.items() if "sram" in metric.name}
+    assert told == {"sm": 3.0, "pcie": 1.0}, "as NVML's: units without any are absent"
+    assert not any(row.above_zero and not value for row, value in reading.values.items())
+
+
 def test_the_real_help_is_understood(smi: Make) -> None:
     stub = smi(1)
     stub.say("--help-query-gpu", (RECORDED / "h200-580.159.04.help-query-gpu.txt").read_text("utf-8"))

@@ -45,6 +45,10 @@ MACHINES = (
             {"at": 2, "gpu": 1, "fault": "ecc", "severity": "corrected", "count": 240, "remap": "done"},
             {"at": 4, "gpu": 1, "fault": "ecc", "severity": "uncorrected", "count": 2},
             {"at": 4, "gpu": 1, "fault": "xid", "xid": 94},
+            {"at": 4, "gpu": 1, "fault": "ecc", "severity": "uncorrected", "location": "sram", "count": 3},
+            {"at": 3, "gpu": 1, "fault": "remap_bank", "spare": "low", "count": 2},
+            {"at": 3, "gpu": 2, "fault": "fabric", "fabric": "degraded_bandwidth"},
+            {"at": 3, "gpu": 5, "fault": "nvlink_link", "link": 14, "kind": "recovery", "count": 505},
             {"at": 3, "gpu": 2, "fault": "power_brake"},
             {"at": 3, "gpu": 4, "fault": "pcie", "width": 8, "count": 150},
             {"at": 3, "gpu": 5, "fault": "nvlink", "links": 2, "count": 40},
@@ -63,6 +67,7 @@ MACHINES = (
         (
             {"at": 2, "gpu": 3, "fault": "mig"},
             {"at": 2, "gpu": "5-7", "fault": "workload", "workload": "training"},
+            {"at": 2, "gpu": 6, "fault": "slow_pcie", "generation": 1},
             {
                 "at": 3,
                 "gpu": 5,

@@ -306,6 +306,12 @@ def test_check_and_the_rules_judge_alike(healthy: Reading, tmp_path: Path, relea
     assert_promtool("test", "rules", file, release=release)
 
 
+def test_fatal_faults_of_nvswitches_are_told_of_the_machine(healthy: Reading) -> None:
+    faults = {("20034", "0000:05:00"): 2, ("20012", "0000:05:00"): 1, ("11012", "0000:06:00"): 9, ("99999", ""): 1}
+    verdict = judge(replace(snapshot(healthy), sxids=faults), None, expected=None, now=NOW)
+    assert verdict.reasons == (("warning", "NVSwitch 0000:05:00: SXid 20034, and no reboot since"),)
+
+
 def test_every_criterion_has_a_gpu_on_either_side() -> None:
     for alert in {criterion.alert for criterion in CRITERIA if criterion.alert}:
         assert {probe.fires for probe in PROBES if probe.alert == alert} == {True, False}, alert

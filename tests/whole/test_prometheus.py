@@ -65,4 +65,6 @@ def test_the_series_budget(tmp_path: Path) -> None:
     with Exporter(tmp_path, "--source=fake", "--fake.gpus=4") as exporter:
         series = [labels for name, labels in exporter.samples() if dict(labels).get("gpu") == "0"]
     assert len(series) <= 150, "the budget of a GPU"
+    whose = {"pid", "owner", "type"}
+    assert len([labels for labels in series if not whose & dict(labels).keys()]) <= 130, "without processes"
     assert len(DEVICE_METRICS) > len(series) / 2

@@ -363,6 +363,12 @@ _ERRORS = table(
         "failure": per_gpu(f"gpu_row_remap_failure{{{GPU}}}"),
         "replays": per_gpu(f"increase(gpu_pcie_replays_total{{{GPU}}}[$__range])"),
         "inactive": per_gpu(f'gpu_nvlink_links{{{GPU}, state="inactive"}}'),
+        "banks": per_gpu(f'sum without (spare) (gpu_row_remap_banks{{{GPU}, spare=~"low|none"}})'),
+        "repair": per_gpu(f"sum without (kind) (gpu_repair_pending{{{GPU}}})"),
+        "fabric": per_gpu(f"sum without (condition) (gpu_fabric_health{{{GPU}}})"),
+        "aer": per_gpu(
+            f'sum without (kind) (increase(gpu_pcie_aer_errors_total{{{GPU}, kind=~"fatal|non_fatal"}}[$__range]))'
+        ),
         "read": per_gpu(f"sum without (reason) (increase(gpu_read_errors_total{{{GPU}}}[$__range]))"),
     },
     {
@@ -374,10 +380,46 @@ _ERRORS = table(
         "failure": Column(name="Remap failed", width=120, steps=((None, GREEN), (1, RED)), show="color"),
         "replays": Column(name="PCIe replays", width=110, decimals=0),
         "inactive": Column(name="NVLinks down", width=125, steps=((None, GREEN), (1, RED)), show="color"),
+        "banks": Column(name="Few spare rows", width=130, steps=WARN_ABOVE_ZERO, show="color"),
+        "repair": Column(name="Repairs pending", width=130, steps=WARN_ABOVE_ZERO, show="color"),
+        "fabric": Column(name="Fabric faults", width=115, steps=((None, GREEN), (1, RED)), show="color"),
+        "aer": Column(name="PCIe uncorrected", width=135, steps=WARN_ABOVE_ZERO, show="color", decimals=0),
         "read": Column(name="Failed readings", decimals=0),
     },
     sort="uncorrected",
 )
+
+_WEAR = [
+    _course(
+        "Banks of memory by spare rows",
+        "Banks that have lost spare rows, by how many are left; the others have all of them.",
+        (f'gpu_row_remap_banks{{{GPU}, spare!="max"}}', "{{spare}}"),
+        unit="none",
+        width=6,
+    ),
+    _course(
+        "NVLink errors by link and kind",
+        "Since the driver counts, of the links that had some.",
+        (f"gpu_nvlink_link_errors_total{{{GPU}}}", "link {{link}} {{kind}}"),
+        unit="none",
+        width=6,
+    ),
+    _course(
+        "PCIe errors",
+        "Errors in a second as the GPU counts them (AER), by kind; fatal and non_fatal were not corrected.",
+        (_rate("gpu_pcie_aer_errors_total"), "{{kind}}"),
+        unit="cps",
+        width=6,
+    ),
+    _course(
+        "Events and fabric",
+        "Events of the driver that have no XID number, by kind, and conditions of the NVLink fabric that are faults.",
+        (f"increase(gpu_events_total{{{GPU}}}[$__rate_interval])", "{{event}}"),
+        (f"gpu_fabric_health{{{GPU}}} == 1", "{{condition}}"),
+        unit="none",
+        width=6,
+    ),
+]
 
 DASHBOARD: Final = Dashboard(
     uid="gpu-device",
@@ -390,6 +432,6 @@ DASHBOARD: Final = Dashboard(
         Row("Heat, power, clocks", [(9, _HEAT), (9, _CLOCKS), (7, _TIMELINES[:1]), (4, _TIMELINES[1:])]),
         Row("Who holds it", [(8, _OWNERS), (7, [processes()])]),
         Row("Links, engines, fans", [(8, _TRAFFIC), (4, [_MODES])]),
-        Row("Health", [(5, [_ERRORS]), (6, [alerts('gpu=~"$gpu"', width=24)])]),
+        Row("Health", [(5, [_ERRORS]), (8, _WEAR), (6, [alerts('gpu=~"$gpu"', width=24)])]),
     ],
 )

@@ -19,7 +19,7 @@ from build.looks import (
 )
 from build.panels import Panel, series, stat, timeline
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_DEVICE, alert_count, alerts, per_gpu
-from build.promql import FIRING_GPU, GPU, GPU_LEGEND, firing, host, most, severities
+from build.promql import FIRING_GPU, GPU, GPU_LEGEND, HOST_LEGEND, NODE, beside, firing, host, most, severities
 from build.tables import Column, table
 from build.xid_table import actions, meanings
 
@@ -270,15 +270,200 @@ _UP = timeline(
     empty="every GPU answered",
 )
 
-_MORE = [
+_WEAR = [
+    _lines(
+        "Few spare rows, and repairs that wait for a reset",
+        "Banks of memory with few or no spare rows left (told in MIG mode too), and memory channels or processor "
+        "clusters that the next reset puts out of use, of the GPUs that have some.",
+        f'sum without (spare) (gpu_row_remap_banks{{{GPU}, spare=~"low|none"}}) > 0 or gpu_repair_pending{{{GPU}}} > 0',
+        "{{kind}}",
+        "none",
+    ),
+    _lines(
+        "Uncorrected SRAM errors by unit",
+        "Over the life of the board, by the unit of the chip that they were in, of the GPUs that had some.",
+        f"gpu_sram_uncorrected_errors_total{{{GPU}}} > 0",
+        "{{unit}}",
+        "none",
+    ),
+    series(
+        "Life left of power smoothing",
+        "GB200 and GB300: what is left of the life of the circuit that smooths power, of the eight that have least. "
+        "XID 164 comes when it is nearly used up.",
+        (f"bottomk(8, gpu_power_smoothing_lifetime_ratio{{{GPU}}})", GPU_LEGEND),
+        unit="percentunit",
+        steps=((None, RED), (0.1, GREEN)),
+        lines=True,
+        width=8,
+        links=[SERIES_TO_DEVICE],
+    ),
+]
+
+_NOT_JOINED: Final = (
+    f"count(gpu_fabric_state{{{GPU}}} > 0 < 3 or gpu_fabric_status{{{GPU}}} > 0) or 0 * count(gpu_up{{{GPU}}})"
+)
+_FABRIC = [
     series(
         "GPUs that are not joined to their fabric",
-        "GPUs of NVSwitch boards whose registration with the fabric manager is not complete: CUDA fails there.",
-        (f"count(gpu_fabric_state{{{GPU}}} > 0 < 3) or 0 * count(gpu_up{{{GPU}}})", "GPUs"),
+        "GPUs of NVSwitch boards whose registration with the fabric manager is not complete, or was without success: "
+        "CUDA fails there, or has no NVLink.",
+        (_NOT_JOINED, "GPUs"),
         unit="none",
         steps=BAD_ABOVE_ZERO,
         width=8,
     ),
+    _lines(
+        "What is wrong with the fabric",
+        "Conditions of the NVLink fabric that are faults, of the GPUs that have some: 1 while it is so.",
+        f"gpu_fabric_health{{{GPU}}} == 1",
+        "{{condition}}",
+        "none",
+    ),
+    _lines(
+        "NVLink errors by link",
+        "Errors of single links since the driver counts, of the links that had some. One link that stands out is a "
+        "cable, a module or a port.",
+        f"gpu_nvlink_link_errors_total{{{GPU}}} > 0",
+        "link {{link}} {{kind}}",
+        "none",
+    ),
+    _lines(
+        "PCIe errors by kind",
+        "Errors of the PCIe link in a minute as the GPU counts them (AER), of the GPUs that had some. fatal and "
+        "non_fatal were not corrected.",
+        f"60 * rate(gpu_pcie_aer_errors_total{{{GPU}}}[$__rate_interval]) > 0",
+        "{{kind}}",
+        "cpm",
+        bars=True,
+    ),
+    _lines(
+        "C2C errors",
+        "Errors in a minute of the links to the CPU of the module (Grace), of the GPUs that had some.",
+        f"60 * rate(gpu_c2c_errors_total{{{GPU}}}[$__rate_interval]) > 0",
+        "{{kind}}",
+        "cpm",
+        bars=True,
+    ),
+    series(
+        "Faults of NVSwitches",
+        "SXids of each machine since its boot, from the kernel log (docs/EVENTS.md). XID.md of the runbooks has them.",
+        (most(f"gpu_nvswitch_sxid_errors_total{{{NODE}}}"), f"{HOST_LEGEND} {{{{pci_bus_id}}}} SXid {{{{sxid}}}}"),
+        unit="none",
+        width=8,
+        empty="none, or no kernel log",
+    ),
+]
+
+_BUSY_GPU: Final = f"and on (cluster, instance, gpu) gpu_utilization_ratio{{{GPU}}} > 0.5"
+_OF_SIBLINGS: Final = (
+    f"(gpu_power_watts{{{GPU}}} {_BUSY_GPU}) / on (cluster, instance, model) group_left () "
+    f"quantile by (cluster, instance, model) (0.5, gpu_power_watts{{{GPU}}} {_BUSY_GPU})"
+)
+_SLOW = [
+    _lines(
+        "PCIe generation too low under load",
+        "The generation of links that could do better, of GPUs that work. Idle ones step down.",
+        f"gpu_pcie_link_generation{{{GPU}}} < gpu_pcie_link_generation_max{{{GPU}}} {_BUSY_GPU}",
+        "",
+        "none",
+    ),
+    series(
+        "SM clock of its highest, of busy GPUs",
+        "The eight lowest. Below half without a reason the clock is stuck (GPUClockStuckLow).",
+        (
+            f'bottomk(8, gpu_clock_hertz{{{GPU}, clock="sm"}} / gpu_clock_max_hertz{{{GPU}, clock="sm"}} {_BUSY_GPU})',
+            GPU_LEGEND,
+        ),
+        unit="percentunit",
+        steps=((None, RED), (0.5, GREEN)),
+        lines=True,
+        highest=1,
+        width=8,
+        links=[SERIES_TO_DEVICE],
+    ),
+    series(
+        "Power beside its siblings, of busy GPUs",
+        "Power draw as a share of the median of the machine's busy GPUs of the same model; the eight lowest. A hidden "
+        "slow state shows here only.",
+        (f"bottomk(8, {_OF_SIBLINGS})", GPU_LEGEND),
+        unit="percentunit",
+        steps=((None, RED), (0.6, GREEN)),
+        lines=True,
+        width=8,
+        links=[SERIES_TO_DEVICE],
+    ),
+]
+
+
+def _of_hosts(title: str, description: str, expr: str, legend: str, unit: str) -> Panel:
+    """From node_exporter, where it is scraped (docs/HOST.md)."""
+    return series(
+        title,
+        description + " From node_exporter.",
+        (most(expr), f"{{{{host}}}} {legend}".rstrip()),
+        unit=unit,
+        width=8,
+        empty="none, or no node_exporter",
+    )
+
+
+_LOCAL: Final = 'fstype!~"tmpfs|ramfs|overlay|squashfs|iso9660|nfs.*|lustre|beegfs"'
+_HOSTS = [
+    _of_hosts(
+        "InfiniBand ports that are not active",
+        "State of ports that are not active: 1 down, 2 being set up, 3 armed.",
+        beside("node_infiniband_state_id", 'device=~".+"', " != 4"),
+        "{{device}}/{{port}}",
+        "none",
+    ),
+    _of_hosts(
+        "InfiniBand links that were lost",
+        "How often each port lost its link within the chosen time, of those that did.",
+        beside("increase(node_infiniband_link_downed_total", 'device=~".+"', "[$__range]) > 0"),
+        "{{device}}/{{port}}",
+        "none",
+    ),
+    _of_hosts(
+        "InfiniBand symbol errors",
+        "Symbol errors in a second, of the ports that have some. More than ten are a bad cable or transceiver.",
+        beside("rate(node_infiniband_symbol_error_total", 'device=~".+"', "[$__rate_interval]) > 0"),
+        "{{device}}/{{port}}",
+        "cps",
+    ),
+    _of_hosts(
+        "Disks that are nearly full",
+        "What is used of local disks of which less than a fifth is left.",
+        beside("1 - node_filesystem_avail_bytes", _LOCAL, " / node_filesystem_size_bytes > 0.8"),
+        "{{mountpoint}}",
+        "percentunit",
+    ),
+    _of_hosts(
+        "Memory that is left",
+        "Of the machines that have least: below 5 % the kernel begins to end processes.",
+        beside("node_memory_MemAvailable_bytes", 'job=~".+"', " / node_memory_MemTotal_bytes"),
+        "",
+        "percentunit",
+    ),
+    _of_hosts(
+        "Clocks that are off",
+        "What each machine's clock is off by.",
+        beside("abs(node_timex_offset_seconds", 'job=~".+"', ")"),
+        "",
+        "s",
+    ),
+]
+
+_EVENTS = _lines(
+    "Events of the driver over time",
+    "Events that have no XID number, of the GPUs that had some; docs/runbooks/XID.md tells what each means.",
+    f"increase(gpu_events_total{{{GPU}}}[$__rate_interval]) > 0",
+    "{{event}}",
+    "none",
+    bars=True,
+)
+
+_MORE = [
+    _EVENTS,
     series(
         "Alerts over time",
         "Our alerts that fired, by name; the twenty with the most machines and GPUs.",
@@ -292,13 +477,15 @@ _MORE = [
 
 DASHBOARD: Final = Dashboard(
     uid="gpu-health",
-    description="Memory errors, links, XIDs and heat of all GPUs, worst first. Red marks are XID errors.",
+    description="Memory errors, links, XIDs and heat of GPUs and their hosts, worst first. Red marks are XID errors.",
     annotations=[xids()],
     rows=[
         Row("What is wrong", [(4, _STATE), (7, [alerts('gpu=~"$gpu|"', width=24)]), (9, [_GPUS])]),
-        Row("XID errors", [(7, [_XIDS]), (8, [_XIDS_OVER_TIME, *_MORE])]),
-        Row("Memory", [(8, _MEMORY)]),
-        Row("Links", [(8, _LINKS)]),
+        Row("XID errors and events", [(7, [_XIDS]), (8, [_XIDS_OVER_TIME, *_MORE])]),
+        Row("Memory and wear", [(8, _MEMORY), (8, _WEAR)]),
+        Row("Links and fabric", [(8, _LINKS), (8, _FABRIC[:3]), (8, _FABRIC[3:])]),
+        Row("Slow without an error", [(8, _SLOW)]),
         Row("Heat and silence", [(8, _HEAT), (5, [_UP])]),
+        Row("Host and network", [(8, _HOSTS[:3]), (8, _HOSTS[3:])]),
     ],
 )

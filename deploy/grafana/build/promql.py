@@ -27,6 +27,18 @@ def host(expression: str) -> str:
     )
 
 
+_HOST: Final = '"host", "$1", "instance", "(.+?)(?::[0-9]+)?"'
+
+
+def beside(series: str, matchers: str, compared: str = "") -> str:
+    """A series of node_exporter (or of what it reads) of the chosen machines, by host: it has a port of its own.
+
+    ``compared`` follows the series, as in ``> 0`` or ``/ another``.
+    """
+    node = f'label_replace({series}{{cluster=~"$cluster", {matchers}}}{compared}, {_HOST})'
+    return f"{node} and on (cluster, host) label_replace(gpu_exporter_last_sample_success{{{NODE}}}, {_HOST})"
+
+
 # How many lines a panel of lines shows at once, of however many hosts, GPUs or owners.
 MOST: Final = 20
 

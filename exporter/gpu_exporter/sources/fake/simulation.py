@@ -89,6 +89,7 @@ class Conditions:
 
 
 _AER: Final = tuple(part.labels[0][1] for part in by_name("gpu_pcie_aer_errors_total").parts)
+_REPLAYED: Final = frozenset({"correctable", "nak_received"})  # what a packet that is sent again counts as
 HEALTHY: Final = Conditions()
 _FABRIC_CONDITIONS: Final = (
     "degraded_bandwidth",
@@ -395,7 +396,7 @@ class Simulation:
             "pcie_replays": totals.pcie_replays,
             "pcie_generation": float(self._pcie_generation(busy=busy)),
             "pcie_width": float(conditions.pcie_width),
-            **{f"pcie_aer_{kind}": 0.0 for kind in _AER},
+            **{f"pcie_aer_{kind}": totals.pcie_replays if kind in _REPLAYED else 0.0 for kind in _AER},
         }
         for reason in _REASONS:
             quantities[f"reason_{reason}"] = 1.0 if self._flags[reason] else 0.0

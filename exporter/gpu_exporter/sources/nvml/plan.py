@@ -191,8 +191,6 @@ class Plan:
         """Whether this driver and binding can have the column at all."""
         if isinstance(column, Field):
             return self._field_id(column) is not None
-        if isinstance(column, Fans):
-            return True  # the driver's own library is asked, of any age
         if isinstance(column, Links):
             return hasattr(pynvml, column.state)
         return hasattr(pynvml, column.name)
