@@ -9,6 +9,7 @@
 # make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
+# make bad-day   ten faults within an hour on 24 simulated GPUs, in three minutes; the mails of it, and their pictures in docs/images
 # make previews   the dashboards', the hub's and the terminal's pictures in docs/images (downloads 460 MB of Grafana's own components)
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
 # make pyz    dist/gpu-exporter.pyz: the exporter in one file
@@ -96,6 +97,10 @@ types: .venv/dev.stamp
 demo: .venv/demo.stamp
 	@$(BIN)/python -m tools.demo $(DEMO)
 
+.PHONY: bad-day
+bad-day: .venv/dev.stamp
+	$(BIN)/python -m tools.bad_day --pictures docs/images
+
 .PHONY: pyz
 pyz: .venv/demo.stamp
 	$(BIN)/python tools/pyz.py
@@ -123,6 +128,7 @@ test-cluster: .venv/dev.stamp
 
 .PHONY: soak
 soak: .venv/dev.stamp
+	tools/vmalert
 	$(BIN)/pytest -m slow --ignore=tests/helm
 
 .PHONY: faults

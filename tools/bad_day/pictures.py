@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from tools.bad_day.play import Letter, latest
-from tools.bad_day.story import ONCALL, TEAM
+from tools.bad_day.play import Letter
+from tools.bad_day.story import ONCALL, STAND, TEAM
 from tools.lab.browser import Browser
 from tools.lab.mailbox import part
 
 _WIDE, _NARROW = 1180, 700
 # The story begins then, whenever it is played.
 _BEGINS = datetime(2026, 11, 24, 10, 0, tzinfo=timezone.utc)
-_MOMENT = re.compile(r"(?:\w{3} )?\d{1,2} \w{3} (?:\d{4} )?\d\d:\d\d:\d\d(?= [A-Z]|\b)")
+_MOMENT = re.compile(r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?\d{1,2} \w{3} (?:\d{4} )?\d\d:\d\d:\d\d(?= [A-Z]|\b)")
 _LASTED = re.compile(r"\(((?:\d+h)?(?:\d+m)?[\d.]+s)\)|(?<=reported XID \d\d )(?:(?:\d+m )?[\d.]+m?s)(?= ago)")
 _OPENED = {
     "lost": (ONCALL, "gpu-a"),
@@ -40,9 +40,15 @@ def draw(
 ) -> None:
     """PNG files bad-day-*.png. ``began`` is the Unix time at which the story began."""
     pages = {"mailbox": (_mailbox(lines), _WIDE)}
-    last = latest(letters)
     for name, place in _OPENED.items():
-        pages[name] = (_restamped(part(last[place].mail, "html"), began, pace), _NARROW)
+        # The first that says what then stands.
+        opened = next(
+            letter
+            for letter in letters
+            if (letter.to, letter.machine) == place
+            and {(each.alert, each.gpu) for each in letter.told() if not each.over} == STAND[place]
+        )
+        pages[name] = (_restamped(part(opened.mail, "html"), began, pace), _NARROW)
     with Browser(work) as browser:
         for name, (page, width) in pages.items():
             file = work / f"{name}.html"

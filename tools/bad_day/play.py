@@ -153,7 +153,7 @@ class Day:
         urls = [f"-{which}.url={victoria.url}" for which in ("datasource", "remoteWrite", "remoteRead")]
         vmalert = Program(
             [
-                *(program("vmalert"), f"-rule={self._folder}/rules/*.yml", f"-httpListenAddr={LOOPBACK}:{port}"),
+                *(program("vmalert", "shipped"), f"-rule={self._folder}/rules/*.yml", f"-httpListenAddr={LOOPBACK}:{port}"),
                 *(*urls, f"-notifier.url=http://{LOOPBACK}:{alertmanager}"),
                 f"-evaluationInterval={tree['global']['evaluation_interval']}",
                 *(f"-datasource.queryStep={self._shorter('5m')}", "-remoteWrite.flushInterval=100ms"),
