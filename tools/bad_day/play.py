@@ -161,7 +161,7 @@ class Day:
                 *(*urls, f"-notifier.url=http://{LOOPBACK}:{alertmanager}"),
                 f"-evaluationInterval={tree['global']['evaluation_interval']}",
                 *(f"-datasource.queryStep={self._shorter('5m')}", "-remoteWrite.flushInterval=100ms"),
-                f"-rule.resendDelay={self._shorter('2m')}",
+                *(f"-rule.resendDelay={self._shorter('2m')}", f"-rule.evalDelay={self._shorter('30s')}"),
             ],
             self._folder / "vmalert.log",
         )
