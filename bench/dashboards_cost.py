@@ -1,8 +1,8 @@
 """``python -m bench.dashboards_cost``: what every query of every dashboard costs at 1 600 GPUs, and how much it shows.
 
 A real Prometheus scrapes 200 machines of eight simulated GPUs with the rules of deploy/prometheus, as in
-``bench.rules_cost``; then each query is asked as Grafana asks it, with everything chosen. A panel that cannot be read
-shows too many series: a line each in a chart, a row each in a table (those have pages).
+``bench.rules_cost``; then each query is asked as Grafana asks it, with everything chosen that can be. A panel that
+cannot be read shows too many series: a line each in a chart, a row each in a table (those have pages).
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ def _ask(port: int, *, minutes: float) -> Iterator[Asked]:
     end = time.time()
     view = View(start=end - 60 * minutes, end=end, step=15, rate_interval=120)
     for board, dashboard in load().items():
-        chosen = api.choose(dashboard, view)
+        texts: dict[str, str] = {}
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query" and not variable.get("includeAll"):  # the page of one machine, or of one GPU
+                found = api.variable(variable, view, api.choose(dashboard, view, texts))
+                texts[variable["name"]] = min(found.values())
+        chosen = api.choose(dashboard, view, texts)
         for panel in panels(dashboard):
             for target in panel["targets"]:
                 began = time.perf_counter()
@@ -92,7 +97,6 @@ def main() -> int:
     )
     parser.add_argument("--prometheus", default=None, help="the Prometheus to measure (default: the one in PATH)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     fleet = Fleet(arguments.nodes, [RULES], used=False)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = multiprocessing.get_context("fork").Process(target=_serve, args=(fleet, listener), daemon=True)
@@ -101,6 +105,7 @@ def main() -> int:
         port = listener.getsockname()[1]
         configuration = _prepare(folder, fleet, port, arguments.interval, beside=None, optional=False)
         server.start()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         prometheus = Measured(folder, configuration, binary=arguments.prometheus)
         try:
             _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
