@@ -9,6 +9,7 @@
 # make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
 # make bench  the figures of bench/RESULTS.md
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
+# make bad-day   ten faults within an hour on 24 simulated GPUs, in three minutes; the mails of it, and their pictures in docs/images
 # make previews   the pictures of dashboards, hub, status page and terminal in docs/images (downloads 460 MB of Grafana's own components)
 # make docs-site   docs/ as a site, in .build/pages; a link that leads nowhere is a failure
 # make lock   requirements/ again, with the newest versions; one package alone: make lock PACKAGE=ruff
@@ -101,6 +102,10 @@ types: .venv/dev.stamp
 demo: .venv/demo.stamp
 	@$(BIN)/python -m tools.demo $(DEMO)
 
+.PHONY: bad-day
+bad-day: .venv/dev.stamp
+	$(BIN)/python -m tools.bad_day --pictures docs/images
+
 .PHONY: pyz
 pyz: .venv/demo.stamp
 	$(BIN)/python tools/pyz.py
@@ -141,6 +146,7 @@ test-neighbours: .venv/dev.stamp
 
 .PHONY: soak
 soak: .venv/dev.stamp
+	tools/vmalert
 	$(BIN)/pytest -m slow --ignore=tests/helm --ignore=tests/deploy
 
 .PHONY: faults

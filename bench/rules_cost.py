@@ -15,6 +15,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import socket
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.lab import ROOT
@@ -31,6 +33,7 @@ from tools.lab.programs import MissingProgramError, program
 from tools.lab.prometheus import Prometheus
 
 RULES = ROOT / "deploy/prometheus/rules"
+RESULTS = ROOT / "bench/RULES.md"
 OTHERS = 0.25  # of a core; where other programs take more, times by the wall say nothing
 BUDGET = 4.0  # seconds that one evaluation of all rules may take
 SLOWEST = 0.5  # and that of the slowest group
@@ -283,6 +286,11 @@ def _backfill(folder: Path, fleet: Fleet) -> None:
     text.unlink()
 
 
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
 def _busy() -> float:
     """CPU seconds that all programs of this machine have used."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
@@ -327,8 +335,49 @@ def _measure(prometheus: Measured, seconds: float) -> dict[tuple[str, str, int],
     return times
 
 
-def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str, float]) -> tuple[float, float]:
-    """Print the slowest and the sums; the time of one evaluation of everything, and that of the slowest group."""
+@dataclass
+class Found:
+    """What came of it, in seconds; ``load`` is seconds of evaluation a second."""
+
+    rules: int = 0
+    total: float = 0.0
+    least: float = 0.0
+    slowest: float = 0.0
+    slowest_group: str = ""
+    load: float = 0.0
+    slow_rules: str = ""
+    before: str = ""
+    cpu: float = 0.0
+    scraping: float = 0.0
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def page(self) -> str:
+        """bench/RULES.md."""
+        facts = "\n".join(f"- **{name}**: {text}" for name, text in self.facts.items())
+        verdict = {True: "", False: "**exceeded**"}
+        all_rules = f"{self.total:.2f} s | ≤ {BUDGET:g} s | {verdict[self.total <= BUDGET]}"
+        return f"""\
+# What the rules cost at {self.facts["GPUs"]} GPUs
+
+Written by `python -m bench.rules_cost --write`: a Prometheus that scrapes simulated machines and evaluates the rules of
+deploy/prometheus.
+
+{facts}
+
+| | | budget at 16 000 GPUs | |
+| --- | --: | --: | --- |
+| all {self.rules} rules, each evaluated once (sum of medians) | {all_rules} |
+| the same, fastest evaluation of each | {self.least:.2f} s | | |
+| slowest group (`{self.slowest_group}`) | {self.slowest:.2f} s | ≤ {SLOWEST:g} s | {verdict[self.slowest <= SLOWEST]} |
+| evaluation a second of time | {self.load:.3f} s | | |
+| CPU, with the rules / without (scraping alone) | {self.cpu:.2f} / {self.scraping:.2f} of a core | | |
+
+{self.before}Slowest rules, median: {self.slow_rules}.
+"""
+
+
+def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str, float]) -> Found:
+    """Print the slowest and the sums."""
     medians = {key: statistics.median(values) for key, values in times.items() if not key[0].startswith(BEFORE)}
     before = [statistics.median(values) for key, values in times.items() if key[0].startswith(BEFORE)]
     groups: dict[str, float] = {}
@@ -345,6 +394,16 @@ def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str,
     print(f"slowest      {max(groups.values()):.3f} s, the slowest group")
     least = sum(min(times[key]) for key in medians)
     print(f"undisturbed  {least:.3f} s, the fastest evaluation of each rule")
+    found = Found(
+        len(medians),
+        sum(medians.values()),
+        least,
+        max(groups.values()),
+        max(groups, key=lambda name: groups[name]),
+        load,
+    )
+    worst = sorted(medians.items(), key=lambda item: -item[1])[:5]
+    found.slow_rules = ", ".join(f"`{name}` {1000 * median:.0f} ms" for (_, name, _), median in worst)
     if before:
         for group, now in groups.items():
             then = sum(statistics.median(values) for key, values in times.items() if key[0] == BEFORE + group)
@@ -352,7 +411,8 @@ def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str,
                 print(f"  {now / then:7.2f} times what it took before  {group}")
         share = sum(medians.values()) / sum(before)
         print(f"before       {sum(before):.3f} s, the other rules in the same run: now {share:.2f} times that")
-    return sum(medians.values()), max(groups.values())
+        found.before = f"The rules before these took {sum(before):.2f} s in the same run: now {share:.2f} times that.\n"
+    return found
 
 
 def main() -> int:
@@ -366,6 +426,7 @@ def main() -> int:
     parser.add_argument("--used", action="store_true", help="only the series that rules read: less memory and scraping")
     parser.add_argument("--prometheus", default=None, help="the Prometheus to measure (default: the one in PATH)")
     parser.add_argument("--beside", type=Path, help="a folder with other rules, to be measured in the same run")
+    parser.add_argument("--write", action="store_true", help=f"also write {RESULTS.name} beside this program")
     parser.add_argument("--optional", action="store_true", help="with alerts-optional.yml")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # blocks are left in order, and so everything is ended
@@ -395,7 +456,7 @@ def main() -> int:
             up = prometheus.get("query?query=sum(up)")["result"][0]["value"][1]
             firing = prometheus.get("query?query=count(ALERTS)%20by%20(alertname)")["result"]
             rss = prometheus.rss()
-            total, slowest = _report(times, {**prometheus.intervals(), **_SELDOM})
+            found = _report(times, {**prometheus.intervals(), **_SELDOM})
             _say("measuring without the rules")
             without = _cpu_without_rules(prometheus, folder / "prometheus.yml", 30 * arguments.measure)
             print(f"CPU          {cpu / took:.3f} of a core with the rules, {without:.3f} without (scraping)")
@@ -408,9 +469,20 @@ def main() -> int:
             print(
                 f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules"
             )
-            kept = total <= BUDGET and slowest <= SLOWEST
-            print(f"all rules    {total:.3f} s, budget {BUDGET:g} s: {'kept' if total <= BUDGET else 'EXCEEDED'}")
-            print(f"slowest      {slowest:.3f} s, budget {SLOWEST:g} s: {'kept' if slowest <= SLOWEST else 'EXCEEDED'}")
+            kept = found.total <= BUDGET and found.slowest <= SLOWEST
+            for what, needed, budget in (("all rules", found.total, BUDGET), ("slowest  ", found.slowest, SLOWEST)):
+                print(f"{what}    {needed:.3f} s, budget {budget:g} s: {'kept' if needed <= budget else 'EXCEEDED'}")
+            found.cpu, found.scraping = cpu / took, without
+            found.facts = {
+                "GPUs": f"{fleet.nodes * GPUS:,}".replace(",", " "),
+                "command": " ".join(["python -m bench.rules_cost", *sys.argv[1:]]),
+                "date": time.strftime("%Y-%m-%d"),
+                "machine": f"{_processor()}, {os.cpu_count()} cores; other programs took {others:.2f} of them",
+                "Prometheus": f"{prometheus.version()}, {fleet.nodes} machines scraped every {arguments.interval} s, "
+                f"{series} series, RSS {rss:.0f} MiB",
+            }
+            if arguments.write:
+                RESULTS.write_text(found.page())
             if others > OTHERS:
                 print("NOT VALID: too much else was running")
                 return 2

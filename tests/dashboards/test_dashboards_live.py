@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from tools.lab import ROOT
 from tools.lab.programs import Release
+from tools.lab.prometheus import Prometheus
 from tools.lab.wait import wait_for
 
 from dashboards import PrometheusApi, View, load, panels
@@ -59,6 +62,37 @@ def test_every_query_brings_data(tmp_path: Path, release: Release) -> None:
             for panel in panels(dashboard):
                 legends += _legends(api, uid, panel, view, chosen)
     assert not legends, "\n".join(legends)
+
+
+# Of Prometheus and Alertmanager themselves, which federation leaves below.
+BELOW = re.compile(r"alertmanager_|prometheus_")
+
+
+@pytest.mark.slow
+def test_the_dashboards_work_on_a_prometheus_above(tmp_path: Path, release: Release) -> None:
+    """Federation as deploy/prometheus/prometheus.yml has it, taken into use."""
+    text = (ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8")
+    config = yaml.safe_load(re.sub(r"^( *)#: ?", r"\1", text, flags=re.MULTILINE))
+    (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "federate")
+    started = time.time()
+    with fleet(tmp_path, release=release) as below:
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{below.port}"]}]
+        (tmp_path / "above").mkdir()
+        pace = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        above = {"global": pace, "scrape_configs": [job]}
+        with Prometheus(tmp_path / "above", yaml.safe_dump(above), release) as prometheus:
+            api = PrometheusApi(prometheus.port)
+            missed: dict[tuple[str, str], str] = {}
+
+            def seen() -> bool:
+                nonlocal missed
+                view = View(start=started, end=time.time(), step=1, rate_interval=5)
+                silent = {where: query for where, query in _silent(api, view).items() if where not in EMPTY}
+                missed = {where: query for where, query in silent.items() if not BELOW.search(query)}
+                return not missed
+
+            wait_for(seen, lambda: "\n".join(f"{uid}: {what}: {query}" for (uid, what), query in missed.items()), 60)
+            assert prometheus.number("count(gpu_up)") == below.number("count(gpu_up)")
 
 
 def _silent(api: PrometheusApi, view: View) -> dict[tuple[str, str], str]:

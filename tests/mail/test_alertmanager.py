@@ -150,6 +150,16 @@ def test_repeats_are_multiples_that_alertmanager_remembers() -> None:
     assert {route["receiver"] for route in [tree["route"], *tree["route"]["routes"]]} == receivers
 
 
+def test_a_second_critical_waits_for_a_minute() -> None:
+    """Not for the five of a warning: the XID of a machine must not wait because its memory was told of just before."""
+    (route,) = (
+        route
+        for route in yaml.safe_load(CONFIGURATION.read_text())["route"]["routes"]
+        if route["matchers"] == ['severity="critical"']
+    )
+    assert (route["group_wait"], route["group_interval"]) == ("10s", "1m")
+
+
 # --- inhibition -----------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +339,11 @@ HOT = alert("GPUTemperatureNearSlowdown", "warning", 3)
              alert("GPUNVSwitchFatal", "critical", sxid="20034"), alert("GPUNVSwitchFault", "warning", sxid="20012")],
             {"GPUEventCritical 3", "GPUNVSwitchFault"},
             id="a critical XID over events, a fatal fault of a switch over milder ones",
+        ),
+        pytest.param(
+            [alert("GPUHostVanished", "critical"), alert("GPUExporterDown", "critical"), LOST],
+            {"GPULost 3", "GPUExporterDown"},
+            id="the exporter of a machine that is no target any more",
         ),
         pytest.param(
             [alert("GPUHostVanished", "critical"), LOST, alert("GPUCollectionFailing", "critical")],

@@ -277,6 +277,23 @@ def test_an_exporter_that_is_restarted_heals_nothing(tmp_path: Path, release: Re
         assert threads["steady"] != threads["repaired"]
 
 
+def test_an_exporter_that_was_down_is_not_well_because_its_target_is_gone(tmp_path: Path, release: Release) -> None:
+    """What ends while something silences it is not told, neither then nor later."""
+    gone = {"severity": "critical", "instance": "gone:9435", "alias": "gone"}
+    with Mailbox(password=PASSWORD) as mailbox:
+        tree = configuration(tmp_path, smtp_port=mailbox.port)
+        with Alertmanager(tmp_path, tree, release) as alertmanager:
+            alertmanager.tell([{"alertname": "GPUExporterDown", **gone}])
+            mailbox.wait(ONCALL, "[FIRING:1] gone: GPU exporter down")
+            alertmanager.tell([{"alertname": "GPUHostVanished", **gone}])
+            mailbox.wait(ONCALL, "[FIRING:1] gone: GPU host vanished")
+            alertmanager.tell([{"alertname": "GPUExporterDown", **gone}], resolved=True)
+            # Of the same group: when this is mailed, the end of the other was looked at.
+            alertmanager.tell([{"alertname": "DiskFull", **gone, "bundle": ""}])
+            mailbox.wait(ONCALL, "[FIRING:2] gone: GPU host vanished; disk full")
+            assert not [mail for mail in mailbox.mails if "RESOLVED" in part(mail, "plain")]
+
+
 @pytest.mark.parametrize("kind", ["slack", "telegram", "webhook"])
 def test_the_examples_of_other_ways_are_taken(kind: str, tmp_path: Path, release: Release) -> None:
     found = [text for text in blocks("yaml") if f"{kind}_configs" in text]

@@ -212,3 +212,49 @@ def test_a_few_lines_for_a_chat(tmp_path: Path, release: Release) -> None:
     text = render(tmp_path, "gpu.chat.text", *[ill(number) for number in range(8)], release=release)
     assert text.count("\n* ") + text.startswith("* ") == 5
     assert text.rstrip().endswith("and 3 more")
+
+
+LONG = {"startsAt": "2026-11-20T04:00:00Z", "endsAt": "2026-11-20T10:00:00Z"}
+GONE = "gpu-node-7 is not scraped any more (up was 1 before): nobody watches its GPUs."
+NOT_LISTED = (
+    "GPU 3 (H100) of gpu-node-7 has not answered for a minute: lost. It is not listed any more. Drain the node."
+)
+MISSING = "gpu-node-7 lists 1 GPUs fewer than within the last 6 hours. Compare nvidia-smi -L with lspci."
+
+
+@pytest.mark.parametrize(
+    ("ended", "subject", "expired"),
+    [
+        ([told({"alertname": "GPUHostVanished", **HOST}, {"description": GONE}, ended=True) | LONG],
+         "[EXPIRED] gpu-node-7: GPU host vanished", 1),
+        ([told({"alertname": "GPUHostVanished", **HOST}, {"description": GONE}, ended=True)],  # it came back
+         "[RESOLVED] gpu-node-7: GPU host vanished", 0),
+        ([told({"alertname": "GPUMissing", **HOST}, {"description": MISSING}, ended=True) | LONG],
+         "[EXPIRED] gpu-node-7: GPU missing", 1),
+        ([told({"alertname": "GPUMissing", **HOST}, {"description": MISSING.replace("within the last 6 hours", "set")},
+               ended=True) | LONG],
+         "[RESOLVED] gpu-node-7: GPU missing", 0),
+        ([told({"alertname": "GPULost", **GPU}, {"description": NOT_LISTED}, ended=True) | LONG],
+         "[EXPIRED] gpu-node-7: GPU 3 lost", 1),
+        ([told({"alertname": "GPULost", **GPU}, {"description": "It does not answer."}, ended=True) | LONG],
+         "[RESOLVED] gpu-node-7: GPU 3 lost", 0),
+        ([{**xid(3, 79), "status": "resolved"}], "[EXPIRED] gpu-node-7: GPU 3 XID 79", 1),
+        ([{**xid(3, 48), "status": "resolved"}, {**hot(4), "status": "resolved"}],
+         "[EXPIRED] gpu-node-7: GPU 3 XID 48; GPU 4 overheating", 1),
+        ([{**xid(number, 79), "status": "resolved"} for number in range(20)],
+         "[EXPIRED] gpu-node-7: GPU " + ", ".join(map(str, range(20))) + " XID 79", 1),
+    ],
+    ids=["gone", "back", "fewer", "as set", "not listed", "listed", "XID", "one of two", "a crowd"],
+)  # fmt: skip
+def test_what_only_expired_is_no_all_clear(
+    tmp_path: Path, release: Release, ended: list[Told], subject: str, expired: int
+) -> None:
+    """Alertmanager calls resolved what a rule does not tell of any more, for whatever reason."""
+    assert render(tmp_path, "gpu.email.subject", *ended, release=release) == subject
+    text = render(tmp_path, "gpu.email.text", *ended, release=release)
+    page = render(tmp_path, "gpu.email.html", *ended, kind="html", release=release)
+    for shown in (text, page):
+        assert len(re.findall("Told for (?:six hours|an hour)", shown)) == expired
+    assert page.count("&#10003;") == max(0, min(1, len(ended) - expired)) if len(ended) < 12 else "&#10003;" not in page
+    if len(ended) == 1 or len(ended) > 12:
+        assert bool(re.search(r"^EXPIRED", text, re.MULTILINE)) == bool(expired)

@@ -188,6 +188,41 @@ def test_what_a_service_that_takes_idle_gpus_back_is_told(cluster: str, tmp_path
     assert_promtool("test", "rules", tmp_path / "cases.yml", release=release)
 
 
+def test_an_xid_is_not_its_own_cause(tmp_path: Path, release: Release) -> None:
+    """Ages have more digits than a number in a query is written with: its own age is above that as well."""
+    tree = load(DEPLOY / "rules/alerts-health.yml")
+    (rule,) = (rule for group in tree["groups"] for rule in group["rules"] if rule.get("alert") == "GPUXidCritical")
+    rule["annotations"] = {"description": rule["annotations"]["description"]}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "xid", "rules": [rule]}]}))
+    place = {"instance": "n1", "gpu": "0", "uuid": "G0", "model": "H100"}
+    series = [(place, "79", "52.9400004"), ({**place, "uuid": "G1"}, "79", "52.9400004"), (place, "63", "60")]
+    told = [
+        {
+            "exp_labels": {**labels, **OURS, "severity": "critical", "xid": xid},
+            "exp_annotations": {
+                "description": f"GPU 0 (H100) of n1 reported XID 79 52.94s ago. {before}Its work is lost or suspect: "
+                "stop scheduling to it and act by the class of the XID (docs/runbooks/XID.md)."
+            },
+        }
+        for (labels, xid, _), before in zip(
+            series[:2], ("Before it came 63: the first of a burst is the cause. ", ""), strict=True
+        )
+    ]
+    case = {
+        "interval": "1m",
+        "input_series": [
+            {
+                "series": f"instance_gpu:gpu_xid_age_seconds:min{{{_matchers({**labels, 'xid': xid})}}}",
+                "values": f"{age}x5",
+            }
+            for labels, xid, age in series
+        ],
+        "alert_rule_test": [{"eval_time": "2m", "alertname": "GPUXidCritical", "exp_alerts": told}],
+    }
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [case]}))
+    assert_promtool("test", "rules", tmp_path / "cases.yml", release=release)
+
+
 def _matchers(labels: Mapping[str, str]) -> str:
     return ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
 

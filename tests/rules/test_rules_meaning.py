@@ -100,8 +100,9 @@ def labels(node: Any) -> tuple[set[str], set[str]]:
             return may, all_may
         word, listed = _listed(node.modifier) if node.modifier else ("by", set())
         more = {node.param.val} if node.op == "count_values" else set()
-        kept = (lambda found: found & listed) if word == "by" else (lambda found: found - listed)
-        return kept(may) | more, kept(all_may) | more
+        if word == "by":
+            return may & listed | more, all_may & listed | more
+        return may - listed | more, all_may - listed | more
     if kind == "BinaryExpr":
         return _labels_of_both(node)
     if kind == "Call":

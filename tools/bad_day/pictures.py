@@ -8,22 +8,18 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from tools.bad_day.play import Letter, latest
-from tools.bad_day.story import ONCALL, TEAM
+from tools.bad_day.play import Letter
+from tools.bad_day.story import ONCALL, STAND
 from tools.lab.browser import Browser
 from tools.lab.mailbox import part
 
 _WIDE, _NARROW = 1180, 700
 # The story begins then, whenever it is played.
 _BEGINS = datetime(2026, 11, 24, 10, 0, tzinfo=timezone.utc)
-_MOMENT = re.compile(r"(?:\w{3} )?\d{1,2} \w{3} (?:\d{4} )?\d\d:\d\d:\d\d(?= [A-Z]|\b)")
+_MOMENT = re.compile(r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?\d{1,2} \w{3} (?:\d{4} )?\d\d:\d\d:\d\d(?= [A-Z]|\b)")
 _LASTED = re.compile(r"\(((?:\d+h)?(?:\d+m)?[\d.]+s)\)|(?<=reported XID \d\d )(?:(?:\d+m )?[\d.]+m?s)(?= ago)")
-_OPENED = {
-    "lost": (ONCALL, "gpu-a"),
-    "memory": (TEAM, "gpu-a"),
-    "links": (ONCALL, "gpu-b"),
-    "driver": (ONCALL, "gpu-c"),
-}
+# The first mail that says what then stands; of gpu-b the last, as its exporter died after the links.
+_OPENED = {"lost": (ONCALL, "gpu-a", 0), "links": (ONCALL, "gpu-b", -1), "driver": (ONCALL, "gpu-c", 0)}
 _PAGE = """<!DOCTYPE html><meta charset="utf-8"><style>
 body {{ margin: 0; padding: 22px 26px; font: 14px/20px system-ui, sans-serif; color: #1c2128; background: #fff }}
 table {{ border-collapse: collapse; width: 100% }} td {{ padding: 3px 10px; vertical-align: top }}
@@ -40,9 +36,14 @@ def draw(
 ) -> None:
     """PNG files bad-day-*.png. ``began`` is the Unix time at which the story began."""
     pages = {"mailbox": (_mailbox(lines), _WIDE)}
-    last = latest(letters)
-    for name, place in _OPENED.items():
-        pages[name] = (_restamped(part(last[place].mail, "html"), began, pace), _NARROW)
+    for name, (to, machine, which) in _OPENED.items():
+        told = [
+            letter
+            for letter in letters
+            if (letter.to, letter.machine) == (to, machine)
+            and {(each.alert, each.gpu) for each in letter.told() if not each.over} == STAND[to, machine]
+        ]
+        pages[name] = (_restamped(part(told[which].mail, "html"), began, pace), _NARROW)
     with Browser(work) as browser:
         for name, (page, width) in pages.items():
             file = work / f"{name}.html"

@@ -153,11 +153,15 @@ class Day:
         urls = [f"-{which}.url={victoria.url}" for which in ("datasource", "remoteWrite", "remoteRead")]
         vmalert = Program(
             [
-                *(program("vmalert"), f"-rule={self._folder}/rules/*.yml", f"-httpListenAddr={LOOPBACK}:{port}"),
+                *(
+                    program("vmalert", "shipped"),
+                    f"-rule={self._folder}/rules/*.yml",
+                    f"-httpListenAddr={LOOPBACK}:{port}",
+                ),
                 *(*urls, f"-notifier.url=http://{LOOPBACK}:{alertmanager}"),
                 f"-evaluationInterval={tree['global']['evaluation_interval']}",
                 *(f"-datasource.queryStep={self._shorter('5m')}", "-remoteWrite.flushInterval=100ms"),
-                f"-rule.resendDelay={self._shorter('2m')}",
+                *(f"-rule.resendDelay={self._shorter('2m')}", f"-rule.evalDelay={self._shorter('30s')}"),
             ],
             self._folder / "vmalert.log",
         )
@@ -182,7 +186,8 @@ class Day:
             if not fault.events and fault.until is not None:
                 acts.append((fault.at, lambda machine=fault.machine: self._kill(machine)))  # type: ignore[misc]
                 acts.append((fault.until, lambda machine=fault.machine: self._begin(machine)))  # type: ignore[misc]
-            acts.append((fault.at, lambda what=fault.what: self._tell(f"! {what}")))  # type: ignore[misc]
+            what = fault.what if fault.machine in fault.what else f"{fault.machine}: {fault.what}"
+            acts.append((fault.at, lambda what=what: self._tell(f"! {what}")))  # type: ignore[misc]
         time.sleep(60 * _QUIET / self._pace)
         self.began = time.time()
         for machine in MACHINES:

@@ -51,10 +51,10 @@ FAULTS = (
         events=tuple({"at": 4.0 * turn, "fault": "hang", "for": 1.5} for turn in range(5)),
     ),
     Fault(
-        "gpu-a", 7, "warm air reaches GPU 5, until 0:37", TEAM,
+        "gpu-a", 7, "warm air reaches GPU 5, until 0:25", TEAM,
         _fault("GPUTemperatureNearSlowdown", "GPUThermalSlowdown"), 5,
-        until=37,
-        events=({"fault": "workload", "workload": "training"}, {"fault": "overheat", "target": 91, "for": 30.0}),
+        until=25,
+        events=({"fault": "workload", "workload": "training"}, {"fault": "overheat", "target": 91, "for": 18.0}),
     ),
     Fault(
         "gpu-b", 10, "the power brake holds GPU 6 back, until 0:26", TEAM,

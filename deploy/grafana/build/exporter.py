@@ -171,8 +171,8 @@ _COURSE = [
     ),
     _lines(
         "A scrape takes",
-        "How long Prometheus waited for the page.",
-        f"scrape_duration_seconds{{{NODE}}}",
+        "How long Prometheus waited for the page, the mean of five minutes.",
+        f"avg_over_time(scrape_duration_seconds{{{NODE}}}[5m])",
         "s",
     ),
     _lines(
