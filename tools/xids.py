@@ -146,7 +146,8 @@ def rules(text: str) -> str:
         r'(record: instance_gpu:gpu_xid_age_seconds:echo\n.*?xid=")[^"]*': str(ECHO_IN_CLIQUE),
         r'(record: instance_gpu:gpu_xid_age_seconds:echo\n.*?xid="[0-9]+".*?xid=")[^"]*': str(CAUSE_IN_CLIQUE),
         r"(alert: GPURecoveryActionRequired\n.*?xid!~')[^']*": "|".join(map(str, ONLY_FOLLOW)),
-        r"(alert: GPUXidCritical\n.*?xid!~')[^']*": "|".join(map(str, ONLY_FOLLOW)),
+        # %s: the template puts the alert's own number there.
+        r"(alert: GPUXidCritical\n.*?xid!~')[^']*": "|".join((*map(str, ONLY_FOLLOW), "%s")),
     }
     for pattern, word in words.items():
         text, times = re.subn(pattern, lambda match, word=word: match[1] + word, text, count=1, flags=re.DOTALL)  # type: ignore[misc]
