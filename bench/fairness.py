@@ -222,7 +222,8 @@ def main() -> None:
 def _write(lines: list[str]) -> None:
     about = (
         f"{_SECONDS:g} s an attack, a scrape every {_EVERY:g} s that is given up after {_TIMEOUT:g} s; "
-        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, Python {platform.python_version()}."
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores "
+        f"(load {os.getloadavg()[0]:.0f}), Python {platform.python_version()}."
         " RSS: by how much it grew."
     )
     head, _, rest = _RESULTS.read_text().partition(_MARK[0])
