@@ -22,7 +22,7 @@ from bench.machine import Size, Surroundings
 from bench.measure import QUICK, Bench, Effort, machines
 from bench.report import Figures, Results, Row, Section
 from bench.results import RESULTS, write_exporter
-from bench.targets import Running, Target, UnavailableError, nvitop, ours
+from bench.targets import Running, Target, UnavailableError, nvidia_gpu_exporter, nvitop, ours
 
 SIZES = (Size(1, 2), Size(8, 2), Size(64, 64))
 NOTES = (
@@ -45,7 +45,15 @@ NOTES = (
         "Half-open clients that are cut come back after a second, all at once: gpu-exporter keeps 64 connections and "
         "cuts the rest, nvitop-exporter keeps a thread for each of the 300."
     ),
-    "nvidia_gpu_exporter is left out: Go's module proxy did not hand it out (403) where this was written.",
+    (
+        "Real prices: each call keeps a CPU busy for what an H200 of driver 580 took "
+        "(tools/lab/nvml_stub/h200-prices.json), as the driver does while its firmware answers; calls that were not "
+        "recorded are free."
+    ),
+    (
+        "nvidia_gpu_exporter is measured where it is on PATH, or with --nvidia-gpu-exporter FOLDER of its source (Go's "
+        "module proxy does not hand it out); it reads at each scrape, so that its age is none."
+    ),
 )
 
 
@@ -57,7 +65,7 @@ def main() -> NoReturn:
     # Blocks are left in order, and so everything that runs is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        results = _measure(QUICK if arguments.quick else Effort())
+        results = _measure(QUICK if arguments.quick else Effort(), arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     print(report.as_json(results) if arguments.json else report.text(results))
@@ -70,6 +78,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a look in about a minute; noisy")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    parser.add_argument("--prices", action="store_true", help="only with real prices")
+    parser.add_argument(
+        "--nvidia-gpu-exporter", type=Path, metavar="FOLDER", help="its source, to be built and measured"
+    )
     parser.add_argument("--write", action="store_true", help=f"also write {RESULTS.name} beside this program")
     return parser.parse_args()
 
@@ -86,12 +98,15 @@ def _say(what: str) -> None:
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
-def _measure(effort: Effort) -> Results:
+def _measure(effort: Effort, arguments: argparse.Namespace) -> Results:
     surroundings = Surroundings()
     results = Results(ours=ours().key, notes=NOTES)
     with tempfile.TemporaryDirectory(prefix="gpu-exporter-bench-logs-") as folder:
         run = _Run(Bench(Path(folder), effort), effort, results)
-        run.everything()
+        others = [nvidia_gpu_exporter(arguments.nvidia_gpu_exporter, Path(folder))]
+        run.prices([nvitop(ours().interval), *others])
+        if not arguments.prices:
+            run.everything()
     results.facts = surroundings.finish(shlex.join(["python", "-m", "bench", *sys.argv[1:]]))
     return results
 
@@ -112,6 +127,16 @@ class _Run:
             for size in (SIZES[0], SIZES[2]):
                 self._other_size(size, rivals[:1])
         self._soak()
+
+    def prices(self, rivals: Sequence[Target]) -> None:
+        """Where the driver's calls cost what a real one's do: everybody with eight GPUs, and how we grow."""
+        sizes = (Size(8, 2),) if self.effort is QUICK else (Size(8, 2), Size(1, 2), Size(16, 2), Size(64, 64))
+        for size in sizes:
+            section = Section(f"priced {size.gpus}", f"{size.name}, real prices", report.PRICES)
+            self.results.sections.append(section)
+            for target in (ours(), *(rivals if size.gpus == 8 else ())):
+                name = f"{size.name}, real prices: {target.name}"
+                self._attempt(name, section, partial(self.bench.priced, target, size, self.effort.window))
 
     def _rivals(self) -> list[Target]:
         rivals = [nvitop(), nvitop(ours().interval)]

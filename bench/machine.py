@@ -38,12 +38,14 @@ class Size:
 class Machine:
     """Stand-in GPUs for one exporter, so that its calls are counted apart from those of the others."""
 
-    def __init__(self, folder: Path, library: Path, size: Size, pids: list[int]) -> None:
+    def __init__(self, folder: Path, library: Path, size: Size, pids: list[int], *, priced: bool) -> None:
         self.size = size
         self._library = library
-        self._stub = Stub(folder, ["h100"] * size.gpus, live=True)
+        self._stub = Stub(folder, ["h100"] * size.gpus, live=True, priced=priced)
         with self._stub.batch():
             for gpu in range(size.gpus):
+                if priced:  # as those of an H200
+                    self._stub.set(gpu, "pcie_counter_bits", 32)
                 first = gpu * size.processes
                 mine = [pids[(first + number) % len(pids)] for number in range(size.processes)]
                 self._stub.processes(gpu, [Process(pid, 1 << 30) for pid in mine])
@@ -52,19 +54,23 @@ class Machine:
     def env(self) -> dict[str, str]:
         return self._stub.env(self._library)
 
+    def driver_seconds(self) -> float:
+        """CPU time that calls took so far, where they cost something."""
+        return self._stub.charged()
+
     def calls(self) -> dict[str, int]:
         """Driver calls so far that concern a GPU."""
         return {name: count for name, count in self._stub.calls().items() if name.startswith("nvmlDevice")}
 
 
 @contextmanager
-def machine(size: Size) -> Iterator[Machine]:
-    """A fresh machine; its processes end with the block."""
+def machine(size: Size, *, priced: bool = False) -> Iterator[Machine]:
+    """A fresh machine; its processes end with the block. Where it is ``priced``, calls cost what an H200's do."""
     # 64 GPUs with 64 processes each share 64: it is what the driver tells that counts, not how many there are.
     sleepers = [subprocess.Popen(["sleep", _LONGEST_RUN]) for _ in range(min(size.gpus * size.processes, _SHARED_FROM))]
     try:
         with tempfile.TemporaryDirectory(prefix="gpu-exporter-bench-") as folder:
-            yield Machine(Path(folder), library(), size, [sleeper.pid for sleeper in sleepers])
+            yield Machine(Path(folder), library(), size, [sleeper.pid for sleeper in sleepers], priced=priced)
     finally:
         for sleeper in sleepers:
             sleeper.kill()

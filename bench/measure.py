@@ -18,7 +18,7 @@ from tools.lab import ROOT
 
 from bench.client import NotOfferedError, Scraper, percentile
 from bench.machine import Machine, Size, machine
-from bench.targets import Running, Target, UnavailableError
+from bench.targets import Running, Target, UnavailableError, private_memory
 
 Figures = dict[str, float]
 _MS = 1000.0
@@ -104,6 +104,36 @@ class Bench:
                 found["read_every"] = seconds * gpus / ticks
             figures[running.target.key] = found
         return figures
+
+    def priced(self, target: Target, size: Size, window: float) -> dict[str, Figures]:
+        """What it costs where the driver's calls do, once whoever scrapes every 15 s has done so three times."""
+        with machine(size, priced=True) as computer, self.run(target, computer) as running:
+            running.started(self.effort.wait)
+            self._scrape_and_look(running, 3 * _SCRAPE_EVERY)
+            began, cpu, driver = time.monotonic(), running.cpu_seconds(), computer.driver_seconds()
+            ages = self._scrape_and_look(running, window)
+            gpus, seconds = size.gpus, time.monotonic() - began
+            found = {
+                "priced_cpu": 100 * (running.cpu_seconds() - cpu) / seconds / gpus,
+                "priced_driver": (computer.driver_seconds() - driver) / seconds * 60 / gpus * _MS,
+                "priced_private": private_memory(running),
+            }
+            if ages:
+                found["priced_age"] = percentile(ages, 95)
+        return {target.key: found}
+
+    @staticmethod
+    def _scrape_and_look(running: Running, window: float) -> list[float]:
+        """Scrape on a beat for so long, and end after a whole one; the age of each page by its own word."""
+        ages = []
+        for _ in range(round(window / _SCRAPE_EVERY)):
+            # On one grid for all windows.
+            time.sleep(_SCRAPE_EVERY - time.monotonic() % _SCRAPE_EVERY)
+            with Scraper(running.port) as scraper:
+                told, now = _timestamp(scraper.scrape().text()), time.time()
+            if told:
+                ages.append(now - float(told.split()[-1]))
+        return ages
 
     def _scrape_as_prometheus(self, runnings: Sequence[Running], end: float) -> None:
         at = time.monotonic() + min(1.0, _SCRAPE_EVERY / 2)

@@ -77,6 +77,12 @@ COSTS = [
     Row("body", "page, plain", "KiB"),
     Row("body_gzip", "page, gzip", "KiB"),
 ]
+PRICES = [
+    Row("priced_cpu", "CPU a GPU, scraped every 15 s", "% of a core", 0.1),
+    Row("priced_driver", "of it, time in the driver, a GPU and minute", "ms"),
+    Row("priced_private", "private memory", "MiB"),
+    Row("priced_age", "age of what a scrape gets, p95", "s", 0.5),
+]
 FRESH = [
     Row("fresh_p50", "first scrape of a snapshot, gzip, p50", "ms"),
     Row("fresh_slowest", "first scrape of a snapshot, gzip, slowest", "ms"),
@@ -112,7 +118,10 @@ Table = tuple[str, list[list[str]]]
 def tables(results: Results) -> Iterator[Table]:
     """Title and cells, heads first."""
     for section in results.sections:
-        if section.rows is not OTHER:
+        if section.rows is not OTHER and section.rows is not PRICES:
+            yield section.title, _exporters(section, results.ours)
+    for section in results.sections:
+        if section.rows is PRICES:
             yield section.title, _exporters(section, results.ours)
     if any(section.rows is OTHER for section in results.sections):
         yield _sizes(results)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -90,6 +91,34 @@ def nvitop(interval: float = 1.0) -> Target:
     )
 
 
+def nvidia_gpu_exporter(source: Path | None, folder: Path) -> Target:
+    """The one on PATH, or built from a folder with its source. Its NVML backend where it has one (2.0 and newer)."""
+    name = "nvidia_gpu_exporter"
+
+    def program() -> str:
+        built = folder / name
+        if source is not None and not built.exists():
+            done = subprocess.run(
+                ["go", "build", "-o", str(built), f"./cmd/{name}"],
+                cwd=source,
+                capture_output=True,
+                text=True,
+                timeout=1800,
+                check=False,
+            )
+            if done.returncode:
+                raise UnavailableError(f"it does not build: {done.stderr.strip().splitlines()[-1][:200]}")
+        found = str(built) if built.exists() else shutil.which(name)
+        if found is None:
+            raise UnavailableError(f"{name} is not on PATH; --nvidia-gpu-exporter FOLDER builds it from its source")
+        return found
+
+    def command(port: int, _interval: float) -> list[str]:
+        return [program(), f"--web.listen-address=127.0.0.1:{port}", "--collect.backend=nvml"]
+
+    return Target(name, name, 0.0, command, re.compile(r"^nvidia_smi_temperature_gpu\{", re.MULTILINE))
+
+
 @dataclass(frozen=True)
 class Start:
     """How long a start took, in seconds from exec."""
@@ -156,6 +185,12 @@ class Running(Program):
             if line.startswith(field):
                 return int(line.split()[1]) / 1024
         raise LookupError(field)
+
+
+def private_memory(running: Running) -> float:
+    """MiB that no other process shares."""
+    told = Path(f"/proc/{running.process.pid}/smaps_rollup").read_text()
+    return sum(int(number) for number in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+)", told, re.MULTILINE)) / 1024
 
 
 def _end_with_parent() -> None:

@@ -41,7 +41,7 @@ _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
     "recovery_successful": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS", scope="links"),),
     "recovery_failed": (Field("NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS", scope="links"),),
     **{
-        kind: (Field(f"NVML_FI_DEV_NVLINK_COUNT_{name}", scope="links", slow=True),)
+        kind: (Field(f"NVML_FI_DEV_NVLINK_COUNT_{name}", scope="links"),)
         for kind, name in (
             ("malformed", "MALFORMED_PACKET_ERRORS"),
             ("buffer_overrun", "BUFFER_OVERRUN_ERRORS"),
@@ -54,7 +54,6 @@ _NVLINK_ERRORS: Final[dict[str, tuple[Field, ...]]] = {
         Field(
             f"{_FEC}{_FEC_HEAVY}",
             scope="links",
-            slow=True,
             also=tuple(f"{_FEC}{symbols}" for symbols in range(_FEC_HEAVY + 1, 16)),
         ),
     ),
@@ -168,7 +167,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "Highest PCIe generation that GPU and slot share.",
         unitless=True,
         plausible=(1.0, 8.0),
-        nvml=Call("nvmlDeviceGetMaxPcieLinkGeneration", slow=True),
+        nvml=Call("nvmlDeviceGetMaxPcieLinkGeneration"),
         smi=Smi("pcie.link.gen.max"),
         dcgm=Dcgm(235, "DCGM_FI_DEV_PCIE_MAX_LINK_GEN"),
         fake=Board("pcie"),
@@ -188,7 +187,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "PCIe lanes that GPU and slot share.",
         unitless=True,
         plausible=(1.0, 32.0),
-        nvml=Call("nvmlDeviceGetMaxPcieLinkWidth", slow=True),
+        nvml=Call("nvmlDeviceGetMaxPcieLinkWidth"),
         smi=Smi("pcie.link.width.max"),
         dcgm=Dcgm(236, "DCGM_FI_DEV_PCIE_MAX_LINK_WIDTH"),
         fake=Constant(16.0),

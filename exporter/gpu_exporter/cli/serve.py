@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,10 +38,22 @@ def serve(config_file: Path | None, **given: Any) -> None:
     logs.configure(config.log, waits=False)
     for line in without_effect(config.source, overrides):
         log.warning("%s", line)
-    bound_arenas()
+    bound_arenas(1)  # a second one is 0.3 MiB, and threads that wait for one another's Python do not need it
     threading.stack_size(_STACK)
     try:
-        daemon.serve(config, path=config_file, overrides=overrides)
+        daemon.serve(config, path=config_file, overrides=overrides, settled=_settle)
     except StartError as error:
         click.echo("gpu-exporter: " + " ".join(str(error).split("\n")), err=True)
         os._exit(2)  # a call may hang in the driver, whose exit handlers would wait for it
+
+
+def _settle() -> None:
+    """Give back what starting needed; call it after the first reading.
+
+    What is there by then stays for good: the garbage collector need not walk it again and again. malloc keeps what was
+    freed between what stays, 0.9 MiB with one GPU.
+    """
+    gc.collect()
+    gc.freeze()
+    with suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import time
@@ -30,7 +31,9 @@ _MAX_EVENTS: Final = 256
 _GROUPS: Final = {"power": ("power_instant", "power_average", "power_usage")}
 _COUNTER: Final = struct.Struct("=56sQ")
 _XID: Final = 0x8
+_CHARGED: Final = "charged_us"
 _DOUBLE: Final = 0
+_PRICES: Final = Path(__file__).with_name("h200-prices.json")
 _NOT_SUPPORTED: Final = 3
 _LOST: Final = 15
 
@@ -41,6 +44,15 @@ def _known_function(name: str) -> str:
     return name
 
 
+def prices() -> Iterator[tuple[str, str]]:
+    """What the calls of a recorded H200 took, as the state file tells it: key and microseconds."""
+    recorded = json.loads(_PRICES.read_text())
+    yield "open", str(recorded["open"])
+    for prefix, group in (("", "functions"), ("samples.", "samples"), ("field.", "fields")):
+        for name, (first, again) in recorded[group].items():
+            yield f"{prefix}{name}", f"{first}:{again}"
+
+
 class Stub:
     """The GPUs that the stand-in shows, and what is wrong with them.
 
@@ -48,6 +60,8 @@ class Stub:
 
     The machine has a clock of its own for what NVML stamps and samples. It stands still at ``now``, by default the
     second of now, so that no answer depends on when it is asked for; ``live`` lets it go with the real one.
+
+    Calls are answered at once; with ``priced`` each keeps the CPU busy for as long as the driver of an H200 did.
     """
 
     def __init__(
@@ -59,6 +73,7 @@ class Stub:
         cuda_version: int = 13010,
         now: float | None = None,
         live: bool = False,
+        priced: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.state_file = directory / "nvml-state"
@@ -79,6 +94,7 @@ class Stub:
         self._events: list[tuple[int, int, int, int]] = []
         self._event_number = 0
         self._batches = 0
+        self._prices = tuple(prices()) if priced else ()
         with self.batch():
             for model in models:
                 self.add(model)
@@ -125,6 +141,7 @@ class Stub:
         yield f"driver_failure {self._failure[0]} {self._failure[1]}"
         yield from (f"error.{name} {code}" for name, code in self._function_errors.items())
         yield from (f"delay_us.{name} {delay}" for name, delay in self._function_delays.items())
+        yield from (f"price.{key} {price}" for key, price in self._prices)
         yield from (f"event {' '.join(map(str, event))}" for event in self._events)
         for index, gpu in enumerate(self._gpus):
             yield from (f"gpu.{index}.{line}" for line in gpu.lines())
@@ -347,7 +364,17 @@ class Stub:
         if not self.calls_file.exists():
             return {}
         counts = _COUNTER.iter_unpack(self.calls_file.read_bytes())
-        return {name.rstrip(b"\0").decode(): count for name, count in counts if count}
+        told = {name.rstrip(b"\0").decode(): count for name, count in counts if count}
+        told.pop(_CHARGED, None)
+        return told
+
+    def charged(self) -> float:
+        """Return the seconds that calls have kept CPUs busy for, of all processes so far."""
+        if not self.calls_file.exists():
+            return 0.0
+        counts = _COUNTER.iter_unpack(self.calls_file.read_bytes())
+        microseconds: int = sum(count for name, count in counts if name.rstrip(b"\0").decode() == _CHARGED)
+        return microseconds / 1e6
 
     def reset_calls(self) -> None:
         """Count from zero again, in running processes too."""

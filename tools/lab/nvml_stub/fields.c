@@ -196,6 +196,7 @@ API nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFi
     for (int i = 0; i < count; i++) {
         fields[i].timestamp = now;
         fields[i].latency = 0;
+        charge_field(&call, fields[i].field);
         fields[i].status = answer_field(&call, &fields[i]);
     }
     return NVML_SUCCESS;

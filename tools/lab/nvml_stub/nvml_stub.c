@@ -18,6 +18,9 @@
  *   driver_failure NUMBER CODE       every session older than this failure answers CODE until shutdown and init
  *   error.FUNCTION CODE              this function fails for every GPU
  *   delay_us.FUNCTION N              this function takes longer
+ *   price.FUNCTION FIRST:AGAIN       microseconds of CPU that a call takes; AGAIN within 0.3 s, as from NVML's own cache
+ *   price.samples.KIND, price.field.ID FIRST:AGAIN       the same of one buffer, and of one field
+ *   price.open US                    and of the first call for each GPU of a process
  *   event NUMBER GPU TYPE DATA       delivered once, to event sets registered before; numbers rise; TYPE 8 is an XID
  *
  *   gpu.N.VALUE INTEGER              values.h lists them; one that is missing is NOT_SUPPORTED
@@ -64,11 +67,12 @@
 #endif
 
 #define POLL_US 10000u /* how soon a blocked call sees that the state changed */
+#define CACHED_US 300000u /* for how long NVML answers from its cache (H200, driver 580) */
 
 #define AS_NAME(name) #name,
 static const char *const FUNCTION_NAMES[] = {FUNCTIONS(AS_NAME)};
 
-/* One record of the call file, shared with the Python driver. */
+/* One record of the call file, shared with the Python driver; behind the functions is what they charged. */
 struct counter {
     char name[56];
     _Atomic uint64_t calls;
@@ -119,7 +123,7 @@ int function_by_name(const char *name)
 static void open_counters(const char *path)
 {
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    size_t size = sizeof(struct counter) * F_COUNT;
+    size_t size = sizeof(struct counter) * (F_COUNT + 1);
     if (file < 0 || ftruncate(file, (off_t)size) != 0) {
         perror("nvml_stub: NVML_STUB_CALLS");
         abort();
@@ -131,6 +135,7 @@ static void open_counters(const char *path)
     counters = map;
     for (int i = 0; i < F_COUNT; i++)
         snprintf(counters[i].name, sizeof counters[i].name, "%s", FUNCTION_NAMES[i]);
+    snprintf(counters[F_COUNT].name, sizeof counters[F_COUNT].name, "charged_us");
 }
 
 static void prepare(void)
@@ -214,11 +219,59 @@ static void stall(struct call *call, bool lookup)
     }
 }
 
+/* When something was paid for last, by GPU; a race between two threads costs a little more, as it does in the driver. */
+static _Atomic uint64_t paid_functions[MAX_GPUS][F_COUNT], paid_samples[MAX_GPUS][SAMPLE_KINDS],
+    paid_fields[MAX_GPUS][MAX_FIELDS];
+static atomic_bool opened[MAX_GPUS];
+
+static uint64_t cpu_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static void spin(uint64_t us)
+{
+    if (counters != NULL)
+        atomic_fetch_add_explicit(&counters[F_COUNT].calls, us, memory_order_relaxed);
+    for (uint64_t end = cpu_us() + us; cpu_us() < end;)
+        ;
+}
+
+static void charge(const struct price *price, _Atomic uint64_t *paid)
+{
+    if (price->first == 0)
+        return;
+    uint64_t now = monotonic_us(), before = atomic_load(paid);
+    spin(before != 0 && now - before < CACHED_US ? price->again : price->first);
+    atomic_store(paid, monotonic_us());
+}
+
+void charge_samples(const struct call *call, unsigned kind)
+{
+    charge(&call->state->sample_price[kind], &paid_samples[call->index][kind]);
+}
+
+void charge_field(const struct call *call, unsigned field)
+{
+    if (field < MAX_FIELDS)
+        charge(&call->state->field_price[field], &paid_fields[call->index][field]);
+}
+
+static void charge_call(const struct call *call)
+{
+    if (call->state->open_price != 0 && !atomic_exchange(&opened[call->index], true))
+        spin(call->state->open_price);
+    charge(&call->state->function_price[call->function], &paid_functions[call->index][call->function]);
+}
+
 nvmlReturn_t call_admit(struct call *call, unsigned index, bool lookup)
 {
     call->index = index;
     call->gpu = &call->state->gpus[index];
     stall(call, lookup);
+    charge_call(call);
     struct session now = session_now();
     if (now.users == 0)
         return NVML_ERROR_UNINITIALIZED;

@@ -66,6 +66,7 @@ API nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, unsigned kind, unsign
         *count = MAX_SAMPLES;
         return NVML_SUCCESS;
     }
+    charge_samples(&call, kind);
     struct timed_value found[MAX_SAMPLES];
     unsigned newer = listed->present ? listed_samples(listed, last_seen, found)
                                      : sampled_history(&call, history, last_seen, found);

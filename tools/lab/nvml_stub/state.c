@@ -223,6 +223,33 @@ static void parse_event(struct state *state, const char *value)
     state->events[state->event_count++] = (struct event){number, gpu, type, data};
 }
 
+static struct price price(char *value)
+{
+    int64_t part[2] = {0};
+    next_tuple(&value, part, 2, 0);
+    return (struct price){(uint32_t)part[0], (uint32_t)part[1]};
+}
+
+static void parse_price(struct state *state, char *key, char *value)
+{
+    char *rest;
+    if (strcmp(key, "open") == 0) {
+        state->open_price = (uint64_t)integer(value);
+    } else if ((rest = after(key, "samples."))) {
+        int64_t kind = integer(rest);
+        if (kind < 0 || kind >= SAMPLE_KINDS)
+            refuse("no kind of samples:", rest);
+        state->sample_price[kind] = price(value);
+    } else if ((rest = after(key, "field."))) {
+        int64_t field = integer(rest);
+        if (field < 0 || field >= MAX_FIELDS)
+            refuse("no field:", rest);
+        state->field_price[field] = price(value);
+    } else {
+        state->function_price[function_called(key)] = price(value);
+    }
+}
+
 static void parse_line(struct state *state, char *line, unsigned hints[3])
 {
     char *value = strpbrk(line, " \n");
@@ -266,6 +293,8 @@ static void parse_line(struct state *state, char *line, unsigned hints[3])
             refuse("no driver failure:", value);
     } else if (strcmp(line, "event") == 0) {
         parse_event(state, value);
+    } else if ((rest = after(line, "price."))) {
+        parse_price(state, rest, value);
     } else if ((rest = after(line, "error."))) {
         state->function_error[function_called(rest)] = (nvmlReturn_t)integer(value);
     } else if ((rest = after(line, "delay_us."))) {

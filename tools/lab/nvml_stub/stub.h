@@ -18,6 +18,7 @@ enum {
     MAX_MIG = 8,
     MAX_EVENTS = 256,
     MAX_OVERRIDES = 128,
+    MAX_FIELDS = 512,
     TEXT = 96,
 };
 
@@ -96,6 +97,11 @@ struct gpu {
     struct gpm_value gpm[MAX_OVERRIDES];
 };
 
+/* Microseconds of CPU: the first time, and again while NVML would answer from its cache. */
+struct price {
+    uint32_t first, again;
+};
+
 struct event {
     unsigned number, gpu;
     uint64_t type, data;
@@ -115,6 +121,8 @@ struct state {
     nvmlReturn_t failure_code;
     nvmlReturn_t function_error[F_COUNT];
     uint64_t function_delay_us[F_COUNT];
+    struct price function_price[F_COUNT], sample_price[SAMPLE_KINDS], field_price[MAX_FIELDS];
+    uint64_t open_price; /* of the first call for a GPU */
     unsigned event_count;
     struct event events[MAX_EVENTS];
     struct gpu gpus[MAX_GPUS];
@@ -158,6 +166,10 @@ struct call call_begin(enum function function, nvmlDevice_t device, enum takes t
 /* Waits, then answers the errors that the state lists for this GPU and function. */
 nvmlReturn_t call_admit(struct call *call, unsigned index, bool lookup);
 void call_end(struct call *call);
+
+/* Keeps the CPU busy for what the real driver takes. */
+void charge_samples(const struct call *call, unsigned kind);
+void charge_field(const struct call *call, unsigned field);
 
 nvmlReturn_t number(const struct call *call, enum value value, int64_t *answer);
 nvmlReturn_t number_u32(const struct call *call, enum value value, unsigned *answer);

@@ -17,6 +17,7 @@ import pynvml
 
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.power import SUSPENDED
+from gpu_exporter.catalog.prices import HOUR, MINUTE, Pace
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import LeftBehind, XidListener
 from gpu_exporter.model import Device, Driver, Event, Failure, GpuEvent, Reading
@@ -37,8 +38,7 @@ from gpu_exporter.sources.tape import Playback, Tape
 
 log = logging.getLogger(__name__)
 
-# Limits and modes change by an administrator's hand only; each is asked for once a minute, not all GPUs in one tick.
-_SLOW_EVERY: Final = 60.0
+# What is asked for once a minute is not of all GPUs in one reading.
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
 # A recording says nothing of this machine's kernel.
@@ -55,7 +55,8 @@ class _Gpu:
         self.nameplate = Nameplate(Device(index=index, uuid="", model=""))
         self.guess: Device | None = None  # what /proc tells of one that NVML cannot name
         self.plan: Plan | None = None
-        self.slow_due = 0.0
+        self.slow_due = 0.0  # what is asked for once a minute
+        self.hourly_due = 0.0
         self.down = False
         self.code = 0  # what the driver answered where it is down
         self.lists = lists
@@ -75,8 +76,8 @@ class NvmlSource:
 
     ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
     stands. None lists no processes at all; else they are listed at every reading. GPUs that ``power`` has asleep are
-    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never. ``left`` is
-    what sources of one process have in common of events.
+    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never. Without
+    ``light`` every reading is a full one. ``left`` is what sources of one process have in common of events.
     """
 
     name = "nvml"
@@ -92,7 +93,9 @@ class NvmlSource:
         power: RuntimePower | None = None,
         rest: Rest | None = None,
         left: LeftBehind | None = None,
+        light: bool = False,
     ) -> None:
+        self._light = light
         self._utilization_every = processes
         self._power = power or RuntimePower(root)
         self._rest = rest
@@ -126,9 +129,17 @@ class NvmlSource:
     def read(self, device: Device) -> Reading:
         """Read one device; see Source.read."""
         with self._call(device):
-            return self._read_device(device)
+            return self._read_device(device, light=False)
 
-    def _read_device(self, device: Device) -> Reading:
+    def read_light(self, device: Device, *, buffers: bool) -> Reading:
+        """Read what is cheap of one device; see LightSource.read_light."""
+        gpu = self._gpus[device.index]
+        light = self._light and gpu.plan is not None and not gpu.down and not gpu.partitioned
+        light = light and self._monotonic() < gpu.slow_due
+        with self._call(device):
+            return self._read_device(device, light=light, buffers=light and buffers)
+
+    def _read_device(self, device: Device, *, light: bool, buffers: bool = False) -> Reading:
         now = self._monotonic()
         self._let_sleep(now)
         gpu = self._gpus[device.index]
@@ -142,11 +153,18 @@ class NvmlSource:
         try:
             gpu = self._identified(gpu, now)
             plan = self._plan(gpu)
-            gpu.nameplate.complete(plan.handle, now)
-            self._xids.watch(gpu.device, plan.handle)
-            mig = self._read_mig(gpu, plan)
-            told = self._read(gpu, plan, now)
-            listed = self._list_processes(gpu, plan, mig)
+            told = plan.read_light() if light else None
+            only = None if told is None else plan.light
+            if told is None:
+                gpu.nameplate.complete(plan.handle, now)
+                self._xids.watch(gpu.device, plan.handle)
+                mig = self._read_mig(gpu, plan)
+                told = self._read(gpu, plan, now)
+            else:
+                mig = Seen()
+                if buffers:
+                    plan.read_buffers(told)
+            listed = self._list_processes(gpu, plan, mig, utilization=only is None)
         except DeviceFailedError as error:
             gpu.down, gpu.code = True, error.code
             self._blame_driver(error.code)
@@ -166,6 +184,7 @@ class NvmlSource:
             refused=(*told.refused, *mig.refused),
             covered=told.covered,
             partial=told.partial,
+            only=only if asleep is None or only is None else only | {SUSPENDED},
         )
 
     def read_buffers(self, device: Device) -> Reading:
@@ -177,8 +196,9 @@ class NvmlSource:
         gpu = self._gpus[device.index]
         if gpu.plan is None or gpu.down or self._asleep(gpu):
             return Reading(gpu.device)
+        told = Answers(began=self._monotonic())
         try:
-            told = gpu.plan.read_buffers()
+            gpu.plan.read_buffers(told)
         except DeviceFailedError as error:
             return Reading(gpu.device, failure=error.failure)
         return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
@@ -309,12 +329,18 @@ class NvmlSource:
     # --- one device ---------------------------------------------------------------------------------------------------
 
     def _read(self, gpu: _Gpu, plan: Plan, now: float) -> Answers:
-        slow = now >= gpu.slow_due
-        told = plan.read(slow=slow)
-        if slow:
-            # Earlier once, never later: who answers is made sure of within a minute.
-            stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
-            gpu.slow_due = now + _SLOW_EVERY - stagger
+        due: list[Pace] = []
+        if now >= gpu.slow_due:
+            due.append("minute")
+        if now >= gpu.hourly_due:
+            due.append("hour")
+        told = plan.read(rarely=due)
+        # Earlier once, never later: who answers is made sure of within a minute.
+        stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
+        if "minute" in due:
+            gpu.slow_due = now + MINUTE - stagger
+        if "hour" in due:
+            gpu.hourly_due = now + HOUR - stagger
         return told
 
     def _read_mig(self, gpu: _Gpu, plan: Plan) -> Seen:
@@ -322,16 +348,19 @@ class NvmlSource:
         seen = gpu.mig.read(plan.handle)
         if gpu.partitioned is not None and seen.mode != gpu.partitioned:
             plan.doubt()
-            gpu.slow_due = 0.0
+            gpu.slow_due = gpu.hourly_due = 0.0
         gpu.partitioned = seen.mode
         return seen
 
-    def _list_processes(self, gpu: _Gpu, plan: Plan, mig: Seen) -> Listed:
-        """What runs on it now: lists are cheap, and memory and list must be of one reading."""
+    def _list_processes(self, gpu: _Gpu, plan: Plan, mig: Seen, *, utilization: bool) -> Listed:
+        """What runs on it now: lists are cheap, and memory and list must be of one reading.
+
+        With ``utilization``, also what each takes of the GPU, where that is due.
+        """
         if self._utilization_every is None:
             return _NOT_LISTED
         now = self._monotonic()
-        utilization = now >= gpu.utilization_due
+        utilization = utilization and now >= gpu.utilization_due
         if utilization:
             # A reading that comes a little early by the clock must not wait for the one after it.
             gpu.utilization_due = now + 0.9 * self._utilization_every
@@ -372,7 +401,7 @@ class NvmlSource:
             gpu.lists.doubt()
             gpu.mig.doubt()
             gpu.nameplate.ask_at_once()
-            gpu.slow_due = 0.0
+            gpu.slow_due = gpu.hourly_due = 0.0
             self._xids.watch(gpu.device, handle, anew=True)
         return gpu
 
@@ -413,7 +442,7 @@ def opener(config: Config, root: Path = Path("/")) -> Callable[[], Source]:
     left = LeftBehind()
 
     def open_driver(power: RuntimePower, rest: Rest | None) -> NvmlSource:
-        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest, left=left)
+        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest, left=left, light=True)
 
     return unless_asleep(open_driver, let_sleep=config.collection.let_sleep, root=root)
 
