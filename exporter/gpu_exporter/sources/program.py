@@ -91,8 +91,12 @@ class Program:
             found = next((place for place in self._places if os.access(place, os.X_OK)), None)
         return found
 
-    def __call__(self, arguments: Sequence[str], /, *, timeout: float) -> Said:
-        """See Run."""
+    def opening(self) -> Opening:
+        """The program for one opening of a source."""
+        return Opening(self)
+
+    def __call__(self, arguments: Sequence[str], /, *, timeout: float, closed: threading.Event | None = None) -> Said:
+        """See Run. Nothing is started once ``closed`` is set."""
         key = tuple(arguments)
         path = self.path
         if path is None:
@@ -100,20 +104,22 @@ class Program:
         self._reap(key)
         began = time.monotonic()
         try:
-            process = subprocess.Popen(  # noqa: S603 - the path is the administrator's, the arguments are ours
-                [path, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_environment(),
-                start_new_session=True,
-            )
+            with self._lock:
+                if closed is not None and closed.is_set():
+                    raise ProgramError(f"{self._asked.name} is not asked any more")
+                process = subprocess.Popen(  # noqa: S603 - the path is the administrator's, the arguments are ours
+                    [path, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+                self._running.add(process.pid)
         except OSError as error:
             raise MissingProgramError(f"{path} cannot be run: {error.strerror}") from None
         except ValueError as error:  # a NUL in an argument
             raise MissingProgramError(f"{path} cannot be run: {error}") from None
-        with self._lock:
-            self._running.add(process.pid)
         try:
             out, err = _collect(process, until=began + timeout)
             if out is None:
@@ -124,9 +130,10 @@ class Program:
             self._end(process, key)
         return Said(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
-    def kill(self) -> None:
-        """End what runs now, with its children: who has asked goes away. May be called from any thread."""
+    def kill(self, closed: threading.Event) -> None:
+        """Set ``closed``, and end what runs now, with its children: who has asked goes away. Callable on any thread."""
         with self._lock:
+            closed.set()
             for group in self._running:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, signal.SIGKILL)
@@ -152,6 +159,22 @@ class Program:
         except subprocess.TimeoutExpired:
             with self._lock:
                 self._left[key] = process
+
+
+class Opening:
+    """A program for one opening of a source: closed, it starts nothing more, whatever reading is still under way."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._closed = threading.Event()
+
+    def __call__(self, arguments: Sequence[str], /, *, timeout: float) -> Said:
+        """See Run."""
+        return self._program(arguments, timeout=timeout, closed=self._closed)
+
+    def close(self) -> None:
+        """End what runs now, with its children. May be called from any thread."""
+        self._program.kill(self._closed)
 
 
 def _collect(process: subprocess.Popen[bytes], *, until: float) -> tuple[bytes | None, bytes]:

@@ -185,13 +185,19 @@ def _advice(said: Said) -> str:
 
 
 def _opener(config: Config) -> Callable[[], DcgmSource]:
-    run = _program(config)
-    return _over(run, config, ended=run.kill)
+    return _openings(_program(config), config, lambda opening: opening)
 
 
 def _recorder(config: Config, tape: Tape) -> Callable[[], DcgmSource]:
-    run = _program(config)
-    return _over(RecordingRun(run, tape), config, ended=run.kill)
+    return _openings(_program(config), config, lambda opening: RecordingRun(opening, tape))
+
+
+def _openings(run: Program, config: Config, asked_by: Callable[[Run], Run]) -> Callable[[], DcgmSource]:
+    def opened() -> DcgmSource:
+        opening = run.opening()
+        return _over(asked_by(opening), config, ended=opening.close)()
+
+    return opened
 
 
 def _player(config: Config, playback: Playback) -> Callable[[], DcgmSource]:

@@ -140,14 +140,20 @@ def program(config: Config) -> Program:
 
 
 def _opener(config: Config) -> Callable[[], SmiSource]:
-    run = program(config)
-    return _over(run, config, ended=run.kill)
+    return _openings(program(config), config, lambda opening: opening)
 
 
 def recorder(config: Config, tape: Tape) -> Callable[[], SmiSource]:
     """What opens it such that every answer is noted."""
-    run = program(config)
-    return _over(RecordingRun(run, tape), config, ended=run.kill)
+    return _openings(program(config), config, lambda opening: RecordingRun(opening, tape))
+
+
+def _openings(run: Program, config: Config, asked_by: Callable[[Run], Run]) -> Callable[[], SmiSource]:
+    def opened() -> SmiSource:
+        opening = run.opening()
+        return _over(asked_by(opening), config, ended=opening.close)()
+
+    return opened
 
 
 def _player(config: Config, playback: Playback) -> Callable[[], SmiSource]:
