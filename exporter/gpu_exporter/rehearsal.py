@@ -23,8 +23,9 @@ _LOOK: Final = 0.5  # seconds between two looks at what was sent
 _LASTS: Final = 600.0  # seconds after which Alertmanager forgets the alert, should nobody be there to end it
 # A mail server that is away is tried again and again; after so many tries a person wants to know.
 _TRIES: Final = 3
-_SENT: Final = "alertmanager_notifications_total"
-_FAILED: Final = ("alertmanager_notifications_failed_total", "alertmanager_notification_requests_failed_total")
+# Tries, counted when they are over: alertmanager_notifications_total counts one that is still under way.
+_SENT: Final = "alertmanager_notification_requests_total"
+_FAILED: Final = "alertmanager_notification_requests_failed_total"
 _SAMPLE: Final = re.compile(r'(\w+)\{[^}]*integration="(\w+)"[^}]*\} (\S+)')
 # As receivers are written, and as the counters call them.
 _KINDS: Final = {"wechat_configs": "wechat", "webhook_configs": "webhook", "msteamsv2_configs": "msteamsv2"}
@@ -117,10 +118,10 @@ class Alertmanager:
         """Counters of what was sent, by name and kind."""
         found: dict[tuple[str, str], float] = {}
         for name, kind, value in _SAMPLE.findall(self._ask("/metrics").decode("utf-8", "replace")):
-            if name == _SENT or name in _FAILED:
+            if name in {_SENT, _FAILED}:
                 found[name, kind] = found.get((name, kind), 0.0) + float(value)
         if not found:
-            self._fail("/metrics has no alertmanager_notifications_total")
+            self._fail(f"/metrics has no {_SENT}")
         return found
 
     def _json(self, path: str) -> Any:
@@ -215,11 +216,11 @@ def _watched(
         grown = {key: value - before.get(key, 0.0) for key, value in now.items()}
         passed = time.monotonic() - began
         for kind in sorted(pending):
-            sent = grown.get((_SENT, kind), 0.0) - grown.get((_FAILED[0], kind), 0.0)
+            sent = grown.get((_SENT, kind), 0.0) - grown.get((_FAILED, kind), 0.0)
             if sent >= kinds.count(kind) and not route.hours:
                 say(f"sent: {kind}, after {passed:.0f} s; when the test is over, a message may say so")
                 pending.discard(kind)
-        tries = {kind: max(grown.get((name, kind), 0.0) for name in _FAILED) for kind in pending}
+        tries = {kind: grown.get((_FAILED, kind), 0.0) for kind in pending}
         if not pending:
             return True
         if passed >= wait or all(count >= _TRIES for count in tries.values()):

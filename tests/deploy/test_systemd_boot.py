@@ -141,7 +141,7 @@ def the_package_installs_starts_and_leaves(machine: Machine, folder: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     machine.until("ActiveState", "active")
     assert machine.run("systemctl", "is-enabled", "gpu-exporter").stdout == "enabled\n", "it starts at boot as well"
-    assert machine.show("StatusText") == "listening on :9435"
+    assert machine.show("StatusText") == "listening on [::]:9435"
     assert (machine.root / "usr/lib/gpu-exporter/gpu_exporter/__pycache__").is_dir(), "nobody could write it later"
 
     (machine.root / "etc/gpu-exporter/environment").write_text(SETTINGS)
