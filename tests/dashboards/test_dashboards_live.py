@@ -20,7 +20,21 @@ from grafana_lab import MACHINES, fleet
 
 pytestmark = pytest.mark.e2e
 # What brings no data here, and why. An entry that brings data after all is a mistake, too.
-EMPTY: Mapping[tuple[str, str], str] = {}
+_NO_NODE_EXPORTER = "no node_exporter runs here"
+_NOT_SIMULATED = "simulated GPUs have none"
+EMPTY: Mapping[tuple[str, str], str] = {
+    ("gpu-health", "Life left of power smoothing A"): _NOT_SIMULATED,
+    ("gpu-health", "C2C errors A"): _NOT_SIMULATED,
+    ("gpu-health", "Events of the driver over time A"): _NOT_SIMULATED,
+    ("gpu-device", "Events and fabric A"): _NOT_SIMULATED,
+    ("gpu-health", "Faults of NVSwitches A"): "no kernel log is read",
+    ("gpu-health", "InfiniBand ports that are not active A"): _NO_NODE_EXPORTER,
+    ("gpu-health", "InfiniBand links that were lost A"): _NO_NODE_EXPORTER,
+    ("gpu-health", "InfiniBand symbol errors A"): _NO_NODE_EXPORTER,
+    ("gpu-health", "Disks that are nearly full A"): _NO_NODE_EXPORTER,
+    ("gpu-health", "Memory that is left A"): _NO_NODE_EXPORTER,
+    ("gpu-health", "Clocks that are off A"): _NO_NODE_EXPORTER,
+}
 # Legends of totals over everything chosen; no host, GPU or model is left in them.
 _LABELS = {"instance": r"\{\{(alias|instance)\}\}", "gpu": r"\{\{gpu\}\}", "model": r"\{\{model\}\}"}
 _SERIES = {"timeseries", "state-timeline", "status-history", "bargauge"}
