@@ -19,7 +19,7 @@ def go_number(value: float) -> str:
     point = text.find(".")
     if number > 0 and point > _EXPONENT:
         mantissa = f"{text[0]}.{text[1:point]}{text[point + 1 :]}".rstrip("0.")
-        return f"{mantissa}e+0{point - 1}"
+        return f"{mantissa}e+{point - 1:02d}"
     return text
 
 
