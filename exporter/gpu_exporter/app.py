@@ -18,7 +18,6 @@ from gpu_exporter.config import Config, ConfigError, parsers
 from gpu_exporter.events.kernel_log import KernelLog
 from gpu_exporter.events.merge import EventLog
 from gpu_exporter.host import HostWatch
-from gpu_exporter.http.access import Gate
 from gpu_exporter.http.listening import ListenError
 from gpu_exporter.http.server import Server
 from gpu_exporter.model import Build, Device, Host, Snapshot
@@ -48,17 +47,22 @@ def build_sampler(
     opened: Callable[[], Source] | None = None,
     published: Callable[[Snapshot], None] = lambda _: None,
     make_room: Callable[[], None] = lambda: None,
+    light: bool = False,
+    expected: Callable[[Snapshot], None] = lambda _: None,
 ) -> Sampler:
     """A sampler over the configured source, not yet started. Raises ConfigError.
 
     ``opened`` opens it in another way than the settings say; ``published`` is called with each reading's snapshot, and
-    ``make_room`` where there are no more threads to be had.
+    ``make_room`` where there are no more threads to be had. With ``light`` there are light readings between full ones,
+    and ``expected`` is called with a snapshot that somebody is expected to scrape.
     """
     kind = source_kind(config)
     return Sampler(
         open_source=opened or open_source(config),
         published=published,
         make_room=make_room,
+        light=light,
+        expected=expected,
         source_name=kind.name,
         simulated=kind.simulated,
         collection=config.collection,
@@ -169,13 +173,20 @@ class Site:
         self._page = page
         self._trail = trail
 
-    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
+    def exposition(self, *, openmetrics: bool, gzip: bool, client: str) -> bytes:
         """The newest snapshot's bytes."""
-        return self._page.body(self._sampler.latest(), openmetrics=openmetrics, gzip=gzip)
+        snapshot = self._sampler.latest()
+        if client:
+            self._sampler.scraped(client, snapshot)
+        return self._page.body(snapshot, openmetrics=openmetrics, gzip=gzip)
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""
         return self._sampler.latest()
+
+    def watched(self) -> None:
+        """See Sampler.watched."""
+        self._sampler.watched()
 
     def host(self) -> Host:
         """See HostWatch.latest."""
@@ -205,22 +216,32 @@ class Site:
 class Exporter:
     """All that runs, from ``start`` to ``close``. Raises StartError or ConfigError before anything listens.
 
-    ``heartbeat`` shows life: the loop that answers scrapes calls it, not the sampler, because killing a process inside
-    a driver call can freeze the GPU.
+    ``settled`` is called on the sampler's thread after the first reading. ``heartbeat`` shows life: the loop that
+    answers scrapes calls it, not the sampler, because killing a process inside a driver call can freeze the GPU.
     """
 
-    def __init__(self, config: Config, *, heartbeat: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, *, heartbeat: Callable[[], None], settled: Callable[[], None] = lambda: None
+    ) -> None:
         self._config = config
-        trail = Trail()
+        self._settled: Callable[[], None] | None = settled
+        self._trail = trail = Trail()
         # Where threads run out, readings come before answers.
-        self._sampler = build_sampler(config, published=trail.add, make_room=self._make_room)
         self._host = HostWatch(config.host)
+        page = build_page(config, hostname=self._host.latest().name)
+        self._sampler = build_sampler(
+            config, published=self._published, make_room=self._make_room, light=True, expected=page.prepare
+        )
         application = Application(
-            provider=Site(self._sampler, self._host, build_page(config, hostname=self._host.latest().name), trail),
+            provider=Site(self._sampler, self._host, page, trail),
             telemetry_path=config.web.telemetry_path,
             process_labels=config.processes.labels,
         )
-        gate = None if config.web.config_file is None else Gate(config.web.config_file)
+        gate = None
+        if config.web.config_file is not None:
+            from gpu_exporter.http.access import Gate  # noqa: PLC0415 - a MiB, for TLS
+
+            gate = Gate(config.web.config_file)
         try:
             self._server = Server(
                 gate.protect(application) if gate else application,
@@ -279,6 +300,12 @@ class Exporter:
         self._host.close()
         if server.is_alive():
             server.join()
+
+    def _published(self, snapshot: Snapshot) -> None:
+        self._trail.add(snapshot)
+        if self._settled is not None and snapshot.ok:
+            settled, self._settled = self._settled, None
+            settled()
 
     def _make_room(self) -> None:
         self._server.connections.make_room()

@@ -31,12 +31,21 @@ _CLOSE_WITHIN: Final = 1.5
 _FLUSH_WITHIN: Final = 0.2
 
 
-def serve(config: Config, *, path: Path | None, overrides: Mapping[str, tuple[str, str]]) -> None:
-    """Run until SIGTERM or SIGINT, which end the process. Raises StartError, or ConfigError before anything listens."""
+def serve(
+    config: Config,
+    *,
+    path: Path | None,
+    overrides: Mapping[str, tuple[str, str]],
+    settled: Callable[[], None] = lambda: None,
+) -> None:
+    """Run until SIGTERM or SIGINT, which end the process. Raises StartError, or ConfigError before anything listens.
+
+    ``settled`` is called once the first reading is over.
+    """
     # Blocked before any thread starts, so that only the waiting below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     manager = Notifier.of_this_process()
-    start = _Start(config, path, heartbeat=manager.beat)
+    start = _Start(config, path, heartbeat=manager.beat, settled=settled)
     try:
         early = _until_started(start, manager)
         exporter = start.result()
@@ -98,10 +107,13 @@ def _close(exporter: Exporter | None) -> None:
 class _Start:
     """Makes and starts the exporter on a thread of its own: names, certificates and the driver may take their time."""
 
-    def __init__(self, config: Config, path: Path | None, *, heartbeat: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, path: Path | None, *, heartbeat: Callable[[], None], settled: Callable[[], None]
+    ) -> None:
         self.watch = Watch(path) if path else None
         self._config = config
         self._heartbeat = heartbeat
+        self._settled = settled
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="start", daemon=True)
         self.exporter: Exporter | None = None
@@ -127,7 +139,7 @@ class _Start:
         try:
             if self.watch is not None:
                 self.watch.mark()  # before anybody can see that we run, and change the file
-            self.exporter = Exporter(self._config, heartbeat=self._heartbeat)
+            self.exporter = Exporter(self._config, heartbeat=self._heartbeat, settled=self._settled)
             self.exporter.start()
         except BaseException as error:  # noqa: BLE001 - raised by ``result``
             self._error = error

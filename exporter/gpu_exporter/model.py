@@ -157,6 +157,8 @@ class Reading:
     -1, a sample of 4294967295 %. A source adds what only it can see, the pipeline what is outside of the row's range.
     ``partial`` tells why it is only part of what the device otherwise tells; empty where it is whole.
     ``read_at`` is when it began to be read, on the clock of ``Snapshot.monotonic``; its age counts from there.
+    ``only`` has the rows that a light reading asked for, None where all were asked; what else it has is of the full
+    reading before, which began at ``full_at``.
     """
 
     device: Device
@@ -177,6 +179,8 @@ class Reading:
     covered: Mapping[Metric, float | None] = field(default_factory=dict)
     partial: str = ""
     read_at: float | None = None
+    only: frozenset[Metric] | None = None
+    full_at: float | None = None
 
 
 # Stands for XIDs that are not told by their number.
@@ -228,14 +232,24 @@ class GpuEvent:
 Event: TypeAlias = Xid | GpuEvent
 
 
+class Histogram(NamedTuple):
+    """Observations: how many there were up to each bound but above the one before, then those above all; their sum."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that one exposition tells; never changed after it was published.
 
     ``simulated`` tells that no real GPU is read, from the first snapshot on.
     ``readings`` are complete: counters that we keep are in ``values``, failure counts and XIDs in them as well.
-    ``monotonic`` is when the oldest of the readings that succeeded began, in seconds since the boot (CLOCK_BOOTTIME,
-    which goes on while the machine sleeps); ``timestamp`` is the same moment in Unix time, of the last success.
+    ``monotonic`` is when the oldest of the readings that succeeded began, light ones as well, in seconds since the boot
+    (CLOCK_BOOTTIME, which goes on while the machine sleeps). ``full_at`` is the same of full readings, since which
+    nothing is older that is told, and ``timestamp`` that moment in Unix time, of the last success.
+    ``ages`` is how old the readings were, by the full one, that scrapers got before this snapshot.
     ``implausible`` counts refused values by the name of their metric, since the exporter started, and
     ``reading_seconds`` how long readings took, by their kind (full, light).
     ``event_sources`` tells of each way to hear of events whether it works, and ``sxids`` counts faults of NVSwitches
@@ -260,6 +274,8 @@ class Snapshot:
     event_sources: Mapping[str, float] = field(default_factory=dict, hash=False)
     sxids: Mapping[tuple[str, str], int] = field(default_factory=dict, hash=False)
     reading_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    full_at: float = 0.0
+    ages: Histogram | None = None
 
     @property
     def gpus_found(self) -> int:

@@ -90,7 +90,9 @@ def test_the_rows_of_a_name_stand_together_and_agree() -> None:
 def test_every_name_is_written_out_once_for_grep() -> None:
     """Whoever meets a name in Grafana finds its row by looking for it in quotes."""
     text = "".join(path.read_text("utf-8") for path in sorted((PACKAGE / "catalog").glob("*.py")))
-    written = Counter(re.findall(r'(?:gauge|counter|info|gauge_by|counter_by)\(\s*"(gpu(?:_[a-z0-9]+)+)",', text))
+    written = Counter(
+        re.findall(r'(?:gauge|counter|info|histogram|gauge_by|counter_by)\(\s*"(gpu(?:_[a-z0-9]+)+)",', text)
+    )
     assert written == dict.fromkeys((metric.name for metric in CATALOG), 1), (
         "exporter/gpu_exporter/catalog: write each name in full and once; "
         'rows that differ by a label come from one gauge("gpu_…", …) for … in …'

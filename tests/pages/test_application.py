@@ -36,16 +36,22 @@ class Made:
         self.trouble: str | None = None
         self.deaf: str | None = None
         self.asked: list[tuple[bool, bool]] = []
+        self.clients: list[str] = []
+        self.watchers = 0
         self.machine = Host(name="gpu3.example.org")
         self.seconds: float | None = 1.5
 
-    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
+    def exposition(self, *, openmetrics: bool, gzip: bool, client: str) -> bytes:
         self.asked.append((openmetrics, gzip))
+        self.clients.append(client)
         text = b"# EOF\n" if openmetrics else b"gpu_up 1\n"
         return gzip_format.compress(text) if gzip else text
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def watched(self) -> None:
+        self.watchers += 1
 
     def host(self) -> Host:
         return self.machine
@@ -120,6 +126,19 @@ def test_head_answers_like_get(site: Site, path: str) -> None:
     assert int(get.headers["Content-Length"]) == len(get.body)
 
 
+def test_who_scrapes_is_told_by_address_and_name(site: Site) -> None:
+    site.ask("/metrics", User_Agent="Prometheus/3.1")
+    site.ask("/metrics", "HEAD", User_Agent="curl/8")
+    site.ask("/metrics", User_Agent="x" * 5000)
+    assert site.provider.clients == ["127.0.0.1 Prometheus/3.1", "", f"127.0.0.1 {'x' * 100}"]
+
+
+def test_only_who_asks_for_the_whole_machine_watches_it(site: Site) -> None:
+    for path in PATHS:
+        site.ask(path)
+    assert site.provider.watchers == 1
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get"])
 @pytest.mark.parametrize("path", ["/", "/metrics", "/nowhere", "/api/v1/snapshot", "/api/v1/nowhere"])
 def test_other_methods_are_405(site: Site, path: str, method: str) -> None:
@@ -192,7 +211,7 @@ def test_health_tells_why_not(site: Site) -> None:
 
 
 def test_a_provider_that_fails_answers_500_without_details(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(**_: bool) -> bytes:
+    def fail(**_: object) -> bytes:
         raise OSError("/etc/secret")
 
     site.provider.exposition = fail  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from prometheus_client import Metric as ClientFamily
+from prometheus_client import ProcessCollector as ClientProcess
 from prometheus_client import generate_latest
 from prometheus_client import parser as text_parser
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from tools.lab.programs import program
 from tools.lab.wait import patience
 
@@ -48,8 +50,9 @@ from gpu_exporter.catalog import (
 )
 from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Metric, row
-from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
+from gpu_exporter.model import Build, Device, Driver, Failure, Histogram, Reading, Snapshot
 from gpu_exporter.pages.exposition import Page, Renderer
+from gpu_exporter.pages.process import ProcessCollector
 
 generate_openmetrics: Callable[[Any], bytes] = openmetrics_exposition.generate_latest
 Labelled = dict[tuple[Metric, tuple[str, ...]], float]
@@ -132,6 +135,7 @@ SNAPSHOT = Snapshot(
     event_sources={"nvml": 1.0, "kernel_log": 0.0},
     sxids={("20034", "0000:05:00"): 2, ("12028", "0000:05:00"): 1, ("other", ""): 7},
     reading_seconds={"full": 12.5, "light": 0.25},
+    ages=Histogram((0.1, 0.5, 15.0), (3, 0, 4, 1), 33.25),
 )
 EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 
@@ -142,6 +146,11 @@ EMPTY = Snapshot(build=Build("1.2.3", "3.11.7"), source="nvml")
 def client_families(snapshot: Snapshot, catalog: tuple[Metric, ...] = CATALOG) -> Iterator[ClientFamily]:
     for name, group in groupby(catalog, attrgetter("name")):
         rows = list(group)
+        if rows[0].kind == "histogram":
+            told = getattr(snapshot, str(rows[0].own))
+            if told is not None:
+                yield client_histogram(rows[0], told)
+            continue
         family = CounterMetricFamily if rows[0].kind == "counter" else GaugeMetricFamily
         made: ClientFamily = family(name, rows[0].help)
         if rows[0].own is None:
@@ -155,6 +164,13 @@ def client_families(snapshot: Snapshot, catalog: tuple[Metric, ...] = CATALOG) -
                     made.add_sample(name, labels, value)
         if made.samples:
             yield made
+
+
+def client_histogram(row: Metric, told: Histogram) -> ClientFamily:
+    sums = accumulate(told.counts)
+    go_string: Callable[[float], str] = floatToGoString
+    bounds = [go_string(bound) for bound in (*told.bounds, math.inf)]
+    return HistogramMetricFamily(row.name, row.help, buckets=list(zip(bounds, sums, strict=True)), sum_value=told.total)
 
 
 def device_samples(reading: Reading, row: Metric) -> Iterator[tuple[dict[str, str], float]]:
@@ -478,3 +494,23 @@ def test_the_driver_is_told_once_it_is_known() -> None:
     assert DRIVER_INFO.name not in text_of(replace(SNAPSHOT, driver=None))
     told = 'gpu_driver_info{cuda_version="13.1",driver_version="590.48.01",nvml_version="13.590.48.01"} 1.0\n'
     assert told in text_of(SNAPSHOT)
+
+
+def test_the_process_tells_what_prometheus_client_tells_of_it() -> None:
+    theirs = {family.name: family for family in ClientProcess(registry=None).collect()}
+    ours = {family.name: family for family in ProcessCollector().collect()}
+    assert list(ours) == list(theirs)
+    for name, family in ours.items():
+        assert (family.documentation, family.type) == (theirs[name].documentation, theirs[name].type)
+        assert [sample.name for sample in family.samples] == [sample.name for sample in theirs[name].samples]
+    for name in ("process_start_time_seconds", "process_max_fds"):
+        assert ours[name].samples[0].value == theirs[name].samples[0].value
+    assert (
+        0
+        < ours["process_resident_memory_bytes"].samples[0].value
+        <= ours["process_virtual_memory_bytes"].samples[0].value
+    )
+
+
+def test_where_there_is_no_proc_the_process_tells_nothing(tmp_path: Path) -> None:
+    assert ProcessCollector(tmp_path).collect() == []

@@ -66,11 +66,14 @@ class Told:
         self.every = 5.0
         self.seconds: float | None = 1.25
 
-    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
+    def exposition(self, *, openmetrics: bool, gzip: bool, client: str) -> bytes:
         raise NotImplementedError
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def watched(self) -> None:
+        pass
 
     def host(self) -> Host:
         return self.machine

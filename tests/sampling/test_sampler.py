@@ -17,6 +17,7 @@ from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.sampler import Sampler
+from gpu_exporter.sampling.schedule import Due
 from gpu_exporter.sources import SourceChangedError, SourceError
 
 TEMPERATURE = next(metric for metric in DEVICE_METRICS if metric.name == "gpu_temperature_celsius")
@@ -706,3 +707,50 @@ def test_settings_change_from_outside_while_devices_come_and_go(
     assert failed == []
     assert appliers == {threading.current_thread()}
     assert sampler.latest().gpus_expected == names
+
+
+# --- light readings, and who scrapes ----------------------------------------------------------------------------------
+
+
+class Light(Source):
+    """Also has light readings."""
+
+    def read_light(self, device: Device, *, buffers: bool) -> Reading:
+        self.hardware.reads[device.index] += 1
+        return Reading(device, {TEMPERATURE: 70.0}, only=frozenset({TEMPERATURE}))
+
+
+def test_between_full_readings_are_light_ones_unless_somebody_watches(hardware: Hardware) -> None:
+    clock = Clock()
+    sampler = Sampler(
+        open_source=lambda: Light(hardware),
+        source_name="made up",
+        collection=CollectionConfig(),
+        build=Build("1", "3"),
+        monotonic=clock,
+        light=True,
+    )
+    try:
+        sampler._cycle()
+        assert sampler._has_light()
+        full = sampler.latest()
+        clock.now = 5.0
+        sampler._due = Due(5.0, "light")
+        sampler._cycle()
+        light = sampler.latest()
+        assert [reading.values[TEMPERATURE] for reading in light.readings] == [70.0] * 4
+        assert (light.monotonic, light.full_at) == (5.0, full.full_at)
+        assert light.duration == full.duration, "of the full reading"
+        sampler.scraped("somebody", light)
+        clock.now = 10.0
+        sampler._due = Due(10.0, "full")
+        sampler._cycle()
+        ages = sampler.latest().ages
+        assert ages is not None
+        assert (sum(ages.counts), ages.total) == (1, 5.0)
+        sampler.watched()
+        assert not sampler._has_light()
+        clock.now = 100.0
+        assert sampler._has_light()
+    finally:
+        sampler.close()

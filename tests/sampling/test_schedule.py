@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +15,7 @@ from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Reading, Snapshot
 from gpu_exporter.sampling import schedule
 from gpu_exporter.sampling.sampler import Sampler
-from gpu_exporter.sampling.schedule import BUFFERS_EVERY, Schedule
+from gpu_exporter.sampling.schedule import BUFFERS_EVERY, Due, Schedule
 from gpu_exporter.sources import BufferedSource
 from gpu_exporter.sources.fake import FakeFleet
 from gpu_exporter.sources.nvml import NvmlSource
@@ -25,51 +24,59 @@ BUSY = by_name("gpu_busy_seconds_total")
 
 
 def looks(interval: float, until: float) -> list[tuple[float, str]]:
-    """When what is looked at by somebody who always comes at the moment that he was told."""
+    """When what is read by somebody who always comes at the moment that he was told, of a source without light ones."""
     plan, now, found = Schedule(interval=interval, now=0.0), 0.0, []
     while now < until:
-        if not (remaining := plan.remaining(now)):
-            found.append((now, "all"))
-            continue
-        if not (buffers := plan.until_buffers(now)):
-            found.append((now, "buffers"))
-            continue
-        now += min(remaining, buffers)
-    return [(round(at, 6), what) for at, what in found]
+        due = plan.due(now)
+        now = due.at
+        plan.began(due, now)
+        found.append((round(now, 6), due.kind))
+    return [look for look in found if look[0] < until]
 
 
 def test_a_short_interval_needs_no_look_in_between() -> None:
-    assert looks(5.0, 20.0) == [(5.0, "all"), (10.0, "all"), (15.0, "all")]
-    assert looks(10.0, 30.0) == [(10.0, "all"), (20.0, "all")]
+    assert looks(5.0, 20.0) == [(5.0, "full"), (10.0, "full"), (15.0, "full")]
+    assert looks(10.0, 31.0) == [(10.0, "full"), (20.0, "full"), (30.0, "full")]
 
 
 def test_a_long_interval_is_divided_evenly() -> None:
-    assert looks(15.0, 31.0) == [(7.5, "buffers"), (15.0, "all"), (22.5, "buffers"), (30.0, "all")]
-    assert [what for _, what in looks(40.0, 81.0)] == [*["buffers"] * 3, "all"] * 2
+    assert looks(15.0, 31.0) == [(7.5, "buffers"), (15.0, "full"), (22.5, "buffers"), (30.0, "full")]
+    assert [what for _, what in looks(40.0, 81.0)] == [*["buffers"] * 3, "full"] * 2
     assert len(looks(3600.0, 3600.5)) == 360
 
 
 @pytest.mark.parametrize("interval", [0.1, 3.0, 10.0, 10.1, 15.0, 29.0, 40.0, 60.0, 3600.0])
 def test_no_buffer_runs_over(interval: float) -> None:
     times = [0.0, *(at for at, _ in looks(interval, 2 * interval + 0.05))]
-    assert max(after - before for before, after in pairwise(times)) <= BUFFERS_EVERY + 1e-6
+    assert max(after - before for before, after in pairwise(times)) <= 1.01 * BUFFERS_EVERY + 1e-6
 
 
 def test_looks_that_were_missed_are_made_once() -> None:
     plan = Schedule(interval=40.0, now=0.0)
-    assert plan.until_buffers(27.0) == 0.0
-    assert 0.0 < plan.until_buffers(27.0) <= 10.0
-    plan = Schedule(interval=40.0, now=0.0)
-    assert plan.remaining(130.0) == 0.0
+    late = plan.due(27.0)
+    assert (late.kind, late.at) == ("buffers", 10.0)
+    plan.began(late, 27.0)
+    assert 27.0 < plan.due(27.0).at <= 37.0
+    plan = Schedule(interval=5.0, now=0.0)
+    plan.began(plan.due(16.0), 16.0)
     assert plan.overruns == 2
-    assert plan.until_buffers(130.0) == 0.0
-    assert plan.until_buffers(130.0) > 0.0
+    assert plan.due(16.0).at == 20.0, "the grid stands"
 
 
 def test_a_reload_to_a_short_interval_ends_them() -> None:
     plan = Schedule(interval=40.0, now=0.0)
     plan.interval = 5.0
-    assert plan.until_buffers(3.0) == math.inf
+    assert plan.due(3.0) == Due(5.0, "full")
+
+
+def test_between_full_readings_are_light_ones() -> None:
+    plan, now, found = Schedule(interval=5.0, now=0.0), 0.0, []
+    while now < 29.0:
+        due = plan.due(now, light=True)
+        now = due.at
+        plan.began(due, now)
+        found.append((now, due.kind))
+    assert found == [(5.0 * place, "full" if place % 2 == 0 else "light") for place in range(1, 7)]
 
 
 def test_a_source_without_buffers_needs_no_method() -> None:

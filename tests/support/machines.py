@@ -30,11 +30,14 @@ class Told:
         self.machine = Host(name="made-up")
         self.why: str | None = None
 
-    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
+    def exposition(self, *, openmetrics: bool, gzip: bool, client: str) -> bytes:
         raise NotImplementedError
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def watched(self) -> None:
+        pass
 
     def host(self) -> Host:
         return self.machine

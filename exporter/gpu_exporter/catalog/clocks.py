@@ -122,7 +122,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             "Highest clock that the device can run at.",
             plausible=(1e6, 3e10),
             labels={"clock": clock},
-            nvml=Call("nvmlDeviceGetMaxClockInfo", (f"NVML_CLOCK_{domain}",), scale=MHZ, slow=True),
+            nvml=Call("nvmlDeviceGetMaxClockInfo", (f"NVML_CLOCK_{domain}",), scale=MHZ),
             smi=Smi(f"clocks.max.{clock}", MHZ) if clock != "video" else None,
             dcgm=_DCGM_MAX_CLOCKS.get(clock),
             fake=Board(highest, MHZ),

@@ -11,6 +11,7 @@ from gpu_exporter.catalog.row import Metric, row
 info: Final = partial(row, "info", "exporter")
 gauge: Final = partial(row, "gauge", "exporter")
 counter: Final = partial(row, "counter", "exporter")
+histogram: Final = partial(row, "histogram", "exporter")
 
 ROWS: Final[tuple[Metric, ...]] = (
     info(
@@ -34,12 +35,19 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     gauge(
         "gpu_exporter_last_sample_timestamp_seconds",
-        "Unix time at which the latest successful reading ended; absent before the first.",
+        "Unix time at which the latest successful full reading began, of the GPU whose reading is the oldest: nothing "
+        "that is told of a GPU is older. Absent before the first.",
         own="timestamp",
+    ),
+    histogram(
+        "gpu_exporter_sample_age_seconds",
+        "How old the full readings were that scrapes got, when they got them; a scraper that comes regularly is "
+        "expected, and the GPUs are read just before.",
+        own="ages",
     ),
     gauge(
         "gpu_exporter_sample_duration_seconds",
-        "How long the latest reading of all GPUs took.",
+        "How long the latest full reading of all GPUs took.",
         own="duration",
     ),
     counter(
@@ -49,8 +57,8 @@ ROWS: Final[tuple[Metric, ...]] = (
     ),
     counter(
         "gpu_exporter_reading_seconds_total",
-        "Time that readings of all GPUs took, by their kind: full ones, and light ones of the driver's buffers "
-        "alone, which are made in between where collection.interval is longer than these hold.",
+        "Time that readings of all GPUs took, by their kind: full ones, and light ones in between, which ask what is "
+        "cheap, or only for the driver's buffers.",
         dynamic=("kind",),
         own="reading_seconds",
     ),

@@ -71,7 +71,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         "1 where ECC is in force, 0 where it is switched off.",
         unitless=True,
         plausible=FLAG,
-        nvml=Call("nvmlDeviceGetEccMode", part=(0,), slow=True),
+        nvml=Call("nvmlDeviceGetEccMode", part=(0,)),
         smi=Smi("ecc.mode.current", words=ON_OFF),
         dcgm=Dcgm(300, "DCGM_FI_DEV_ECC_CURRENT"),
         fake="ecc_enabled",
@@ -190,7 +190,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         label="spare",
         unitless=True,
         nvml={
-            spare: Call("nvmlDeviceGetRowRemapperHistogram", part=(spare,), slow=True)
+            spare: Call("nvmlDeviceGetRowRemapperHistogram", part=(spare,))
             for spare in ("max", "high", "partial", "low", "none")
         },
         fake="remap_banks",
@@ -201,10 +201,7 @@ ROWS: Final[tuple[Metric, ...]] = (
         label="kind",
         unitless=True,
         plausible=FLAG,
-        nvml={
-            kind: Call("nvmlDeviceGetRepairStatus", part=(place,), slow=True)
-            for place, kind in enumerate(("channel", "tpc"))
-        },
+        nvml={kind: Call("nvmlDeviceGetRepairStatus", part=(place,)) for place, kind in enumerate(("channel", "tpc"))},
         fake="repair",
     ),
     counter_by(

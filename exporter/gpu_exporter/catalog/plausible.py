@@ -40,7 +40,7 @@ FLAG: Final[Range] = (0.0, 1.0)
 ALWAYS_ONE: Final[Range] = (1.0, 1.0)
 
 
-def by_unit(unit: str | None, kind: Literal["gauge", "counter", "info"]) -> Range:
+def by_unit(unit: str | None, kind: Literal["gauge", "counter", "info", "histogram"]) -> Range:
     """The range of a row that does not tell one of its own."""
     if kind == "info":
         return ALWAYS_ONE

@@ -42,7 +42,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_power_limit_watts",
         "Power limit in force, the lowest of all that apply.",
-        nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI, slow=True),
+        nvml=Call("nvmlDeviceGetEnforcedPowerLimit", scale=MILLI),
         smi=Smi("enforced.power.limit"),
         dcgm=Dcgm(164, "DCGM_FI_DEV_ENFORCED_POWER_LIMIT"),
         fake="power_limit",
@@ -50,7 +50,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_power_default_limit_watts",
         "Power limit that the board starts with.",
-        nvml=Call("nvmlDeviceGetPowerManagementDefaultLimit", scale=MILLI, slow=True),
+        nvml=Call("nvmlDeviceGetPowerManagementDefaultLimit", scale=MILLI),
         smi=Smi("power.default_limit"),
         dcgm=Dcgm(163, "DCGM_FI_DEV_POWER_MGMT_LIMIT_DEF"),
         fake=Board("power"),
@@ -58,7 +58,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_power_min_limit_watts",
         "Lowest power limit that can be set.",
-        nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(0,), scale=MILLI, slow=True),
+        nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(0,), scale=MILLI),
         smi=Smi("power.min_limit"),
         dcgm=Dcgm(161, "DCGM_FI_DEV_POWER_MGMT_LIMIT_MIN"),
         fake=Board("power_min"),
@@ -66,7 +66,7 @@ ROWS: Final[tuple[Metric, ...]] = (
     gauge(
         "gpu_power_max_limit_watts",
         "Highest power limit that can be set.",
-        nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(1,), scale=MILLI, slow=True),
+        nvml=Call("nvmlDeviceGetPowerManagementLimitConstraints", part=(1,), scale=MILLI),
         smi=Smi("power.max_limit"),
         dcgm=Dcgm(162, "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX"),
         fake=Board("power_max"),

@@ -39,7 +39,7 @@ def scaled(value: float, scale: float) -> float:
     return value * scale if scale >= 1 else value / round(1 / scale)
 
 
-Kind: TypeAlias = Literal["gauge", "counter", "info"]
+Kind: TypeAlias = Literal["gauge", "counter", "info", "histogram"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,9 @@ class Call:
 
     ``args`` are numbers or names of pynvml constants. ``struct`` names a pynvml structure that the call fills in.
     ``part`` picks an attribute or item of the answer; several are added up. ``bit`` names a mask constant: the value is
-    1 where it is set. ``slow`` answers change only when an administrator acts and are asked for once a minute.
-    Answers listed in ``absent`` mean "no value". Of a number that holds several, ``shift`` and ``mask`` pick one, which
-    ``codes`` turns into a value; other codes are no value. ``only`` names an attribute of the answer and the number
-    that it has where the column means anything.
+    1 where it is set. Answers listed in ``absent`` mean "no value". Of a number that holds several, ``shift`` and
+    ``mask`` pick one, which ``codes`` turns into a value; other codes are no value. ``only`` names an attribute of the
+    answer and the number that it has where the column means anything. How often it is made: prices.py.
     """
 
     name: str
@@ -60,7 +59,6 @@ class Call:
     part: tuple[str | int, ...] = ()
     bit: str | None = None
     scale: float = 1.0
-    slow: bool = False
     absent: tuple[float, ...] = ()
     shift: int = 0
     mask: int = 0

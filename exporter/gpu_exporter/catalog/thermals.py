@@ -49,7 +49,7 @@ ROWS: Final[tuple[Metric, ...]] = (
             "The device's own limits: where it slows down, shuts down, and the highest it should run at.",
             labels={"limit": limit},
             nvml=(
-                Call("nvmlDeviceGetTemperatureThreshold", (f"NVML_TEMPERATURE_THRESHOLD_{suffix}",), slow=True),
+                Call("nvmlDeviceGetTemperatureThreshold", (f"NVML_TEMPERATURE_THRESHOLD_{suffix}",)),
                 *margin,
             ),
             dcgm=_DCGM_LIMITS[limit],

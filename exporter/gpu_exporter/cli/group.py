@@ -5,28 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Final, NoReturn
 
 import click
 
 from gpu_exporter import __version__
-from gpu_exporter.cli.check import check
-from gpu_exporter.cli.check_config import check_config
-from gpu_exporter.cli.desktop import desktop
-from gpu_exporter.cli.doctor import doctor
-from gpu_exporter.cli.export import export
-from gpu_exporter.cli.free import free
-from gpu_exporter.cli.hub import hub
-from gpu_exporter.cli.metrics import metrics
-from gpu_exporter.cli.record import record
-from gpu_exporter.cli.report import report
-from gpu_exporter.cli.sample import sample
-from gpu_exporter.cli.serve import serve
-from gpu_exporter.cli.top import top
 from gpu_exporter.config import ConfigError
 
+# Each stands in the module of its name, which is read when the command is asked for: who serves needs no other.
+_COMMANDS: Final = (
+    "serve", "sample", "doctor", "metrics", "check-config", "check", "report", "record", "export", "hub", "top", "free",
+    "desktop",
+)  # fmt: skip
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # Names that other exporters have for options of ours.
@@ -83,12 +76,41 @@ def _no_such_option(error: click.NoSuchOption) -> str:
 def _status_of(error: click.ClickException) -> int:
     """A mistake in the flags of ``check`` is 3, unknown: 2 says there that a GPU is sick."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return 3 if context is not None and context.command is check else 2
+    return 3 if context is not None and context.command.name == "check" else 2
 
 
 def _refuse(message: str, *, status: int = 2) -> NoReturn:
     click.echo("gpu-exporter: " + " ".join(message.split("\n")), err=True)
     sys.exit(status)
+
+
+class _Commands(MutableMapping[str, click.Command]):
+    """The commands by name, in the order of the help."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._read: dict[str, click.Command | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> click.Command:
+        command = self._read[name]
+        if command is None:
+            word = name.replace("-", "_")
+            command = self._read[name] = getattr(import_module(f"gpu_exporter.cli.{word}"), word)
+        return command
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._read[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._read
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
 
 
 # Not click-default-group: it hands a mistyped command to ``serve`` as an argument, so this would be needed still.
@@ -123,7 +145,11 @@ class _DefaultGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_DefaultGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_DefaultGroup,
+    commands=_Commands(_COMMANDS),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Prometheus exporter for NVIDIA GPUs: which is sick, which is wasted, and who holds it.
@@ -131,12 +157,6 @@ def cli() -> None:
     Without a command, serve; "gpu-exporter serve --help" lists the flags. Each has an environment twin:
     --web.telemetry-path is GPU_EXPORTER_WEB_TELEMETRY_PATH.
     """
-
-
-for command in (
-    serve, sample, doctor, metrics, check_config, check, report, record, export, hub, top, free, desktop,
-):  # fmt: skip
-    cli.add_command(command)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import click
 
 from gpu_exporter.config import Config, Setting, from_environment, load, refuse_unknown, settings
+from gpu_exporter.config.environment import PREFIX
 
 Overrides: TypeAlias = dict[str, tuple[str, str]]
 
@@ -90,7 +91,10 @@ def without_effect(source: str, overrides: Overrides) -> Iterator[str]:
 
 def check_environment() -> None:
     """Raise ConfigError for a variable of our prefix that no command reads."""
-    refuse_unknown(os.environ, frozenset(_variables()))
+    ours = {*(setting.variable for setting in settings()), *_WITHOUT_FLAG}
+    # The other commands are read only where one of them may know it.
+    if any(name.upper().startswith(PREFIX) and name not in ours for name in os.environ):
+        refuse_unknown(os.environ, frozenset(_variables()))
 
 
 def _variables() -> Iterator[str]:

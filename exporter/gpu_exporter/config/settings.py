@@ -55,8 +55,9 @@ class CollectionConfig:
     interval: float = _setting(
         5.0,
         parsers.duration_between(0.1, 3600),
-        "How often every GPU is read. Where that is less often than every 10 s, the driver's own sample buffers, which "
-        "hold 14 s, are read in between, so that busy seconds lose nothing.",
+        "How often every GPU is read at least: lightly, and in full just before each scrape that is expected, or every "
+        "10 s where nobody scrapes. Where that is less often than every 10 s, all readings are full, and the driver's "
+        "own sample buffers, which hold 14 s, are read in between, so that busy seconds lose nothing.",
         reload=True,
         shown="5s",
     )

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import select
-import shutil
 import signal
 import stat
 import subprocess
@@ -197,7 +196,9 @@ class Journal:
     name = "journalctl"
 
     def __init__(self, *, after: Journal | None) -> None:
-        program = shutil.which("journalctl")
+        from shutil import which  # noqa: PLC0415 - it imports every compression
+
+        program = which("journalctl")
         if program is None:
             raise FileNotFoundError(errno.ENOENT, "not found")
         arguments = [program, *_JOURNALCTL]

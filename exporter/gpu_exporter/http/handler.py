@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from email.utils import formatdate
 from functools import partial
 from typing import Final, Protocol
 
@@ -16,6 +16,9 @@ from gpu_exporter.http.request import RefusedError, Request, Stream, parse
 from gpu_exporter.http.wsgi import GONE, Answer, Environ, pieces, status_answer
 
 log = logging.getLogger(__name__)
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _JOINED: Final = 64 * 1024  # bytes of an answer that go out in one write
 LINGER: Final = 1.0  # seconds for a client to read an answer that came before it had sent everything
@@ -103,7 +106,7 @@ class Handler:
 
     def _send(self, request: Request | None, answer: Answer, *, keep_alive: bool, seconds: float) -> None:
         status, headers, body = answer
-        lines = [f"HTTP/1.1 {status}", "Server: gpu-exporter", f"Date: {formatdate(usegmt=True)}"]
+        lines = [f"HTTP/1.1 {status}", "Server: gpu-exporter", f"Date: {_date(time.time())}"]
         lines += [f"{name}: {value}" for name, value in headers]
         # With 304, a length would be that of the page which the client has already (RFC 9110, 8.6).
         if not any(name.lower() == "content-length" for name, _ in headers) and not status.startswith("304"):
@@ -149,3 +152,10 @@ class Handler:
             for _ in range(64):
                 if not self._receive(deadline):
                     return
+
+
+def _date(now: float) -> str:
+    """RFC 9110's IMF-fixdate, in no other language than English: email.utils would cost a MiB of imports."""
+    at = time.gmtime(now)
+    day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+    return f"{day}, {at.tm_mday:02} {month} {at.tm_year} {time.strftime('%H:%M:%S', at)} GMT"

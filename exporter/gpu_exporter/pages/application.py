@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from gpu_exporter.catalog.owner_kinds import PROCESS_LABELS
 from gpu_exporter.http.wsgi import PLAIN, Answer, StartResponse, pieces, status_answer
 from gpu_exporter.model import Device, Host, Snapshot
-from gpu_exporter.pages import openapi, status_page
+from gpu_exporter.pages import openapi
 from gpu_exporter.pages.documents import gpu_document, gpus_document, processes_document
 from gpu_exporter.pages.exposition import OPENMETRICS, TEXT
 from gpu_exporter.pages.negotiation import has_already, wants_gzip, wants_openmetrics
@@ -29,6 +29,7 @@ _CSP: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 )
 _INDEX_DIGITS: Final = 9
+_NAME: Final = 100  # characters of a scraper's own name that tell it from others
 # An absolute or home path (also in quotes, also after = or :), a pointer.
 _PRIVATE: Final = re.compile(r"(?<![\w.])~?/[^\s'\",;)]+|\b0x[0-9A-Fa-f]+\b")
 
@@ -36,11 +37,14 @@ _PRIVATE: Final = re.compile(r"(?<![\w.])~?/[^\s'\",;)]+|\b0x[0-9A-Fa-f]+\b")
 class Provider(Protocol):
     """What the pages show. Every method answers at once, from any thread."""
 
-    def exposition(self, *, openmetrics: bool, gzip: bool) -> bytes:
-        """The bytes of /metrics."""
+    def exposition(self, *, openmetrics: bool, gzip: bool, client: str) -> bytes:
+        """The bytes of /metrics; ``client`` is who scrapes, empty where nobody takes it as a reading."""
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot; without readings where they are stale."""
+
+    def watched(self) -> None:
+        """Somebody asks for the whole machine, and may compute what happened since he did before."""
 
     def host(self) -> Host:
         """The machine around the GPUs; the same object until it was looked at again."""
@@ -114,9 +118,14 @@ class Application:
         headers = [("Content-Type", OPENMETRICS if openmetrics else TEXT), ("Vary", "Accept, Accept-Encoding"), _FRESH]
         if gzip:
             headers.append(("Content-Encoding", "gzip"))
-        return "200 OK", headers, self._provider.exposition(openmetrics=openmetrics, gzip=gzip)
+        client = ""
+        if environ["REQUEST_METHOD"] == "GET":
+            client = f"{environ.get('REMOTE_ADDR', '')} {environ.get('HTTP_USER_AGENT', '')[:_NAME]}"
+        return "200 OK", headers, self._provider.exposition(openmetrics=openmetrics, gzip=gzip, client=client)
 
     def _page(self, _environ: Mapping[str, Any]) -> Answer:
+        from gpu_exporter.pages import status_page  # noqa: PLC0415 - for people, who may never come
+
         provider, now = self._provider, time.time()
         snapshot, host = provider.snapshot(), provider.host().name
         live, ready = self._public(provider.live()), self._public(provider.ready())
@@ -168,6 +177,7 @@ class Application:
 
     def _snapshot(self, environ: Mapping[str, Any]) -> Answer:
         provider = self._provider
+        provider.watched()
         snapshot = provider.snapshot()
         state = State(
             snapshot=snapshot,

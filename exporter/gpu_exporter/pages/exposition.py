@@ -7,22 +7,20 @@ bytes are what prometheus_client's ``generate_latest`` gives for the same sample
 from __future__ import annotations
 
 import gzip as gzip_format
+import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
-from prometheus_client import Metric as ClientFamily
-from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics_exposition
-from prometheus_client.registry import Collector
-
 from gpu_exporter.catalog import CATALOG
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Device, Reading, Snapshot
+from gpu_exporter.model import Device, Histogram, Reading, Snapshot
 from gpu_exporter.pages.compat import Compat, Family
 from gpu_exporter.pages.lines import go_number, sample_head
+from gpu_exporter.pages.process import Collector, ProcessCollector, render
+from gpu_exporter.pages.process import Family as ProcessFamily
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -31,7 +29,6 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 _PLAIN: Final = 1e6
 # Level 9 takes nine times as long for a page that is a sixth smaller.
 _GZIP_LEVEL: Final = 1
-_generate_openmetrics: Final[Callable[[Collector], bytes]] = openmetrics_exposition.generate_latest
 
 
 class Page:
@@ -46,21 +43,30 @@ class Page:
     ) -> None:
         self._renderer = renderer or Renderer()
         self._compat = compat
-        self._process = ProcessCollector(registry=None) if process is None else process
+        self._process = ProcessCollector() if process is None else process
         self._lock = threading.Lock()
         self._samples: list[tuple[_Family | Family, str]] = []
-        self._collected = _Collected([])
+        self._collected: list[ProcessFamily] = []
+        self._asked: tuple[bool, bool] | None = None
         # Replaced as a pair, so that a scrape which finds its body needs no lock.
         self._rendered: tuple[Snapshot | None, dict[tuple[bool, bool], bytes]] = (None, {})
 
     def body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         """The snapshot in OpenMetrics 1.0 or text 0.0.4, compressed or not."""
+        self._asked = (openmetrics, gzip)
         rendered, bodies = self._rendered
         body = bodies.get((openmetrics, gzip)) if rendered is snapshot else None
         if body is None:
             with self._lock:
                 body = self._body(snapshot, openmetrics=openmetrics, gzip=gzip)
         return body
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Render it in the form that was asked for last, before it is asked for."""
+        if self._asked is not None:
+            openmetrics, gzip = self._asked
+            with self._lock:
+                self._body(snapshot, openmetrics=openmetrics, gzip=gzip)
 
     def _body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         if self._rendered[0] is not snapshot:
@@ -69,7 +75,7 @@ class Page:
                 *self._renderer.samples(snapshot),
                 *(self._compat.samples(snapshot) if self._compat else ()),
             ]
-            self._collected = _Collected(list(self._process.collect()))
+            self._collected = list(self._process.collect())
             self._rendered = (snapshot, {})
         bodies = self._rendered[1]
         body = bodies.get((openmetrics, gzip))
@@ -85,9 +91,9 @@ class Page:
     def _text(self, *, openmetrics: bool) -> bytes:
         if openmetrics:
             text = "".join([part for family, lines in self._samples for part in (family.openmetrics, lines)])
-            return text.encode() + _generate_openmetrics(self._collected)
+            return f"{text}{render(self._collected, go_number, openmetrics=True)}# EOF\n".encode()
         text = "".join([part for family, lines in self._samples for part in (family.text, lines)])
-        return text.encode() + generate_latest(self._collected)
+        return f"{text}{render(self._collected, go_number, openmetrics=False)}".encode()
 
 
 class Renderer:
@@ -131,7 +137,7 @@ class _Family:
         self.own = rows[0].own is not None
         self.special = tuple(row for row in rows if row.kind == "info" or row.dynamic)
         self.plain = tuple(row for row in rows if row not in self.special)
-        kind = "counter" if rows[0].kind == "counter" else "gauge"
+        kind = "gauge" if rows[0].kind == "info" else rows[0].kind
         # OpenMetrics names a counter's family without the suffix of its samples, and escapes quotes in HELP as well.
         bare = name.removesuffix("_total") if kind == "counter" else name
         text = rows[0].help.replace("\\", r"\\").replace("\n", r"\n")
@@ -206,16 +212,6 @@ class _DeviceSamples:
                 lines += heads.labelled(row, pairs)
 
 
-class _Collected(Collector):
-    """Families that were collected once, for both formats."""
-
-    def __init__(self, families: list[ClientFamily]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[ClientFamily]:
-        return self._families
-
-
 def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -> None:
     """The exporter's own rows: what the attribute ``own`` of the snapshot holds; None is absent."""
     for row in rows:
@@ -223,6 +219,9 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
         if value is None:
             continue
         labels = dict(row.labels)
+        if row.kind == "histogram":
+            _write_histogram(lines, row.name, labels, value)
+            continue
         if row.dynamic:
             for key in sorted(value):
                 told = zip(row.dynamic, key if isinstance(key, tuple) else (key,), strict=True)
@@ -236,6 +235,16 @@ def _write_own(lines: list[str], snapshot: Snapshot, rows: tuple[Metric, ...]) -
                 labels.update({name: getattr(value, name) for name in row.info})
             value = 1.0
         lines.append(f"{sample_head(row.name, labels)}{go_number(value)}\n")
+
+
+def _write_histogram(lines: list[str], name: str, labels: dict[str, str], told: Histogram) -> None:
+    """Cumulative, as both formats have them."""
+    total = 0
+    for bound, count in zip((*told.bounds, math.inf), told.counts, strict=True):
+        total += count
+        lines.append(f"{sample_head(f'{name}_bucket', labels | {'le': go_number(bound)})}{go_number(total)}\n")
+    lines.append(f"{sample_head(f'{name}_count', labels)}{go_number(total)}\n")
+    lines.append(f"{sample_head(f'{name}_sum', labels)}{go_number(told.total)}\n")
 
 
 def _natural(pair: tuple[tuple[str, ...], float]) -> tuple[int, tuple[str, ...]]:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client.utils import floatToGoString
+# Go writes exponents from here on, Python later.
+_EXPONENT: Final = 6  # digits before the point, and one
 
-go_number: Final[Callable[[float], str]] = floatToGoString
+
+def go_number(value: float) -> str:
+    """A number as Go writes it, and so prometheus_client."""
+    number = float(value)
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
+    text = repr(number)
+    point = text.find(".")
+    if number > 0 and point > _EXPONENT:
+        mantissa = f"{text[0]}.{text[1:point]}{text[point + 1 :]}".rstrip("0.")
+        return f"{mantissa}e+{point - 1:02d}"
+    return text
 
 
 def sample_head(name: str, labels: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Any
 
 from gpu_exporter import __version__
@@ -12,6 +11,8 @@ from gpu_exporter.catalog.owner_kinds import KIND_LABELS
 
 def description(*, telemetry_path: str) -> bytes:
     """openapi.json with this release's version and the path that /metrics has here."""
+    from importlib import resources  # noqa: PLC0415 - a MiB, for a page that hardly anybody asks for
+
     text = resources.files("gpu_exporter.pages").joinpath("openapi.json").read_text("utf-8")
     document = json.loads(text)
     document["info"]["version"] = __version__

@@ -26,7 +26,7 @@ NOTHING: Final = Grown(0.0, 0.0)
 class Integral:
     """The sum of a gauge over time. ``ratio`` tells that the gauge is a share, which is never above 1."""
 
-    __slots__ = ("_amount", "_behind", "_open", "_ratio", "_seconds", "_silent", "total")
+    __slots__ = ("_amount", "_area", "_behind", "_deferred", "_open", "_ratio", "_seconds", "_silent", "total")
 
     def __init__(self, *, ratio: bool) -> None:
         self.total = 0.0
@@ -36,6 +36,8 @@ class Integral:
         # Observed seconds that nothing was added for yet, and those of them that a good reading ended.
         self._open = self._behind = 0.0
         self._silent = False
+        # What the gauge came to in the seconds that were deferred to the next step.
+        self._area = self._deferred = 0.0
 
     def tell(self, amount: float, seconds: float) -> None:
         """Note what a buffer told, and of how many seconds; infinity is all since the previous step."""
@@ -58,21 +60,35 @@ class Integral:
         self._behind = max(0.0, self._behind - buffered.seconds)
         filled = NOTHING
         if not told or self._behind > PATIENCE or (self._silent and not buffered.seconds):
-            filled = self._fill(before, value)
+            filled = self._fill(elapsed, before, value)
             self._behind = 0.0
+        self._area = self._deferred = 0.0
         self._silent = not buffered.seconds and (self._silent or filled.seconds > 0.0)
         self._open = self._behind
         self.total += buffered.amount + filled.amount
         return Grown(buffered.amount + filled.amount, buffered.seconds + filled.seconds)
 
+    def defer(self, elapsed: float, *, before: float | None, value: float | None) -> None:
+        """Leave observed seconds to the next step: what ends them is a reading that asked for no counter.
+
+        ``before`` and ``value`` are the gauge at their begin and end.
+        """
+        self._open += elapsed
+        self._behind += elapsed
+        mean = self._mean(before, value)
+        if mean is not None:
+            self._area += mean * elapsed
+            self._deferred += elapsed
+
     def skip(self, elapsed: float) -> None:
         """The device failed: the gauge says nothing of these seconds, a buffer may still do so."""
         self._open += elapsed
-        self._behind = 0.0
+        self._behind = self._area = self._deferred = 0.0
 
     def interrupt(self) -> None:
         """Nobody looked: what a buffer tells of the time until now was not observed."""
         self._amount = self._seconds = self._open = self._behind = 0.0
+        self._area = self._deferred = 0.0
         self._silent = False
 
     def _take(self) -> Grown:
@@ -84,12 +100,19 @@ class Integral:
             seconds = self._open
         return Grown(min(amount, seconds) if self._ratio else amount, seconds)
 
-    def _fill(self, before: float | None, value: float | None) -> Grown:
+    def _fill(self, elapsed: float, before: float | None, value: float | None) -> Grown:
         """The mean of the gauge over the time that is open; nothing where it is not told, or impossible."""
-        if value is None or not self._possible(value):
+        mean = self._mean(before, value)
+        if mean is None:
             return NOTHING
-        mean = value if before is None or not self._possible(before) else (before + value) / 2
+        if self._deferred:
+            mean = (self._area + mean * elapsed) / (self._deferred + elapsed)
         return Grown(mean * self._behind, self._behind)
+
+    def _mean(self, before: float | None, value: float | None) -> float | None:
+        if value is None or not self._possible(value):
+            return None
+        return value if before is None or not self._possible(before) else (before + value) / 2
 
     def _possible(self, value: float) -> bool:
         return 0.0 <= value <= (1.0 if self._ratio else math.inf) and value != math.inf

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import (
     DEVICE_METRICS,
@@ -25,13 +25,13 @@ from gpu_exporter.catalog import (
 from gpu_exporter.catalog.health import EVENTS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import OTHER_XID, GpuEvent, Hold, Reading, Reason, State, Xid
+from gpu_exporter.model import OTHER_XID, Failure, GpuEvent, Hold, Reading, Reason, State, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity, is_partitioned, of_instances
 from gpu_exporter.sampling.energy import Energy, work_of
 from gpu_exporter.sampling.holders import Holders
 from gpu_exporter.sampling.integral import NOTHING, Integral
 from gpu_exporter.sampling.score import Score
-from gpu_exporter.sampling.tenancy import Charge, OwnerTimes, Tenant, instances_of
+from gpu_exporter.sampling.tenancy import Charge, OwnerTimes, Tenancy, Tenant, instances_of
 
 # The counters that are kept here, and the gauge that each is the integral of.
 _COUNTERS: Final[Mapping[Metric, Metric]] = {
@@ -41,6 +41,7 @@ _COUNTERS: Final[Mapping[Metric, Metric]] = {
 }
 _ENERGY: Final = by_name("gpu_energy_joules_total")
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+_Rows: TypeAlias = dict[tuple[Metric, tuple[str, ...]], float]
 # NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
 _XIDS: Final = 255
 _STRANGE_XIDS: Final = 32
@@ -69,6 +70,10 @@ class _Account:
     state: State = "unknown"
     holds: tuple[Hold, ...] | None = None
     states: dict[State, float] = field(default_factory=lambda: dict.fromkeys(STATE_SECONDS, 0.0))
+    # Since the latest full reading: seconds that are not charged yet, each with who held it at their end.
+    pending: list[tuple[float, tuple[Tenancy, ...]]] = field(default_factory=list)
+    activeness: Activeness = "unknown"
+    kept: Mapping[Metric, float] = field(default_factory=dict)  # the counters that are kept here, as told then
 
     def integral(self, counter: Metric) -> Integral:
         """The sum of a counter's gauge over time."""
@@ -86,6 +91,7 @@ class _Account:
     def interrupt(self) -> None:
         """Nobody looks: the time until the next reading was not observed."""
         self.looked = None
+        self.pending.clear()
         self.fail()
         for integral in self.integrals.values():
             integral.interrupt()
@@ -118,34 +124,13 @@ class Ledger:
         """The reading with gpu_up, failure counts, XIDs, integrated counters, times; ``now`` is monotonic seconds."""
         account = self._account(reading.device.key)
         elapsed = self._elapsed(account, now)
-        if reading.partial:
-            account.errors["partial"] += 1
-        if reading.failure is None:
-            values = dict(reading.values)
-            self.add_increments(reading)
-            activeness = self._integrate(account, reading, elapsed)
-            # One that is not told any more (MIG mode) is absent: standing still, it would tell of idleness.
-            values |= {row: total for row, total in account.totals.items() if row in reading.increments}
-            values |= {
-                counter: integral.total
-                for counter, integral in account.integrals.items()
-                if not is_partitioned(reading) or counter in reading.increments or _COUNTERS[counter] in values
-            }
-            owned = self._charge(account, reading, values, activeness=activeness, elapsed=elapsed, now=now)
-            account.counted = dict(values)
-            if account.holders.unaccounted is not None:
-                values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
-            account.latest = reading.values
+        values: dict[Metric, float] = {}
+        if reading.failure is not None:
+            owned = self._account_failure(account, reading.failure, elapsed, now)
+        elif reading.only is not None:
+            values, owned = self._account_light(account, reading, elapsed, now)
         else:
-            values = {}
-            if not reading.failure.standing:
-                account.errors[reading.failure.reason] += 1
-            for integral in account.integrals.values():
-                integral.skip(elapsed)
-            account.fail()
-            account.state, account.holds = "down", None
-            account.states["down"] += elapsed
-            owned = account.owners.rows((), now)
+            values, owned = self._account_full(account, reading, elapsed, now)
         values[GPU_UP] = float(reading.failure is None)
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
@@ -160,6 +145,70 @@ class Ledger:
             state=account.state,
             holds=account.holds,
         )
+
+    def _account_full(
+        self, account: _Account, reading: Reading, elapsed: float, now: float
+    ) -> tuple[dict[Metric, float], _Rows]:
+        """The values with the counters that are kept here, and the owners' rows."""
+        if reading.partial:
+            account.errors["partial"] += 1
+        values = dict(reading.values)
+        self.add_increments(reading)
+        whole = elapsed + sum(seconds for seconds, _ in account.pending)
+        account.activeness = self._integrate(account, reading, elapsed, whole)
+        # One that is not told any more (MIG mode) is absent: standing still, it would tell of idleness.
+        values |= {row: total for row, total in account.totals.items() if row in reading.increments}
+        values |= {
+            counter: integral.total
+            for counter, integral in account.integrals.items()
+            if not is_partitioned(reading) or counter in reading.increments or _COUNTERS[counter] in values
+        }
+        owned = self._charge(account, reading, values, elapsed=elapsed, whole=whole, now=now)
+        account.pending.clear()
+        account.counted = dict(values)
+        told = reading.values
+        account.kept = {row: value for row, value in values.items() if value != told.get(row)}
+        if account.holders.unaccounted is not None:
+            values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
+        account.latest = reading.values
+        return values, owned
+
+    def _account_light(
+        self, account: _Account, reading: Reading, elapsed: float, now: float
+    ) -> tuple[dict[Metric, float], _Rows]:
+        """The same of a light reading: it tells who holds the GPU; what they did is told by the next full one."""
+        self.add_increments(reading)
+        before = account.latest or {}
+        for counter, integral in account.integrals.items():
+            gauge = _COUNTERS[counter]
+            integral.defer(elapsed, before=before.get(gauge), value=reading.values.get(gauge))
+        values = {**reading.values, **account.kept}
+        held = account.holders.look(reading)
+        if elapsed:
+            account.pending.append((elapsed, held))
+        account.holds = account.owners.named(held) if held or reading.processes is not None else None
+        account.state = self._state(reading, account.activeness, held=bool(held))
+        account.owners.born(held, scored=SCORE_SECONDS in account.kept, metered=_ENERGY in values)
+        if account.holders.unaccounted is not None:
+            values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
+        account.latest = reading.values
+        return values, account.owners.rows(held, now)
+
+    def _account_failure(self, account: _Account, failure: Failure, elapsed: float, now: float) -> _Rows:
+        """The owners' rows of a device that cannot be read."""
+        if not failure.standing:
+            account.errors[failure.reason] += 1
+        for integral in account.integrals.values():
+            integral.skip(elapsed)
+        # It was there, and nobody can tell any more what it did.
+        for seconds, held in account.pending:
+            account.states["unknown"] += seconds
+            account.owners.charge(held, Charge(state="unknown", seconds=seconds))
+        account.pending.clear()
+        account.fail()
+        account.state, account.holds = "down", None
+        account.states["down"] += elapsed
+        return account.owners.rows((), now)
 
     def count_xid(self, event: Xid) -> None:
         """XID events of one number; numbers beyond NVIDIA's are told apart for the first few only.
@@ -220,8 +269,11 @@ class Ledger:
             account.looked = now
         return 0.0
 
-    def _integrate(self, account: _Account, reading: Reading, elapsed: float) -> Activeness:
-        """Add a good reading's time to the counters, and judge what the GPU did with it."""
+    def _integrate(self, account: _Account, reading: Reading, elapsed: float, whole: float) -> Activeness:
+        """Add a good reading's time to the counters, and judge what the GPU did with it.
+
+        ``elapsed`` is since the latest reading, ``whole`` since the latest full one.
+        """
         before, busy = account.latest, NOTHING
         refused = {metric for metric, _ in reading.refused} - reading.covered.keys()
         for counter, gauge in _COUNTERS.items():
@@ -244,7 +296,7 @@ class Ledger:
             )
             if counter is BUSY:
                 busy = grown
-        return account.activity.judge(reading, busy, elapsed, active_ratio=self._accounting.active_ratio)
+        return account.activity.judge(reading, busy, whole, active_ratio=self._accounting.active_ratio)
 
     def _charge(
         self,
@@ -252,40 +304,42 @@ class Ledger:
         reading: Reading,
         values: dict[Metric, float],
         *,
-        activeness: Activeness,
         elapsed: float,
+        whole: float,
         now: float,
-    ) -> dict[tuple[Metric, tuple[str, ...]], float]:
-        """Charge the time since the previous look to what the GPU did and to who held it; the owners' rows.
+    ) -> _Rows:
+        """Charge the time since the previous full reading to what the GPU did and to who held it; the owners' rows.
 
         ``values`` are those of the reading with its counters; the score's is added to them.
         """
+        activeness = account.activeness
         held = account.holders.look(reading)
         account.holds = account.owners.named(held) if held or reading.processes is not None else None
-        account.state = state = self._state(reading, activeness, held=bool(held))
-        joules = account.energy.step(reading, before=account.counted, now=values, elapsed=elapsed)
-        score = account.score.step(reading, before=account.counted, now=values, joules=joules, elapsed=elapsed)
+        account.state = self._state(reading, activeness, held=bool(held))
+        joules = account.energy.step(reading, before=account.counted, now=values, elapsed=whole)
+        score = account.score.step(reading, before=account.counted, now=values, joules=joules, elapsed=whole)
         if score is not None:
             values[SCORE_SECONDS] = account.score.total
         if activeness == "idle":
             account.energy.saw_idle(reading)
-        if elapsed and account.latest is not None:
-            account.states[state] += elapsed
-            idle, above = (None, None) if joules is None else account.energy.split(joules, elapsed)
-            account.owners.charge(
-                held,
-                Charge(
-                    state=state,
-                    seconds=elapsed,
-                    of_their_own=_of_tenants(reading, self._accounting.active_ratio),
-                    score=score,
-                    idle_joules=idle,
-                    joules=above,
-                    work=work_of(reading) if len(held) > 1 else {},
-                ),
+        if whole and account.latest is not None:
+            idle, above = (None, None) if joules is None else account.energy.split(joules, whole)
+            pieces = [*account.pending, (elapsed, held)]
+            charge = Charge(
+                state=account.state,
+                seconds=whole,
+                of_their_own=_of_tenants(reading, self._accounting.active_ratio),
+                score=score,
+                idle_joules=idle,
+                joules=above,
+                work=work_of(reading) if any(len(holders) > 1 for _, holders in pieces) else {},
             )
-        elif elapsed:  # it came back at some moment in between; it was not seen working
-            account.states["down"] += elapsed
+            for seconds, holders in pieces:
+                state = self._state(reading, activeness, held=bool(holders))
+                account.states[state] += seconds
+                account.owners.charge(holders, charge.part(seconds, state=state))
+        elif whole:  # it came back at some moment in between; it was not seen working
+            account.states["down"] += whole
         account.owners.born(held, scored=score is not None, metered=_ENERGY in values)
         return account.owners.rows(held, now)
 

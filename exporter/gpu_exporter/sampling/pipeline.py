@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from gpu_exporter.config import AccountingConfig, ProcessesConfig
 from gpu_exporter.model import Event, Failure, GpuEvent, Reading
@@ -38,6 +39,7 @@ class Pipeline:
         )
         self._table = ProcessTable(most=processes.max, labels=processes.labels)
         self._bugs: set[tuple[str, type[Exception]]] = set()
+        self._full: dict[str, Reading] = {}  # the latest full one of each device, as checked
 
     @property
     def gap(self) -> float:
@@ -66,7 +68,8 @@ class Pipeline:
         method of that name.
         """
         checked = [
-            self._survived(reading, lambda each: self._plausibility.check(each, now=now)) or _failed(reading)
+            self._survived(reading, lambda each: self._whole(self._plausibility.check(each, now=now)))
+            or _failed(reading)
             for reading in readings
         ]
         completed = []
@@ -94,6 +97,7 @@ class Pipeline:
         """Devices got other keys, by (before, now): what is known of each goes with it."""
         for before, now in moves:
             self._ledger.move(before, now)
+            self._full.pop(before, None)
 
     def add_late(self, readings: Iterable[Reading], now: float) -> None:
         """Add the growth that readings tell which came too late to be served; ``now`` is monotonic seconds."""
@@ -109,10 +113,29 @@ class Pipeline:
         """Nobody looks for a while (the driver is closed): the time until the next reading is charged to nobody."""
         self._ledger.interrupt()
         self._plausibility.interrupt()
+        self._full.clear()
 
     def close(self) -> None:
         """Stop asking for owners."""
         self._resolver.close()
+
+    def _whole(self, reading: Reading) -> Reading:
+        """A light reading with what the full one before it told of all the rest."""
+        key = reading.device.key
+        if reading.only is None or reading.failure is not None:
+            self._full[key] = reading
+            return replace(reading, full_at=reading.read_at)
+        full = self._full.get(key)
+        if full is None or full.failure is not None:
+            return replace(reading, full_at=reading.read_at)
+        only = reading.only
+        return replace(
+            reading,
+            values={**{row: value for row, value in full.values.items() if row not in only}, **reading.values},
+            labelled={**{at: value for at, value in full.labelled.items() if at[0] not in only}, **reading.labelled},
+            partial=full.partial,
+            full_at=full.read_at,
+        )
 
     def _survived(self, reading: Reading, step: Callable[[Reading], Reading]) -> Reading | None:
         """What the step makes of the reading; None, and a line in the log the first time, where it fails."""

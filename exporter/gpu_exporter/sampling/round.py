@@ -23,6 +23,9 @@ _IN_TURN: Final = 1 / 3
 _IN_TURN_LEAST: Final = 0.25
 # Of that, what a call may take that is made in turn again the next time.
 _SLOW: Final = 1 / 2
+# Seconds between the beginnings of two devices' readings that are spread, and over all of them.
+_STEP: Final = 0.03
+_SPREAD: Final = 0.24
 
 
 class Round:
@@ -30,23 +33,34 @@ class Round:
 
     A device whose call overruns its deadline is parked, and asked again from the first round on that begins after its
     call has returned. Those that are slow within it are asked beside the others, so that a round takes little more than
-    one deadline however many they are. ``clock`` stamps readings.
+    one deadline however many they are. ``clock`` stamps readings, and ``sleep`` waits between them.
     """
 
-    def __init__(self, *, roster: Roster, poller: Poller, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        roster: Roster,
+        poller: Poller,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._sleep = sleep
         self._roster = roster
         self._poller = poller
         self._clock = clock
         self._slow: set[int] = set()  # indices
         self._bugs: set[tuple[int, type[BaseException]]] = set()  # those of the latest reading of each device
 
-    def read_all(self, source: Source, *, timeout: float) -> list[Reading]:
+    def read_all(
+        self, source: Source, *, timeout: float, ask: Callable[[Device], Reading] | None = None, spread: bool = False
+    ) -> list[Reading]:
         """One reading a known device, in the order of indices: read, overrun, parked, or gone. Raises SourceError.
 
         Any other exception in one device's reading is that device's failure, and logged when it begins. ``timeout`` is
-        in seconds.
+        in seconds. ``ask`` stands for ``source.read``. With ``spread`` devices are read a moment apart, so that the
+        driver's work for all of them makes no peak.
         """
-        silent, read = self._ask_all(source.read, source, timeout=timeout)
+        silent, read = self._ask_all(ask or source.read, source, timeout=timeout, spread=spread)
         now = self._clock()
         settled = self._roster.settle(read, silent)
         return [reading if reading.read_at is not None else replace(reading, read_at=now) for reading in settled]
@@ -57,7 +71,7 @@ class Round:
         return [replace(reading, device=self._roster.named(reading.device)) for reading in read]
 
     def _ask_all(
-        self, ask: Callable[[Device], Reading], source: Source, *, timeout: float
+        self, ask: Callable[[Device], Reading], source: Source, *, timeout: float, spread: bool = False
     ) -> tuple[list[Reading], list[Reading]]:
         """What came of each device that could be asked: failures of those that overran, and what the others told."""
         asked = self._roster.enlist(source.devices)
@@ -68,7 +82,12 @@ class Round:
 
         in_turn = max(_IN_TURN * timeout, _IN_TURN_LEAST)
         took: dict[int, float] = {}
-        calls = [partial(self._timed, ask, device, took) for device, _ in asked]
+        step = min(_STEP, _SPREAD / len(asked), in_turn / 4 / len(asked)) if spread and asked else 0.0
+        began = self._clock()
+        calls = [
+            partial(self._timed, ask, device, took, began + place * step if step else None)
+            for place, (device, _) in enumerate(asked)
+        ]
         apart = {position for position, (device, _) in enumerate(asked) if device.index in self._slow}
         told = self._poller.run(calls, timeout=timeout, late=returned, budget=in_turn, apart=apart)
         self._slow = {index for index, seconds in list(took.items()) if seconds > _SLOW * in_turn}
@@ -77,7 +96,11 @@ class Round:
         silent = [self._overran(named, timeout) for (_, named), outcome in outcomes if outcome is None]
         return silent, [self._taken(device, outcome) for (device, _), outcome in outcomes if outcome is not None]
 
-    def _timed(self, ask: Callable[[Device], Reading], device: Device, took: dict[int, float]) -> Reading:
+    def _timed(
+        self, ask: Callable[[Device], Reading], device: Device, took: dict[int, float], at: float | None
+    ) -> Reading:
+        if at is not None and 0.0 < (wait := at - self._clock()) < _SPREAD:
+            self._sleep(wait)
         began = self._clock()
         reading = ask(device)
         took[device.index] = self._clock() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,22 +14,25 @@ from typing import Final
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.events.merge import EventLog
 from gpu_exporter.model import Build, Reading, Snapshot
+from gpu_exporter.sampling.ages import Ages
 from gpu_exporter.sampling.health import HealthLog
 from gpu_exporter.sampling.lifecycle import Lifecycle
 from gpu_exporter.sampling.naming import Naming
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.poller import Poller
+from gpu_exporter.sampling.rhythm import Rhythm
 from gpu_exporter.sampling.roster import Roster
 from gpu_exporter.sampling.round import Round
-from gpu_exporter.sampling.schedule import Schedule
+from gpu_exporter.sampling.schedule import Due, Schedule
 from gpu_exporter.sampling.xids import log_events
-from gpu_exporter.sources import BufferedSource, HearingSource, Source, SourceChangedError, SourceError
+from gpu_exporter.sources import BufferedSource, HearingSource, LightSource, Source, SourceChangedError, SourceError
 
 log = logging.getLogger(__name__)
 
 STALE_AFTER: Final = 3  # intervals
 # Seconds that the machine slept, from which on the readings of before are taken anew at once.
 _SLEPT: Final = 1.0
+_WATCHED: Final = 60.0  # seconds since somebody asked for a snapshot
 
 
 def _since_boot() -> float:
@@ -53,7 +57,8 @@ class Sampler:
     only its own thread changes its state and publishes.
 
     ``monotonic`` tells when readings are due, ``since_boot`` how old they are: by default that goes on while the
-    machine is suspended or paused. ``make_room`` is called where the process may have no more threads.
+    machine is suspended or paused. ``make_room`` is called where the process may have no more threads. Without
+    ``light`` all readings are full ones. ``expected`` is called with a snapshot that somebody is expected to scrape.
     """
 
     def __init__(
@@ -71,7 +76,15 @@ class Sampler:
         monotonic: Callable[[], float] = time.monotonic,
         since_boot: Callable[[], float] | None = None,
         make_room: Callable[[], None] = lambda: None,
+        light: bool = False,
+        expected: Callable[[Snapshot], None] = lambda _: None,
     ) -> None:
+        self._light = light
+        self._watched_until = -math.inf
+        self._expected = expected
+        self._ages = Ages()
+        self._rhythm = Rhythm(interval=collection.interval)
+        self._due = Due(0.0, "full")
         self._collection = collection
         self._published = published
         self._clock = clock
@@ -93,7 +106,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
         self._spent = {"full": 0.0, "light": 0.0}  # seconds, by the kind of reading
-        self._schedule = Schedule(interval=collection.interval, now=monotonic())
+        self._schedule = Schedule(interval=collection.interval, now=monotonic(), rhythm=self._rhythm)
         self._pipeline = pipeline or Pipeline(gap=STALE_AFTER * collection.interval)
         self._events = events or EventLog()
         self._health = HealthLog()
@@ -146,6 +159,19 @@ class Sampler:
         if snapshot.ok and not snapshot.paused:
             return max(0.0, self._since_boot() - snapshot.monotonic)
         return max(0.0, self._clock() - snapshot.timestamp)
+
+    def scraped(self, client: str, snapshot: Snapshot) -> None:
+        """Somebody scrapes, and gets this snapshot: when he comes next, it is to be a young one."""
+        self._rhythm.note(client, self._monotonic())
+        if snapshot.ok and not snapshot.paused:
+            self._ages.note(max(0.0, self._since_boot() - snapshot.full_at))
+
+    def watched(self) -> None:
+        """Somebody keeps accounts from one snapshot to the next (a hub): every reading is to be a full one for a while.
+
+        What full readings add up comes late with light ones, and in steps that are longer than his.
+        """
+        self._watched_until = self._monotonic() + _WATCHED
 
     def live(self) -> str | None:
         """None, or the one trouble that a restart of the process cures."""
@@ -211,19 +237,27 @@ class Sampler:
             was_paused = self._snapshot.paused
             self._grant_wish()
             if self._lifecycle.paused(self._monotonic()) != was_paused:
+                self._due = Due(self._monotonic(), "full")
+                self._schedule.began(self._due, self._due.at)
                 return
             with self._wake:
                 if self._stopping or self._wish != _Wish():
                     continue
                 now = self._monotonic()
-                remaining = self._schedule.remaining(now)
-                if not remaining or self._slept():
-                    return
-                until_buffers = self._schedule.until_buffers(now)
-                if until_buffers:
-                    self._wake.wait(min(remaining, until_buffers))
+                slept = self._slept()
+                due = Due(now, "full") if slept else self._schedule.due(now, light=self._has_light())
+                if now < due.at:
+                    self._wake.wait(due.at - now)
                     continue
+            self._schedule.began(due, now)
+            if due.kind != "buffers":
+                self._due = due
+                return
             self._survive(self._read_buffers)
+
+    def _has_light(self) -> bool:
+        watched = self._monotonic() < self._watched_until
+        return self._light and not watched and isinstance(self._lifecycle.source, LightSource)
 
     def _slept(self) -> bool:
         """Whether the machine was asleep since the latest cycle."""
@@ -273,6 +307,8 @@ class Sampler:
             return
         self._health.note(complete, now)
         self._publish(complete, started=started, ok=any(reading.failure is None for reading in complete))
+        if self._due.scrape:
+            self._expected(self.latest())
 
     def _read(self, now: float) -> list[Reading] | None:
         """One reading a known device; None where there is no source. One whose GPUs changed is reopened at once."""
@@ -281,7 +317,7 @@ class Sampler:
             if source is None:
                 return None
             try:
-                readings = self._round.read_all(source, timeout=self._collection.timeout)
+                readings = self._read_round(source)
             except SourceChangedError as change:
                 self._lifecycle.reopen(str(change))
             except SourceError as error:
@@ -292,6 +328,14 @@ class Sampler:
                     self._lifecycle.works()
                 return readings
         return None
+
+    def _read_round(self, source: Source) -> list[Reading]:
+        """A full round, or a light one where that is due and the source has such."""
+        due, timeout = self._due, self._collection.timeout
+        if due.kind == "light" and isinstance(source, LightSource):
+            ask = partial(source.read_light, buffers=due.buffers)
+            return self._round.read_all(source, timeout=timeout, ask=ask)
+        return self._round.read_all(source, timeout=timeout, spread=due.scrape)
 
     def _take_events(self, source: Source) -> None:
         # What was heard before a GPU had told its name belongs to that name.
@@ -333,17 +377,21 @@ class Sampler:
     def _publish(self, readings: tuple[Reading, ...], *, started: float, ok: bool) -> None:
         source = self._lifecycle.source
         now = self._since_boot()
-        oldest = min(_began(readings), default=now)
-        self._spent["full"] += self._monotonic() - started
+        oldest, full = min(_began(readings), default=now), min(_began(readings, full=True), default=now)
+        took, light = self._monotonic() - started, self._due.kind == "light"
+        self._spent["light" if light else "full"] += took
+        if not light:
+            self._schedule.took(took)
         self._snapshot = replace(
             self._snapshot,
             source=source.name if source is not None else self._snapshot.source,
             driver=source.driver if source is not None else None,
             readings=readings,
             ok=ok,
-            timestamp=self._clock() - (now - oldest) if ok else self._snapshot.timestamp,
+            timestamp=self._clock() - (now - full) if ok else self._snapshot.timestamp,
             monotonic=oldest,
-            duration=self._monotonic() - started,
+            full_at=full,
+            duration=self._snapshot.duration if light else took,
             overruns=self._schedule.overruns,
             stuck=self._stuck(),
             paused=False,
@@ -351,6 +399,7 @@ class Sampler:
             event_sources=self._events.sources(nvml=isinstance(source, HearingSource) and source.hears),
             sxids=self._events.sxids,
             reading_seconds=dict(self._spent),
+            ages=self._ages.told(),
         )
         self._published(self._snapshot)
 
@@ -360,11 +409,12 @@ def _with_only(readings: tuple[Reading, ...], snapshot: Snapshot) -> Snapshot:
     read = _began(readings)
     if not read:
         return replace(snapshot, readings=(), ok=False, driver=None)
-    later = min(read) - snapshot.monotonic
-    timestamp = None if snapshot.timestamp is None else snapshot.timestamp + later
-    return replace(snapshot, readings=readings, timestamp=timestamp, monotonic=snapshot.monotonic + later)
+    full = min(_began(readings, full=True))
+    timestamp = None if snapshot.timestamp is None else snapshot.timestamp + full - snapshot.full_at
+    return replace(snapshot, readings=readings, timestamp=timestamp, monotonic=min(read), full_at=full)
 
 
-def _began(readings: Sequence[Reading]) -> list[float]:
-    """When those that succeeded began."""
-    return [each.read_at for each in readings if each.failure is None and each.read_at is not None]
+def _began(readings: Sequence[Reading], *, full: bool = False) -> list[float]:
+    """When those that succeeded began, or the full readings that they go back to."""
+    good = [each for each in readings if each.failure is None and each.read_at is not None]
+    return [each.full_at if full and each.full_at is not None else each.read_at or 0.0 for each in good]

@@ -1,50 +1,102 @@
-"""When the GPUs are read, and when the driver's buffers are between two readings."""
+"""When the GPUs are read, and how: in full just before a scrape is expected, lightly in between."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from gpu_exporter.sampling.rhythm import Rhythm
 
 # The shortest of the driver's utilization buffers holds 14 s (71 samples of 200 ms; H200, driver 580).
 BUFFERS_EVERY: Final = 10.0  # seconds
+# Of collection.interval: what is older is not served, and so nothing that only full readings tell may become.
+_FULL_EVERY: Final = 3
+# Nothing is older where nobody is expected, who would have got a reading of his own.
+_FULL_UNSCRAPED: Final = 10.0  # seconds
+_FULL_SCRAPED: Final = 15.0
+# Between the end of a reading and the scrape that it is made for; threads do not wake to the millisecond.
+_MARGIN: Final = 0.1  # seconds
+_LONGEST_LEAD: Final = 2.0
+# A light reading so shortly before a full one, of the interval, is not worth its while.
+_SHORTLY: Final = 0.3
+
+Kind: TypeAlias = Literal["full", "light", "buffers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One reading: when it is due (monotonic seconds), and of what.
+
+    A light one may read the ``buffers`` as well. ``scrape`` tells that somebody is expected to fetch it.
+    """
+
+    at: float
+    kind: Kind
+    buffers: bool = False
+    scrape: bool = False
 
 
 class Schedule:
-    """A fixed grid of moments, ``interval`` seconds apart. Belongs to one thread; all times are monotonic seconds.
+    """When to read what. Belongs to one thread; all times are monotonic seconds.
 
-    ``overruns`` counts the moments that were skipped because the reading before took longer than the interval.
-    Between two moments the driver's buffers are due so often that none of them runs over.
+    Readings are ``interval`` seconds apart at most. Full ones are made before each scrape that ``rhythm`` expects, and
+    often enough otherwise; those in between are light, where the source has such, else full as well. ``overruns``
+    counts the readings that were skipped because the one before took longer than the interval. The driver's buffers
+    are due so often that none of them runs over.
     """
 
-    def __init__(self, *, interval: float, now: float) -> None:
-        self.interval = interval
+    def __init__(self, *, interval: float, now: float, rhythm: Rhythm | None = None) -> None:
         self.overruns = 0
-        self._latest = now
-        self._looked = now
+        self._interval = interval
+        self._rhythm = rhythm or Rhythm(interval=interval)
+        self._rhythm.interval = interval
+        self._read = self._full = self._looked = now  # any reading, a full one, one of the buffers
+        self._took = 0.0  # what a full reading takes
 
-    def remaining(self, now: float) -> float:
-        """Seconds until the next reading is due; 0 where it is, which moves the grid on."""
-        passed = int((now - self._latest) // self.interval)
-        if passed > 1:
-            self.overruns += passed - 1
-            self._latest += (passed - 1) * self.interval
-        due = self._latest + self.interval
-        if now < due:
-            return due - now
-        self._latest = self._looked = due
-        return 0.0
+    @property
+    def interval(self) -> float:
+        """Seconds between two readings."""
+        return self._interval
 
-    def until_buffers(self, now: float) -> float:
-        """Seconds until the buffers are due, evenly between two readings; 0 where they are, which counts as a look.
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        self._interval = self._rhythm.interval = seconds
 
-        Infinite where the next reading comes soon enough: it looks at the buffers as well.
-        """
-        beat = self.interval / math.ceil(self.interval / BUFFERS_EVERY)
-        due = self._looked + beat
-        # A hundredth of a beat, because sums of floats do not meet the grid.
-        if self._latest + self.interval <= due + beat / 100:
-            return math.inf
-        if now < due:
-            return due - now
-        self._looked = due if now < due + beat else now
-        return 0.0
+    def due(self, now: float, *, light: bool = False) -> Due:
+        """The next reading; ``light`` tells that there are light ones."""
+        tick = self._read + self.interval
+        lead = min(self._took + _MARGIN, _LONGEST_LEAD)
+        scrape = self._rhythm.due(full=self._full, now=now, lead=lead)
+        full = min(scrape, self._full + self._full_every())
+        if light and tick < full - _SHORTLY * self.interval:
+            due = Due(tick, "light", buffers=min(full, tick + self.interval) > self._looked + 1.01 * BUFFERS_EVERY)
+        else:
+            if not light:
+                full = min(full, tick)
+            due = Due(full, "full", scrape=full == scrape)
+        if not due.buffers and due.at > self._looked + 1.01 * BUFFERS_EVERY:
+            # Evenly between two readings.
+            beat = (due.at - self._looked) / math.ceil((due.at - self._looked) / BUFFERS_EVERY)
+            return Due(self._looked + beat, "buffers")
+        return due
+
+    def began(self, due: Due, now: float) -> None:
+        """This one begins now."""
+        if due.buffers or due.kind != "light":
+            self._looked = due.at if now < due.at + BUFFERS_EVERY else now
+        if due.kind == "buffers":
+            return
+        missed = max(0, int((now - due.at) // self.interval))
+        self.overruns += missed
+        self._read = due.at + missed * self.interval
+        if due.kind == "full":
+            self._full = now
+
+    def took(self, seconds: float) -> None:
+        """What a full reading took; a slow one is remembered for a while."""
+        self._took = max(seconds, 0.8 * self._took + 0.2 * seconds)
+
+    def _full_every(self) -> float:
+        most = _FULL_SCRAPED if self._rhythm.known else _FULL_UNSCRAPED
+        return max(self.interval, min(most, _FULL_EVERY * self.interval))

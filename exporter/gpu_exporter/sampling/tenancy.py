@@ -219,6 +219,20 @@ class Charge:
     joules: float | None = None
     work: Mapping[Tenant, float] = field(default_factory=dict)
 
+    def part(self, seconds: float, *, state: State) -> Charge:
+        """So many of the seconds, with what came of all of them spread evenly."""
+        if seconds == self.seconds and state == self.state:
+            return self
+        share = seconds / self.seconds
+        return replace(
+            self,
+            state=state,
+            seconds=seconds,
+            score=None if self.score is None else self.score * share,
+            idle_joules=None if self.idle_joules is None else self.idle_joules * share,
+            joules=None if self.joules is None else self.joules * share,
+        )
+
 
 @dataclass(slots=True)
 class _Sums:

@@ -83,6 +83,17 @@ class BufferedSource(Source, Protocol):
 
 
 @runtime_checkable
+class LightSource(Source, Protocol):
+    """A source of which part is cheap to ask."""
+
+    def read_light(self, device: Device, *, buffers: bool) -> Reading:
+        """Read what is cheap, which the reading's ``only`` tells; with ``buffers``, ``increments`` of these as well.
+
+        It may be a full reading, whose ``only`` is None. Rules are those of ``read``.
+        """
+
+
+@runtime_checkable
 class HearingSource(Source, Protocol):
     """A source that hears of events."""
 

@@ -14,6 +14,7 @@ import pynvml
 
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.power import SUSPENDED
+from gpu_exporter.catalog.prices import HOUR, MINUTE, Pace
 from gpu_exporter.config import Config
 from gpu_exporter.events.nvml import XidListener
 from gpu_exporter.model import Device, Driver, Event, Failure, GpuEvent, Reading
@@ -34,8 +35,7 @@ from gpu_exporter.sources.tape import Playback, Tape
 
 log = logging.getLogger(__name__)
 
-# Limits and modes change by an administrator's hand only; each is asked for once a minute, not all GPUs in one tick.
-_SLOW_EVERY: Final = 60.0
+# What is asked for once a minute is not of all GPUs in one reading.
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
 # A recording says nothing of this machine's kernel.
@@ -52,7 +52,8 @@ class _Gpu:
         self.nameplate = Nameplate(Device(index=index, uuid="", model=""))
         self.guess: Device | None = None  # what /proc tells of one that NVML cannot name
         self.plan: Plan | None = None
-        self.slow_due = 0.0
+        self.slow_due = 0.0  # what is asked for once a minute
+        self.hourly_due = 0.0
         self.down = False
         self.code = 0  # what the driver answered where it is down
         self.lists = lists
@@ -71,7 +72,8 @@ class NvmlSource:
 
     ``processes`` is how often it is asked what each process takes of the GPU, in seconds; in between the latest answer
     stands. None lists no processes at all; else they are listed at every reading. GPUs that ``power`` has asleep are
-    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never.
+    left alone; ``rest`` says when the driver is to be closed for the others to fall asleep, None is never. Without
+    ``light`` every reading is a full one.
     """
 
     name = "nvml"
@@ -86,7 +88,9 @@ class NvmlSource:
         root: Path = Path("/"),
         power: RuntimePower | None = None,
         rest: Rest | None = None,
+        light: bool = False,
     ) -> None:
+        self._light = light
         self._utilization_every = processes
         self._power = power or RuntimePower(root)
         self._rest = rest
@@ -116,6 +120,16 @@ class NvmlSource:
 
     def read(self, device: Device) -> Reading:
         """Read one device; see Source.read."""
+        return self._read_device(device, light=False)
+
+    def read_light(self, device: Device, *, buffers: bool) -> Reading:
+        """Read what is cheap of one device; see LightSource.read_light."""
+        gpu = self._gpus[device.index]
+        if not self._light or gpu.plan is None or gpu.down or gpu.partitioned or self._monotonic() >= gpu.slow_due:
+            return self._read_device(device, light=False)
+        return self._read_device(device, light=True, buffers=buffers)
+
+    def _read_device(self, device: Device, *, light: bool, buffers: bool = False) -> Reading:
         now = self._monotonic()
         self._let_sleep(now)
         gpu = self._gpus[device.index]
@@ -129,11 +143,18 @@ class NvmlSource:
         try:
             gpu = self._identified(gpu, now)
             plan = self._plan(gpu)
-            gpu.nameplate.complete(plan.handle, now)
-            self._xids.watch(gpu.device, plan.handle)
-            mig = self._read_mig(gpu, plan)
-            told = self._read(gpu, plan, now)
-            listed = self._list_processes(gpu, plan, mig)
+            told = plan.read_light() if light else None
+            only = None if told is None else plan.light
+            if told is None:
+                gpu.nameplate.complete(plan.handle, now)
+                self._xids.watch(gpu.device, plan.handle)
+                mig = self._read_mig(gpu, plan)
+                told = self._read(gpu, plan, now)
+            else:
+                mig = Seen()
+                if buffers:
+                    plan.read_buffers(told)
+            listed = self._list_processes(gpu, plan, mig, utilization=only is None)
         except DeviceFailedError as error:
             gpu.down, gpu.code = True, error.code
             self._blame_driver(error.code)
@@ -153,6 +174,7 @@ class NvmlSource:
             refused=(*told.refused, *mig.refused),
             covered=told.covered,
             partial=told.partial,
+            only=only if asleep is None or only is None else only | {SUSPENDED},
         )
 
     def read_buffers(self, device: Device) -> Reading:
@@ -160,8 +182,9 @@ class NvmlSource:
         gpu = self._gpus[device.index]
         if gpu.plan is None or gpu.down or self._asleep(gpu):
             return Reading(gpu.device)
+        told = Answers(began=self._monotonic())
         try:
-            told = gpu.plan.read_buffers()
+            gpu.plan.read_buffers(told)
         except DeviceFailedError as error:
             return Reading(gpu.device, failure=error.failure)
         return Reading(gpu.device, increments=told.increments, refused=tuple(told.refused), covered=told.covered)
@@ -267,12 +290,18 @@ class NvmlSource:
     # --- one device ---------------------------------------------------------------------------------------------------
 
     def _read(self, gpu: _Gpu, plan: Plan, now: float) -> Answers:
-        slow = now >= gpu.slow_due
-        told = plan.read(slow=slow)
-        if slow:
-            # Earlier once, never later: who answers is made sure of within a minute.
-            stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
-            gpu.slow_due = now + _SLOW_EVERY - stagger
+        due: list[Pace] = []
+        if now >= gpu.slow_due:
+            due.append("minute")
+        if now >= gpu.hourly_due:
+            due.append("hour")
+        told = plan.read(rarely=due)
+        # Earlier once, never later: who answers is made sure of within a minute.
+        stagger = _SLOW_STEP * (gpu.index % _SLOW_STEPS) if gpu.slow_due == 0 else 0.0
+        if "minute" in due:
+            gpu.slow_due = now + MINUTE - stagger
+        if "hour" in due:
+            gpu.hourly_due = now + HOUR - stagger
         return told
 
     def _read_mig(self, gpu: _Gpu, plan: Plan) -> Seen:
@@ -280,16 +309,19 @@ class NvmlSource:
         seen = gpu.mig.read(plan.handle)
         if gpu.partitioned is not None and seen.mode != gpu.partitioned:
             plan.doubt()
-            gpu.slow_due = 0.0
+            gpu.slow_due = gpu.hourly_due = 0.0
         gpu.partitioned = seen.mode
         return seen
 
-    def _list_processes(self, gpu: _Gpu, plan: Plan, mig: Seen) -> Listed:
-        """What runs on it now: lists are cheap, and memory and list must be of one reading."""
+    def _list_processes(self, gpu: _Gpu, plan: Plan, mig: Seen, *, utilization: bool) -> Listed:
+        """What runs on it now: lists are cheap, and memory and list must be of one reading.
+
+        With ``utilization``, also what each takes of the GPU, where that is due.
+        """
         if self._utilization_every is None:
             return _NOT_LISTED
         now = self._monotonic()
-        utilization = now >= gpu.utilization_due
+        utilization = utilization and now >= gpu.utilization_due
         if utilization:
             # A reading that comes a little early by the clock must not wait for the one after it.
             gpu.utilization_due = now + 0.9 * self._utilization_every
@@ -330,7 +362,7 @@ class NvmlSource:
             gpu.lists.doubt()
             gpu.mig.doubt()
             gpu.nameplate.ask_at_once()
-            gpu.slow_due = 0.0
+            gpu.slow_due = gpu.hourly_due = 0.0
             self._xids.watch(gpu.device, handle, anew=True)
         return gpu
 
@@ -370,7 +402,7 @@ def opener(config: Config, root: Path = Path("/")) -> Callable[[], Source]:
     """What opens it, or what stands for it while every GPU sleeps; ``root`` is where /sys and /proc are."""
 
     def open_driver(power: RuntimePower, rest: Rest | None) -> NvmlSource:
-        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest)
+        return NvmlSource(processes=_processes(config), root=root, power=power, rest=rest, light=True)
 
     return unless_asleep(open_driver, let_sleep=config.collection.let_sleep, root=root)
 

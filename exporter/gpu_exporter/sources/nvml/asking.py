@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pynvml
 
-from gpu_exporter.catalog import DEVICE_METRICS, by_name
+from gpu_exporter.catalog import DEVICE_METRICS, WHOLE, by_name
 from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Samples, scaled
 from gpu_exporter.sources.nvml.errors import (
@@ -90,6 +90,12 @@ class Answers:
             *(metric for metric in self.increments if metric not in self.errors),
             *(metric for metric, _ in self.labelled),
         }
+
+    def gather(self) -> None:
+        """Put parts that are told together under their row."""
+        for part in self.values.keys() & WHOLE.keys():
+            self.labelled[WHOLE[part], (part.labels[0][1],)] = self.values.pop(part)
+        self.refused = [(WHOLE.get(metric, metric), value) for metric, value in self.refused]
 
     def silent(self) -> bool:
         """Whether not one call gave a number; an empty buffer is none."""

@@ -6,7 +6,6 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from gpu_exporter.config import Config
@@ -15,6 +14,8 @@ from gpu_exporter.model import Finding
 
 def findings(_config: Config, root: Path) -> Iterator[Finding]:
     """What ``doctor`` looks at before the driver is opened."""
+    from importlib import metadata  # noqa: PLC0415 - only for doctor
+
     yield Finding("ok", "binding", f"nvidia-ml-py {metadata.version('nvidia-ml-py')}")
     yield from _library()
     yield from _kernel_driver(root)

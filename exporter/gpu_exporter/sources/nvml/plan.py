@@ -7,12 +7,13 @@ believed for a while only (rows.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import pynvml
 
 from gpu_exporter.catalog import ASKED, WHOLE, by_name
+from gpu_exporter.catalog.prices import Pace
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Kernel, Limit, Links, Metric, Mig, Processes, Samples
 from gpu_exporter.model import Failure
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
@@ -22,6 +23,7 @@ from gpu_exporter.sources.nvml.fields import FieldBatch
 from gpu_exporter.sources.nvml.rows import Column, Row, Trial
 
 _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
+_RARELY: Final[tuple[Pace, ...]] = ("minute", "hour")
 
 
 class Plan:
@@ -39,8 +41,8 @@ class Plan:
         self._fallen: list[Row] = []  # those that have a better column than the one in use
         self._unproven = list(self._rows.values())  # those that have never answered
         self._counts = Again()
-        self._every_tick: Work | None = None
-        self._now_and_then: Work | None = None
+        self._works: dict[Pace, Work] = {}  # empty where they are to be grouped anew
+        self._light: frozenset[Metric] = frozenset()
         self._settled: dict[Metric, float] = {}  # limits that are known for good
         self._kept: dict[Metric, float] = {}
 
@@ -59,8 +61,14 @@ class Plan:
         for row in self._fallen:
             row.again.at_once()
 
-    def read(self, *, slow: bool) -> Answers:
-        """What every reading asks for; with ``slow``, also what changes only by an administrator's hand.
+    @property
+    def light(self) -> frozenset[Metric]:
+        """The rows that a light reading asks for."""
+        self._group_all()
+        return self._light
+
+    def read(self, *, rarely: Collection[Pace] = ()) -> Answers:
+        """What every full reading asks for, and what is due that is asked ``rarely``.
 
         Raises DeviceFailedError, also where not one call gives a value.
         """
@@ -68,10 +76,11 @@ class Plan:
         answers = Answers(began=now)
         self._count(now)
         self._group_all()
-        if self._every_tick is not None:
-            self._asker.perform(self._every_tick, answers)
-        if slow and self._now_and_then is not None:
-            self._asker.perform(self._now_and_then, answers)
+        if "minute" in rarely and "hour" not in rarely and self._lacks_hourly():
+            rarely = (*rarely, "hour")
+        works = self._works
+        for pace in ("light", "full", *rarely):
+            self._asker.perform(works[pace], answers)
         changed = self._fall_back(answers, now)
         changed = self._ask_again(answers, now) or changed
         for metric, value in answers.fixed.items():
@@ -80,29 +89,38 @@ class Plan:
             self._regroup()
         self._unproven = [row for row in self._unproven if not row.prove(answers)]
         self._judge(answers)
-        if slow or changed:
-            self._keep_slow(answers, anew=slow)
+        if rarely or changed:
+            self._keep(answers, anew=rarely)
         answers.values = {**self._settled, **self._kept, **answers.values}
-        for part in answers.values.keys() & WHOLE.keys():
-            answers.labelled[WHOLE[part], (part.labels[0][1],)] = answers.values.pop(part)
-        answers.refused = [(WHOLE.get(metric, metric), value) for metric, value in answers.refused]
+        answers.gather()
         self._group_all()
+        return answers
+
+    def read_light(self) -> Answers | None:
+        """What a light reading asks for; None where it tells nothing, and a full one has to say why.
+
+        What is not supported any more is left to the next full reading. Raises DeviceFailedError.
+        """
+        answers = Answers(began=self._monotonic())
+        self._group_all()
+        self._asker.perform(self._works["light"], answers)
+        if not answers.values:
+            return None
+        answers.gather()
         return answers
 
     def close(self) -> None:
         """Free what the driver holds for the device; before NVML is shut down."""
         self._asker.close()
 
-    def read_buffers(self) -> Answers:
-        """What the driver's sample buffers tell, and nothing else: they are shorter than a reading may be away.
+    def read_buffers(self, answers: Answers) -> None:
+        """Add what the driver's sample buffers tell: they are shorter than a full reading may be away.
 
-        Raises DeviceFailedError. What is not supported any more is left to the next reading.
+        Raises DeviceFailedError. What is not supported any more is left to the next full reading.
         """
-        answers = Answers(began=self._monotonic())
         columns = ((row.metric, row.column) for row in self._rows.values())
         work = Work(samples=[(metric, column) for metric, column in columns if isinstance(column, Samples)])
         self._asker.perform(work, answers)
-        return answers
 
     # --- what is not supported ----------------------------------------------------------------------------------------
 
@@ -115,7 +133,7 @@ class Plan:
         self._counts.most = SELDOM if asker.count() else SOON
         self._counts.later(now)
         if before != (asker.links, asker.fans, asker.has_gpm):
-            self._every_tick = None
+            self._works = {}
 
     def _fall_back(self, answers: Answers, now: float) -> bool:
         """Move unsupported rows to their next column and read those at once."""
@@ -135,7 +153,7 @@ class Plan:
         trials = [Trial(row, answers) for row in self._fallen if row.again.due(now)]
         if not trials:
             return False
-        self._every_tick = None  # even where the device fails in the midst of it
+        self._works = {}  # even where the device fails in the midst of it
         asked = trials
         while asked := [trial for trial in asked if trial.next()]:
             self._asker.perform(self._group(trial.row for trial in asked), answers)
@@ -147,7 +165,7 @@ class Plan:
         return True
 
     def _regroup(self) -> None:
-        self._every_tick = None
+        self._works = {}
         self._fallen = [row for row in self._rows.values() if row.place]
         self._settled = {row.metric: row.fixed for row in self._rows.values() if row.fixed is not None and row.settled}
 
@@ -166,11 +184,20 @@ class Plan:
         if missing > told or len(failing) > len(answers.answering):
             answers.partial = f"{missing} of its values are refused and {told} told; {call}: {described(code)}"
 
-    def _keep_slow(self, answers: Answers, *, anew: bool) -> None:
-        """Keep what is asked for once a minute; a changed MIG mode changes what is supported."""
+    def _lacks_hourly(self) -> bool:
+        """Whether something that is asked once an hour was refused then, for a reason that may pass."""
+        return any(
+            row.pace == "hour" and metric not in self._kept
+            for metric, row in self._rows.items()
+            if row.column is not None
+        )
+
+    def _keep(self, answers: Answers, *, anew: Collection[Pace]) -> None:
+        """Keep what is asked rarely, until it is asked ``anew``; a changed MIG mode changes what is supported."""
         mode = self._kept.get(_MIG_MODE)
-        kept = {metric: value for metric, value in answers.values.items() if self._rows[metric].slow}
-        self._kept = kept if anew else self._kept | kept
+        stays = {metric: value for metric, value in self._kept.items() if self._rows[metric].pace not in anew}
+        told = {metric: value for metric, value in answers.values.items() if self._rows[metric].pace in _RARELY}
+        self._kept = stays | told
         if mode is not None and self._kept.get(_MIG_MODE, mode) != mode:
             self.doubt()
 
@@ -200,9 +227,13 @@ class Plan:
         return not isinstance(row.column, Fans) or self._asker.fans > 0
 
     def _group_all(self) -> None:
-        if self._every_tick is None:
-            self._every_tick = self._group(row for row in self._rows.values() if not row.slow)
-            self._now_and_then = self._group(row for row in self._rows.values() if row.slow)
+        if self._works:
+            return
+        by_pace: dict[Pace, list[Row]] = {"light": [], "full": [], "minute": [], "hour": []}
+        for row in self._rows.values():
+            by_pace[row.pace].append(row)
+        self._works = {pace: self._group(rows) for pace, rows in by_pace.items()}
+        self._light = frozenset(WHOLE.get(row.metric, row.metric) for row in by_pace["light"])
 
     def _group(self, rows: Iterable[Row]) -> Work:
         work = Work()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from gpu_exporter.catalog.prices import Pace, pace_of
 from gpu_exporter.catalog.row import Call, Fans, Field, Gpm, Limit, Links, Metric, Samples
 from gpu_exporter.sources.nvml.again import SELDOM, SOON, Again
 from gpu_exporter.sources.nvml.asking import Answers
@@ -41,14 +42,12 @@ class Row:
         return self.columns[self.place] if self.place < len(self.columns) else None
 
     @property
-    def slow(self) -> bool:
-        """Whether it changes by an administrator's hand only."""
+    def pace(self) -> Pace:
+        """How often it is asked, by the price of the column in use."""
         column = self.column
-        return (
-            isinstance(column, Limit)
-            or (isinstance(column, Call) and column.slow)
-            or (isinstance(column, Links) and column.per_link)
-        )
+        if isinstance(column, Limit) or (isinstance(column, Links) and column.per_link):
+            return "minute"
+        return "full" if not isinstance(column, Call | Field | Samples) else pace_of(column.name)
 
     @property
     def settled(self) -> bool:
