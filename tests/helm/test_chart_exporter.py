@@ -308,8 +308,18 @@ def test_the_network_policy_lets_in_only_whom_it_names() -> None:
     )
     peers = spec["ingress"][0]["from"]
     assert peers[0]["namespaceSelector"]["matchExpressions"][0]["values"] == ["monitoring"]
-    everybody = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]["ingress"]
+    everybody = render({}).one("NetworkPolicy")["spec"]["ingress"]
     assert "from" not in everybody[0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"networkPolicy": {"enabled": False}}, {"hostNetwork": True}, {"sidecars": [{"name": "more", "image": "more"}]}],
+    ids=["off", "the node's network", "a sidecar that may need more"],
+)
+def test_the_network_policy_is_left_out(values: dict[str, object]) -> None:
+    assert render(values).all("NetworkPolicy") == []
+    assert "ingress" in render({}).one("NetworkPolicy")["spec"], "else it is there"
 
 
 def test_the_exporter_has_no_rights() -> None:

@@ -36,7 +36,7 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (include "gpu-exporter.hostPort" .) $v.hostNetwork (ne (include "gpu-exporter.hostPort" . | int) (int $v.port)) }}
 {{- fail "hostPort: with hostNetwork: true it is the port itself; leave it 0." }}
 {{- end }}
-{{- if and $v.hostNetwork $v.networkPolicy.enabled }}
+{{- if and $v.hostNetwork (eq ($v.networkPolicy.enabled | toString) "true") }}
 {{- fail "networkPolicy.enabled: true has no effect on pods with hostNetwork: true; switch one of them off." }}
 {{- end }}
 {{- if and $v.fake.scenario (not $v.fake.enabled) }}
