@@ -52,7 +52,10 @@ FINDINGS: dict[str, tuple[str, ...]] = {
         "a GPU that is told of twice counts once",
         "test_alerts_of_a_pair_of_prometheus_are_one",
     ),
-    "federation leaves boards empty": ("test_federation_brings_what_the_dashboards_read",),
+    "federation leaves boards empty": (
+        "test_federation_brings_what_the_dashboards_read",
+        "test_the_dashboards_work_on_a_prometheus_above",
+    ),
     "two exporters under the same labels": (
         "two exporters that report as one",
         "two exporters under the same labels do not make more than there is",
