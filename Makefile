@@ -30,7 +30,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= $(shell nproc)
+# One more than there are cores: many tests wait for programs.
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # More words for pytest: make unit TESTS='-k sampler'
 TESTS ?=
 # worksteal: the slowest tests are many and stand together; without it one worker would end with all of them.

@@ -23,7 +23,7 @@ DCGM: Final[dict[str, str]] = {
     "arguments": "`extraArgs`, with this exporter's own flags; its metrics need no list of fields",
     "basicAuth": "`webConfig.basicAuthUsers`, with bcrypt hashes",
     "customMetrics": "nothing: all metrics are there; `scrape.metricRelabelings` drops what you do not want",
-    "debugDump": "`config.log.level=debug`, or `gpu-exporter sample --record`",
+    "debugDump": "`config.log.level=debug`, or `gpu-exporter sample --record FILE`",
     "extraConfigMapVolumes": "`configmaps`: {name, mountPath}",
     "extraHostVolumes": "`extraHostVolumeMounts`: {name, hostPath, mountPath}",
     "kubeletPath": "`owners.kubernetes.kubeletDirectory`, without /pod-resources",

@@ -27,6 +27,7 @@ FULL = {
     "instance": "10.0.1.7:9435", "integration": "email",
     "kind": "crc_flit", "location": "dram", "model": "NVIDIA H100 80GB HBM3", "namespace": "ml", "owner": "ann & bob",
     "owner_kind": "pod", "uuid": "GPU-1", "was": "GPUHbmHot", "xid": "79",
+    "event": "poison", "sxid": "20034", "pci_bus_id": "0000:c4:00.0",
 }  # fmt: skip
 BARE = {name: value for name, value in FULL.items() if name not in {"alias", "cluster", "namespace"}}
 

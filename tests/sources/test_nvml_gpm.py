@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pynvml
 import pytest
 from tools.lab.nvml_stub import Mig, Stub
+from tools.lab.wait import wait_for
 
 from gpu_exporter.catalog import by_name
 from gpu_exporter.model import Reading
@@ -214,7 +216,16 @@ def test_samples_are_freed_before_the_driver_is_let_go(machine: Callable[..., Ma
 
 
 def test_samples_beneath_a_hung_call_are_left_alone(machine: Callable[..., Machine], called: list[str]) -> None:
+    """What the hung call may still use is let go of as that returns."""
     gpu = machine()
     gpu.read()
+    gpu.stub.hang(0)
+    called.clear()
+    reading = threading.Thread(target=gpu.read)
+    reading.start()
+    wait_for(lambda: called)
     gpu.source.close(hung=True)
     assert "nvmlGpmSampleFree" not in called
+    gpu.stub.recover(0)
+    reading.join()
+    assert "nvmlGpmSampleFree" in called

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,16 +80,6 @@ def assert_all_of_it_was_active(before: Samples, after: Samples) -> None:
     assert grown[1] - grown[0] == pytest.approx(active, abs=0.5)
 
 
-def charged_to_work(exporter: Exporter) -> float:
-    """Seconds that were not idle."""
-    samples = exporter.samples()
-    return state(samples, "unknown") + state(samples, "active")
-
-
-def wait_charged(exporter: Exporter, before: float) -> None:
-    wait_for(lambda: charged_to_work(exporter) > before)
-
-
 @pytest.mark.parametrize("step", [-3600.0, -86400.0, 3600.0])
 def test_a_clock_that_is_set_bills_nobody_as_idle(start: Start, stub: Callable[..., Stub], step: float) -> None:
     machine = busy_machine(stub)
@@ -119,18 +110,23 @@ def test_samples_of_zero_beside_a_busy_rate_are_never_idleness(
     machine = busy_machine(stub)
     if not profiled:  # else the multiprocessors' activity decides between the two
         machine.gpm(0, {})
-    at = round(machine.now * 1e6)
-    samples = [(at + beat * 250_000, 0) for beat in range(-40, 80)]
-    machine.samples(0, UTILIZATION_SAMPLES, samples[:40])
+    at, began = round(machine.now * 1e6), time.monotonic()
+
+    def buffer() -> None:
+        """Samples of zero, four a second, as far as time has come."""
+        beats = range(-40, int((time.monotonic() - began) / 0.25))
+        machine.samples(0, UTILIZATION_SAMPLES, [(at + beat * 250_000, 0) for beat in beats])
+
+    def charged() -> Samples | None:
+        buffer()
+        after = exporter.samples()
+        return after if state(after, told) > 0.0 else None
+
+    buffer()
     exporter = start(machine)
     wait_for(lambda: exporter.value("gpu_utilization_ratio") == 1.0)
-    for sample in range(41, 60):  # a new sample of zero whenever a reading was charged
-        charged = charged_to_work(exporter)
-        machine.samples(0, UTILIZATION_SAMPLES, samples[:sample])
-        wait_charged(exporter, charged)
-    after = exporter.samples()
+    after = wait_for(charged)
     assert [state(after, idle) for idle in IDLE] == [0.0, 0.0]
-    assert state(after, told) > 0.0
 
 
 def test_a_driver_that_fails_and_is_opened_again_counts_nothing_twice(start: Start, stub: Callable[..., Stub]) -> None:
