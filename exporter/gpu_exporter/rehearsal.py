@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 import yaml
 
 from gpu_exporter import __version__
+from gpu_exporter.config.parsers import http_url
 
 NAME: Final = "GPUTestMail"
 _TIMEOUT: Final = 10.0  # seconds, of one request
@@ -246,12 +247,8 @@ def _hours(route: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _base(url: str) -> str:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+    parts = http_url(url)
+    if parts is None:
         raise RehearsalError(f"--alertmanager.url: '{_shown(url)}' is not an http(s) URL; write http://localhost:9093")
     if "@" in parts.netloc:
         raise RehearsalError("--alertmanager.url: a login in the URL is read by everybody who sees the process")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 _UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m(?!s)": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in _UNITS))
@@ -222,6 +223,18 @@ def log_path(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable() or not (value in {"auto", "off"} or value[:1] == "/"):
         raise RefusedError(f"{quoted(value)} is not a log; write auto, off, or an absolute path such as /dev/kmsg")
     return value
+
+
+def http_url(value: Any) -> SplitResult | None:
+    """The parts of an address that can be asked by HTTP or HTTPS; None where it is none."""
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{1,2000}", value):
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return None
+    return parts if usable else None
 
 
 def url_path(value: Any) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from gpu_exporter.config import ConfigError, Section, read_file, read_yaml
 from gpu_exporter.config.parsers import (
@@ -16,6 +15,7 @@ from gpu_exporter.config.parsers import (
     RefusedError,
     boolean,
     duration_between,
+    http_url,
     integer_between,
     name,
     one_of,
@@ -51,14 +51,10 @@ def _amount(value: Any) -> float:
 
 def url(value: Any) -> str:
     """An address that can be asked by HTTP; raises RefusedError."""
-    try:
-        parts = urlsplit(value) if isinstance(value, str) else None
-        usable = parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none
-        usable = False
-    if not usable or not re.fullmatch(r"[!-~]{1,2000}", value):
+    parts = http_url(value)
+    if parts is None:
         raise RefusedError(f"{quoted(value)} is not a URL; write one such as http://host:9093")
-    if urlsplit(value).password is not None:
+    if parts.password is not None:
         raise RefusedError("has a password in it; write it into http_config.basic_auth")
     return str(value).rstrip("/")
 

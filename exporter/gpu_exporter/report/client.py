@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Final, NoReturn, TypeVar
 
 from gpu_exporter import __version__
+from gpu_exporter.config.parsers import http_url
 
 _LARGEST: Final = 128 * 1024**2  # bytes of one answer, unpacked; a slice of a day of 5 000 GPUs has half of it
 # What JSON becomes in memory depends on its lists and objects, some 100 bytes each. A point of Prometheus's is one list
@@ -227,12 +228,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _split(url: str) -> tuple[str, str]:
     """The URL up to what stands before /api/v1, and its query string."""
     example = "write http://HOST:9090, with the path prefix where there is one"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+    parts = http_url(url)
+    if parts is None:
         raise ReportError(f"--prometheus.url: '{_shown(url.rpartition('@')[2])}' is not an http(s) URL; {example}")
     if "@" in parts.netloc:
         raise ReportError(
