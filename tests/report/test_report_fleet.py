@@ -10,12 +10,17 @@ from tools.lab.exporter import Exporter, run
 from tools.lab.prometheus import SCRAPING, Prometheus
 from tools.lab.wait import wait_for
 
+from fleets import eight_at_work
+
 pytestmark = pytest.mark.e2e
 
 
 def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:
+    seed, workloads = eight_at_work()
+    holder = {workload.kind: workload.user for workload in workloads}
+    fake = "--source=fake", "--fake.gpus=8", f"--fake.seed={seed}"
     with (
-        Exporter(tmp_path, "--source=fake", "--fake.gpus=8", "--collection.interval=250ms") as exporter,
+        Exporter(tmp_path, *fake, "--collection.interval=250ms") as exporter,
         Prometheus(tmp_path, SCRAPING.format(port=exporter.port)) as prometheus,
     ):
 
@@ -44,5 +49,5 @@ def test_the_report_of_a_fleet_that_has_just_begun(tmp_path: Path) -> None:
         assert users[name]["held_hours"] * 3600 == pytest.approx(count * seen / 8, rel=0.02)
         assert users[name]["score"] is not None
         assert users[name]["energy_kwh"] > 0
-    assert users["dave"]["efficiency"] == 0, "dave holds memory and runs nothing"
-    assert users["alice"]["efficiency"] == 1, "alice trains"
+    assert users[holder["held"]]["efficiency"] == 0, "holds memory and runs nothing"
+    assert users[holder["training"]]["efficiency"] == 1, "trains"

@@ -13,6 +13,7 @@ from tools.lab.programs import Release
 from tools.lab.prometheus import Prometheus
 from tools.lab.wait import wait_for
 
+from fleets import eight_at_work
 from rules import ALERTS, ALL, FLEET, RULES
 
 CONFIGURATION = """\
@@ -61,7 +62,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, release: Release) -> It
         (folder / "rules" / path.name).write_text(_impatient(path.read_text("utf-8")))
     for name, labels in (("full", FULL), ("bare", BARE)):
         (folder / "rules" / f"said-{name}.yml").write_text(yaml.safe_dump(_spoken(labels, name)))
-    with Exporter(folder, "--source=fake", "--fake.gpus=8", "--collection.interval=500ms") as exporter:
+    seed, _ = eight_at_work()
+    fake = "--source=fake", "--fake.gpus=8", f"--fake.seed={seed}"
+    with Exporter(folder, *fake, "--collection.interval=500ms") as exporter:
         configuration = CONFIGURATION.format(folder=folder / "rules", port=exporter.port)
         with Prometheus(folder, configuration, release) as server:
             wait_for(lambda: server.number("sum(cluster:gpu_score:class_count)") == 8, "scores")
