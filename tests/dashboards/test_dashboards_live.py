@@ -96,6 +96,13 @@ def test_the_dashboards_work_on_a_prometheus_above(tmp_path: Path, release: Rele
                 return not missed
 
             wait_for(seen, lambda: "\n".join(f"{uid}: {what}: {query}" for (uid, what), query in missed.items()), 60)
+            view = View(start=started, end=time.time(), step=1, rate_interval=5)
+            silent, asked = _silent(PrometheusApi(above.port), view), sum(map(_asks, load().values()))
+            assert len(silent) < asked / 3, "most show something, and not only as little as below"
+
+
+def _asks(dashboard: dict[str, Any]) -> int:
+    return sum(len(panel["targets"]) for panel in panels(dashboard))
 
 
 def _silent(api: PrometheusApi, view: View) -> dict[tuple[str, str], str]:

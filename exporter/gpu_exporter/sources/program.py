@@ -91,10 +91,6 @@ class Program:
             found = next((place for place in self._places if os.access(place, os.X_OK)), None)
         return found
 
-    def opening(self) -> Opening:
-        """The program for one opening of a source."""
-        return Opening(self)
-
     def __call__(self, arguments: Sequence[str], /, *, timeout: float, closed: threading.Event | None = None) -> Said:
         """See Run. Nothing is started once ``closed`` is set."""
         key = tuple(arguments)
@@ -215,6 +211,11 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return {**kept, "LANG": "C", "LC_ALL": "C"}
+
+
+def each_opening(program: Program, open_source: Callable[[Opening], T]) -> Callable[[], T]:
+    """What opens a source anew each time it is called, over the program as one opening has it."""
+    return lambda: open_source(Opening(program))
 
 
 def concurrently(calls: Sequence[Callable[[], T]]) -> Sequence[T | Exception]:

@@ -19,7 +19,16 @@ from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Event, Failure, Finding, Reading
 from gpu_exporter.sources import SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.dcgm import table
-from gpu_exporter.sources.program import MissingProgramError, Program, ProgramError, Run, Said, SlowProgramError, shown
+from gpu_exporter.sources.program import (
+    MissingProgramError,
+    Program,
+    ProgramError,
+    Run,
+    Said,
+    SlowProgramError,
+    each_opening,
+    shown,
+)
 from gpu_exporter.sources.shared import Shared
 from gpu_exporter.sources.tape import Playback, Tape
 from gpu_exporter.sources.taped_program import RecordedRun, RecordingRun
@@ -185,19 +194,11 @@ def _advice(said: Said) -> str:
 
 
 def _opener(config: Config) -> Callable[[], DcgmSource]:
-    return _openings(_program(config), config, lambda opening: opening)
+    return each_opening(_program(config), lambda run: _over(run, config, ended=run.close)())
 
 
 def _recorder(config: Config, tape: Tape) -> Callable[[], DcgmSource]:
-    return _openings(_program(config), config, lambda opening: RecordingRun(opening, tape))
-
-
-def _openings(run: Program, config: Config, asked_by: Callable[[Run], Run]) -> Callable[[], DcgmSource]:
-    def opened() -> DcgmSource:
-        opening = run.opening()
-        return _over(asked_by(opening), config, ended=opening.close)()
-
-    return opened
+    return each_opening(_program(config), lambda run: _over(RecordingRun(run, tape), config, ended=run.close)())
 
 
 def _player(config: Config, playback: Playback) -> Callable[[], DcgmSource]:

@@ -16,7 +16,7 @@ from typing import Final
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Event, Failure, Finding, Process, Reading
 from gpu_exporter.sources import SourceChangedError, SourceKind
-from gpu_exporter.sources.program import Program, ProgramError, Run, shown
+from gpu_exporter.sources.program import Program, ProgramError, Run, each_opening, shown
 from gpu_exporter.sources.shared import Shared
 from gpu_exporter.sources.smi import rows
 from gpu_exporter.sources.smi.asking import Answers, Asking
@@ -140,20 +140,12 @@ def program(config: Config) -> Program:
 
 
 def _opener(config: Config) -> Callable[[], SmiSource]:
-    return _openings(program(config), config, lambda opening: opening)
+    return each_opening(program(config), lambda run: _over(run, config, ended=run.close)())
 
 
 def recorder(config: Config, tape: Tape) -> Callable[[], SmiSource]:
     """What opens it such that every answer is noted."""
-    return _openings(program(config), config, lambda opening: RecordingRun(opening, tape))
-
-
-def _openings(run: Program, config: Config, asked_by: Callable[[Run], Run]) -> Callable[[], SmiSource]:
-    def opened() -> SmiSource:
-        opening = run.opening()
-        return _over(asked_by(opening), config, ended=opening.close)()
-
-    return opened
+    return each_opening(program(config), lambda run: _over(RecordingRun(run, tape), config, ended=run.close)())
 
 
 def _player(config: Config, playback: Playback) -> Callable[[], SmiSource]:
