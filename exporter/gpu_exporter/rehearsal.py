@@ -75,10 +75,10 @@ class Alertmanager:
         except (KeyError, TypeError, AttributeError, yaml.YAMLError):
             self._fail("answered JSON that is not Alertmanager's; is it a Prometheus, or a Grafana?")
 
-    def tell(self, labels: Mapping[str, str], annotations: Mapping[str, str], *, ends: float) -> None:
-        """Let the alert stand until then (unix seconds)."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
-        alert = {"labels": dict(labels), "annotations": dict(annotations), "endsAt": stamp}
+    def tell(self, labels: Mapping[str, str], annotations: Mapping[str, str], *, begins: float, ends: float) -> None:
+        """Let the alert stand from when to when, unix seconds. Where no begin is told, Alertmanager takes the end."""
+        begin, end = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)) for moment in (begins, ends))
+        alert = {"labels": dict(labels), "annotations": dict(annotations), "startsAt": begin, "endsAt": end}
         self._ask("/api/v2/alerts", json.dumps([alert]).encode())
 
     def route(self, labels: Mapping[str, str]) -> Route:
@@ -179,7 +179,8 @@ def rehearse(url: str, *, labels: Mapping[str, str], wait: float, host: str, say
         "description": "Nothing is wrong with any GPU. Somebody tries by gpu-exporter test-mail whether mails arrive.",
     }
     before = alertmanager.counts()
-    alertmanager.tell(given, annotations, ends=time.time() + _LASTS)
+    began = time.time() - 2  # whole seconds are told: so that it begins before it ends in any case
+    alertmanager.tell(given, annotations, begins=began, ends=time.time() + _LASTS)
     try:
         say(f"alert: {given['alertname']}, severity {given['severity']}, told to {alertmanager.url} "
             f"(Alertmanager {alertmanager.version})")  # fmt: skip
@@ -195,7 +196,7 @@ def rehearse(url: str, *, labels: Mapping[str, str], wait: float, host: str, say
             return False
         return _watched(alertmanager, route, before, wait, say)
     finally:
-        alertmanager.tell(given, annotations, ends=time.time() - 1)
+        alertmanager.tell(given, annotations, begins=began, ends=time.time() - 1)
 
 
 def _watched(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,8 @@ def it_says_where_the_mail_went(alertmanager: Alertmanager, mailbox: Mailbox) ->
     assert "test-mail" in str(mail["Subject"])
     for subtype in ("plain", "html"):
         assert "Nothing is wrong with any GPU" in part(mail, subtype)
+    (since,) = re.findall(r"Since:? +\w+ (.+) \w+$", part(mail, "plain"), re.MULTILINE)
+    assert datetime.strptime(since, "%d %b %Y %H:%M:%S") <= datetime.now(), "it began before it was told"  # noqa: DTZ005, DTZ007 - as local as the mail
 
 
 def another_severity_takes_another_route(alertmanager: Alertmanager, mailbox: Mailbox) -> None:

@@ -90,6 +90,14 @@ def test_numbers_that_contradict_each_other(case: str) -> None:
     assert checked.values == {metric: value for metric, value in values.items() if metric not in wrong}
 
 
+def test_power_is_held_against_limits_of_an_earlier_reading() -> None:
+    """Limits are asked for once a minute, and not in light readings."""
+    plausibility = Plausibility()
+    plausibility.check(Reading(DEVICE, {LIMIT: 700.0}), now=0)
+    assert refused(plausibility.check(Reading(DEVICE, {POWER: 9000.0}), now=5)) == {POWER}
+    assert refused(plausibility.check(Reading(DEVICE, {POWER: 690.0}), now=10)) == set()
+
+
 def test_an_input_that_cannot_be_spoils_no_integral() -> None:
     pipeline = Pipeline(gap=15)
     told = []

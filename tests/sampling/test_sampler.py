@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from tools.lab.clock import Clock
@@ -15,7 +16,9 @@ from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, XID_ERRORS
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Driver, Failure, Reading, Snapshot, Xid
 from gpu_exporter.sampling.pipeline import Pipeline
+from gpu_exporter.sampling.poller import Poller
 from gpu_exporter.sampling.roster import Roster
+from gpu_exporter.sampling.round import Round
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sampling.schedule import Due
 from gpu_exporter.sources import SourceChangedError, SourceError
@@ -754,3 +757,21 @@ def test_between_full_readings_are_light_ones_unless_somebody_watches(hardware: 
         assert sampler._has_light()
     finally:
         sampler.close()
+
+
+def test_a_gpu_that_failed_is_read_in_full_before_light_readings_mean_anything(hardware: Hardware) -> None:
+    rounds = Round(roster=Roster(), poller=Poller(name="test"))
+    source = Light(hardware)
+
+    def light() -> dict[int, bool]:
+        ask = partial(source.read_light, buffers=False)
+        return {each.device.index: each.only is not None for each in rounds.read_all(source, timeout=5.0, ask=ask)}
+
+    rounds.read_all(source, timeout=5.0)
+    assert set(light().values()) == {True}
+    first, *others = (device.index for device in source.devices)
+    hardware.bugs[first] = ZeroDivisionError()
+    rounds.read_all(source, timeout=5.0)
+    del hardware.bugs[first]
+    assert light() == {first: False, **dict.fromkeys(others, True)}, "it has to tell everything anew"
+    assert set(light().values()) == {True}

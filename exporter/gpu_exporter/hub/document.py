@@ -206,8 +206,8 @@ def _anything_at_all(text: bytes) -> Any:
 
 # Counters that seldom grow are the same on most GPUs and from one document to the next: they are unpacked once, and
 # held once. Of 8 000 GPUs they were more than half of what a history keeps in memory.
-_shared: Final = lru_cache(2048)(_anything_at_all)
-_SHARED_UP_TO: Final = 8192  # bytes
+_shared: Final = lru_cache(512)(_anything_at_all)
+_SHARED_UP_TO: Final = 1024  # bytes; a lying machine's, unpacked, are twenty times as large
 
 
 def shown(text: str) -> str:

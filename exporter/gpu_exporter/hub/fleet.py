@@ -61,7 +61,8 @@ class Fleet(Looks):
             if same and before is not None:
                 state = before
             else:
-                state = NodeState(node, since=self._clock(), seen=self._remembered.get(node.name))
+                seen = before.seen if before is not None else None
+                state = NodeState(node, since=self._clock(), seen=seen or self._remembered.get(node.name))
             state.node = node
             self._states[node.name] = state
         for key in [key for key in self._since if key[0] not in self._states]:

@@ -41,6 +41,7 @@ _COUNTERS: Final[Mapping[Metric, Metric]] = {
 }
 _ENERGY: Final = by_name("gpu_energy_joules_total")
 _MEMORY_USED: Final = by_name("gpu_memory_used_bytes")
+_UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _Rows: TypeAlias = dict[tuple[Metric, tuple[str, ...]], float]
 # NVIDIA's XID catalogue ends below 200. A driver that tells random numbers must not make a series of each.
 _XIDS: Final = 255
@@ -178,6 +179,11 @@ class Ledger:
     ) -> tuple[dict[Metric, float], _Rows]:
         """The same of a light reading: it tells who holds the GPU; what they did is told by the next full one."""
         self.add_increments(reading)
+        if account.latest is None:  # it came back at some moment in between; it was not seen working
+            for integral in account.integrals.values():
+                integral.skip(elapsed)
+            account.states["down"] += elapsed
+            elapsed = 0.0
         before = account.latest or {}
         for counter, integral in account.integrals.items():
             gauge = _COUNTERS[counter]
@@ -187,7 +193,10 @@ class Ledger:
         if elapsed:
             account.pending.append((elapsed, held))
         account.holds = account.owners.named(held) if held or reading.processes is not None else None
-        account.state = self._state(reading, account.activeness, held=bool(held))
+        activeness = account.activeness
+        if activeness == "idle" and self._works_by(reading.values) and not self._works_by(account.counted or {}):
+            activeness = "unknown"  # it began since the full reading, or utilization is wrong: the next full one says
+        account.state = self._state(reading, activeness, held=bool(held))
         account.owners.born(held, scored=SCORE_SECONDS in account.kept, metered=_ENERGY in values)
         if account.holders.unaccounted is not None:
             values[MEMORY_UNACCOUNTED] = account.holders.unaccounted
@@ -342,6 +351,9 @@ class Ledger:
             account.states["down"] += whole
         account.owners.born(held, scored=score is not None, metered=_ENERGY in values)
         return account.owners.rows(held, now)
+
+    def _works_by(self, values: Mapping[Metric, float]) -> bool:
+        return values.get(_UTILIZATION, 0.0) >= self._accounting.active_ratio
 
     def _state(self, reading: Reading, activeness: Activeness, *, held: bool) -> State:
         if activeness != "idle":

@@ -46,6 +46,7 @@ class _Known:
 
     counters: dict[Metric, tuple[float, float]] = field(default_factory=dict)  # as believed, when (monotonic seconds)
     doubted: dict[Metric, float] = field(default_factory=dict)  # those that fell or jumped in the reading before
+    limits: dict[Metric, float] = field(default_factory=dict)  # of power, as believed; light readings have none
     processes: tuple[tuple[Process, ...], tuple[Process, ...]] | None = None  # as listed, as believed
     told: dict[Metric, float] = field(default_factory=dict)  # when its refusal was logged, monotonic seconds
     bad: set[Metric] = field(default_factory=set)  # refused in the latest reading that told it
@@ -65,7 +66,7 @@ class Plausibility:
         """The reading without what cannot be, which is in ``refused`` instead; ``now`` is monotonic seconds."""
         known = self._devices.setdefault(reading.device.key, _Known())
         if reading.failure is not None:
-            known.counters, known.doubted = {}, {}  # a GPU that comes back may have been reset
+            known.counters, known.doubted, known.limits = {}, {}, {}  # a GPU that comes back may have been reset
             return reading
         found = [(metric, value, _range(metric)) for metric, value in reading.refused]
         values, increments, labelled = dict(reading.values), dict(reading.increments), dict(reading.labelled)
@@ -76,7 +77,8 @@ class Plausibility:
         for (metric, labels), value in list(labelled.items()):
             if not metric.plausible[0] <= value <= metric.plausible[1]:
                 found.append((metric, labelled.pop((metric, labels)), _range(metric)))
-        for metric, accepted in _contradictions(values, {metric for metric, _, _ in found}).items():
+        known.limits |= {limit: values[limit] for limit in _POWER_LIMITS if limit in values}
+        for metric, accepted in _contradictions(values, {metric for metric, _, _ in found}, known.limits).items():
             found.append((metric, values.pop(metric), accepted))
         found += [(metric, values.pop(metric), accepted) for metric, accepted in _steps(known, values, now)]
         processes, misjudged = _believed(known, reading.processes, values.get(_TOTAL))
@@ -124,8 +126,8 @@ def _range(metric: Metric) -> str:
     return "{:g} to {:g}".format(*metric.plausible)
 
 
-def _contradictions(values: Mapping[Metric, float], refused: set[Metric]) -> _Refusals:
-    """Rows that cannot be beside the others, with what would have been accepted."""
+def _contradictions(values: Mapping[Metric, float], refused: set[Metric], limits: Mapping[Metric, float]) -> _Refusals:
+    """Rows that cannot be beside the others, or beside the ``limits``, with what would have been accepted."""
     wrong: _Refusals = {}
     total, used, free = values.get(_TOTAL), values.get(_USED), values.get(_FREE)
     if _TOTAL in refused:
@@ -143,7 +145,7 @@ def _contradictions(values: Mapping[Metric, float], refused: set[Metric]) -> _Re
         wrong[_BAR1_USED] = "beside a plausible total"
     elif bar1 is not None and values.get(_BAR1_USED, 0.0) > bar1:
         wrong |= {_BAR1_TOTAL: f"at least the {values[_BAR1_USED]:.0f} used", _BAR1_USED: f"at most {bar1:.0f}"}
-    highest = max((values[limit] for limit in _POWER_LIMITS if limit in values), default=math.inf)
+    highest = max(limits.values(), default=math.inf)
     for power in _POWER:
         if values.get(power, 0.0) > _MOST_OVER_LIMIT * highest:
             wrong[power] = f"at most {_MOST_OVER_LIMIT:g} times the highest limit of {highest:g}"

@@ -49,6 +49,7 @@ class Round:
         self._poller = poller
         self._clock = clock
         self._slow: set[int] = set()  # indices
+        self._failed: set[int] = set()  # indices of those whose latest reading was a failure
         self._bugs: set[tuple[int, type[BaseException]]] = set()  # those of the latest reading of each device
 
     def read_all(
@@ -57,14 +58,20 @@ class Round:
         """One reading a known device, in the order of indices: read, overrun, parked, or gone. Raises SourceError.
 
         Any other exception in one device's reading is that device's failure, and logged when it begins. ``timeout`` is
-        in seconds. ``ask`` stands for ``source.read``. With ``spread`` devices are read a moment apart, so that the
-        driver's work for all of them makes no peak.
+        in seconds. ``ask`` stands for ``source.read``, but for a device that failed: of what it told before nothing
+        holds, so that it has to tell everything. With ``spread`` devices are read a moment apart, so that the driver's
+        work for all of them makes no peak.
         """
         if isinstance(source, BoundedSource):
             source.bound(timeout)  # the settings may have changed since it was opened
-        silent, read = self._ask_all(ask or source.read, source, timeout=timeout, spread=spread)
+
+        def asked(device: Device) -> Reading:
+            return source.read(device) if ask is None or device.index in self._failed else ask(device)
+
+        silent, read = self._ask_all(asked, source, timeout=timeout, spread=spread)
         now = self._clock()
         settled = self._roster.settle(read, silent)
+        self._failed = {reading.device.index for reading in settled if reading.failure is not None}
         return [reading if reading.read_at is not None else replace(reading, read_at=now) for reading in settled]
 
     def read_buffers(self, source: BufferedSource, *, timeout: float) -> list[Reading]:

@@ -153,7 +153,7 @@ class Sampler:
         return self._collection.interval
 
     def age(self, snapshot: Snapshot) -> float | None:
-        """Seconds since the snapshot's sample was taken; None where there was none."""
+        """Seconds since the snapshot was taken, by a light reading or a full one; None where there was none."""
         if snapshot.timestamp is None:
             return None
         if snapshot.ok and not snapshot.paused:
@@ -308,7 +308,14 @@ class Sampler:
         self._health.note(complete, now)
         self._publish(complete, started=started, ok=any(reading.failure is None for reading in complete))
         if self._due.scrape:
+            self._tell_expected()
+
+    def _tell_expected(self) -> None:
+        """Before somebody asks for the snapshot. What fails there fails again as he asks, and is told to him."""
+        try:
             self._expected(self.latest())
+        except Exception:
+            log.exception("preparing for a scrape failed: this is a bug in gpu-exporter")
 
     def _read(self, now: float) -> list[Reading] | None:
         """One reading a known device; None where there is no source. One whose GPUs changed is reopened at once."""

@@ -92,31 +92,34 @@ class Program:
         return found
 
     def __call__(self, arguments: Sequence[str], /, *, timeout: float, closed: threading.Event | None = None) -> Said:
-        """See Run. Nothing is started once ``closed`` is set."""
+        """See Run. Nothing runs on once ``closed`` is set."""
         key = tuple(arguments)
+        if closed is not None and closed.is_set():
+            raise ProgramError(f"{self._asked.name} is not asked any more")
         path = self.path
         if path is None:
             raise MissingProgramError(f"{self._asked} was not found")
         self._reap(key)
         began = time.monotonic()
         try:
-            with self._lock:
-                if closed is not None and closed.is_set():
-                    raise ProgramError(f"{self._asked.name} is not asked any more")
-                process = subprocess.Popen(  # noqa: S603 - the path is the administrator's, the arguments are ours
-                    [path, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env=_environment(),
-                    start_new_session=True,
-                )
-                self._running.add(process.pid)
+            # Without the lock: a program on a file system that hangs must not hold up who wants to end the others.
+            process = subprocess.Popen(  # noqa: S603 - the path is the administrator's, the arguments are ours
+                [path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_environment(),
+                start_new_session=True,
+            )
         except OSError as error:
             raise MissingProgramError(f"{path} cannot be run: {error.strerror}") from None
         except ValueError as error:  # a NUL in an argument
             raise MissingProgramError(f"{path} cannot be run: {error}") from None
         try:
+            with self._lock:
+                if closed is not None and closed.is_set():  # maybe while it was started: ended below
+                    raise ProgramError(f"{self._asked.name} is not asked any more")
+                self._running.add(process.pid)
             out, err = _collect(process, until=began + timeout)
             if out is None:
                 raise SlowProgramError(f"{self._asked.name} did not answer within {timeout:.1f} s")

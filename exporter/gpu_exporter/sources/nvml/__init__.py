@@ -233,22 +233,23 @@ class NvmlSource:
         with self._closing:
             self._closed = True
             idle = [gpu for gpu in self._gpus if not gpu.calls]
+            ends = self._session and not (hung and library.is_last_session())
+            self._session = self._session and not ends
         for gpu in idle:
             self._free(gpu)
-        if self._session and not (hung and library.is_last_session()):
-            self._session = False
+        if ends:
             library.shut_down()
 
     @contextmanager
     def _call(self, device: Device) -> Iterator[None]:
         """Mark the device as one that must not be let go of; the latest call of a closed source does that."""
-        gpu = self._gpus[device.index]
         with self._closing:
-            gpu.calls += 1
+            self._gpus[device.index].calls += 1
         try:
             yield
         finally:
             with self._closing:
+                gpu = self._gpus[device.index]  # maybe another board's than before
                 gpu.calls -= 1
                 over = self._closed and not gpu.calls
             if over:
@@ -389,7 +390,10 @@ class NvmlSource:
                 "another GPU has taken this place", extra={"gpu": gpu.index, "uuid": uuid, "before": known.uuid}
             )
             self._free(gpu)
-            gpu = self._gpus[gpu.index] = self._begun(gpu.index)
+            with self._closing:
+                calls = gpu.calls
+                gpu = self._gpus[gpu.index] = self._begun(gpu.index)
+                gpu.calls = calls
             told, anew = replace(gpu.nameplate.device, uuid=uuid), True
         gpu.nameplate.device = told
         self._guess(gpu)
