@@ -228,6 +228,41 @@ def test_close_is_quick_while_everything_hangs(make: Callable[..., Sampler], har
     assert False not in hardware.closed, "the driver must not be shut down beneath a call"
 
 
+def test_a_round_that_is_under_way_at_the_end_is_finished_and_the_driver_closed(
+    make: Callable[..., Sampler], hardware: Hardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_exporter.sampling.sampler._FINISH", patience())
+    release = threading.Event()
+    hardware.hung = dict.fromkeys(range(4), release)
+    sampler = make(interval=300, timeout=200)
+    until(sampler, lambda _: sum(hardware.reads) > 0)
+    ending = threading.Thread(target=sampler.close)
+    ending.start()
+    wait_for(lambda: sampler._stopping)
+    release.set()
+    ending.join()
+    assert hardware.closed == [False]
+
+
+def test_what_was_left_open_beneath_a_call_that_hung_is_closed_at_the_end(hardware: Hardware) -> None:
+    sampler = Sampler(
+        open_source=hardware.open,
+        source_name="made up",
+        collection=CollectionConfig(timeout=0.2),
+        build=Build("1", "3"),
+    )
+    release = hardware.hung[1] = threading.Event()
+    sampler._cycle()
+    assert sampler.latest().stuck == 1
+    hardware.gone = "the driver is not loaded"
+    sampler._cycle()
+    assert hardware.closed == [True]
+    release.set()
+    wait_for(lambda: not sampler._stuck())
+    sampler.close()
+    assert hardware.closed == [True, False], "and not only by the next cycle, which does not come"
+
+
 def test_a_reading_that_is_cut_short_by_the_end_is_no_failure(
     make: Callable[..., Sampler], hardware: Hardware, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -172,6 +172,12 @@ class Lifecycle:
             source, self._abandoned = self._abandoned, None
             self._call_close(source, hung=False)
 
+    def left_open(self) -> list[Source]:
+        """What is to be closed at the end, when nothing is opened any more."""
+        with self._wake:
+            found = (self._abandoned, self._opened_late, self.source)
+        return [source for source in found if source is not None]
+
     def _close(self) -> None:
         """Close it; where a call still hangs inside, without shutting the driver down until that has returned."""
         source, self.source = self.source, None

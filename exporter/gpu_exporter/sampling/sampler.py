@@ -33,6 +33,8 @@ STALE_AFTER: Final = 3  # intervals
 # Seconds that the machine slept, from which on the readings of before are taken anew at once.
 _SLEPT: Final = 1.0
 _WATCHED: Final = 60.0  # seconds since somebody asked for a snapshot
+# Seconds that a round which is under way has at the end: beneath a call that is cut short the driver cannot be closed.
+_FINISH: Final = 0.5
 
 
 def _since_boot() -> float:
@@ -203,13 +205,15 @@ class Sampler:
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(_FINISH)
         self._poller.close()
         if self._thread.is_alive():
-            self._thread.join(1.0)
+            self._thread.join(_FINISH)
         self._pipeline.close()
         self._events.close()
-        source = self._lifecycle.source
-        if source is not None:
+        # What was left open beneath a call that hung and has returned is closed by nobody else now.
+        for source in self._lifecycle.left_open():
             closer = threading.Thread(
                 target=partial(source.close, hung=bool(self._stuck())), name="closer", daemon=True
             )
