@@ -14,7 +14,7 @@ import tools.lab.nvml_stub
 from tools.lab.clock import Clock
 from tools.lab.nvml_stub import Process, Stub
 
-from gpu_exporter.catalog import ASKED, OWNER_SECONDS, SCORE_SECONDS, STATE_SECONDS, by_name
+from gpu_exporter.catalog import ASKED, OWNER_ENERGY, OWNER_SECONDS, SCORE_SECONDS, STATE_SECONDS, by_name
 from gpu_exporter.catalog.prices import PRICES
 from gpu_exporter.catalog.row import Call, Field, Metric, Samples
 from gpu_exporter.model import Identity, Reading
@@ -25,6 +25,7 @@ from gpu_exporter.sampling.schedule import Schedule
 from gpu_exporter.sources.nvml import NvmlSource
 
 BUSY, ENERGY = by_name("gpu_busy_seconds_total"), by_name("gpu_energy_joules_total")
+THROTTLED = by_name("gpu_clock_event_seconds_total", reason="sw_power_cap")
 TEMPERATURE, CLOCK = by_name("gpu_temperature_celsius"), by_name("gpu_clock_hertz", clock="sm")
 MIB = 2**20
 PRICED = Path(tools.lab.nvml_stub.__file__).with_name("h200-prices.json")
@@ -172,11 +173,21 @@ def _busy(seconds: float) -> float:
     return 7.0 * (seconds // 10.0) + min(seconds % 10.0, 7.0)
 
 
+_THROTTLED = 0.4  # share of the time for which power held the clocks down
+
+
+def _owned(reading: Reading) -> dict[Metric, float]:
+    """The owners' counters, of the one owner that there is."""
+    rows = (*OWNER_SECONDS.values(), OWNER_ENERGY)
+    return {row: sum(value for (told, _), value in reading.labelled.items() if told is row) for row in rows}
+
+
 @pytest.mark.parametrize("period", [10.0, 15.0, 30.0, 60.0])
 def test_rates_over_one_scrape_interval_are_the_truth(machine: Machine, period: float) -> None:
     """Busy for 7 s of each 10: what a scraper with a rhythm computes from two scrapes is within 3 % of that."""
     stub, rhythm = machine.stub, Rhythm(interval=5.0)
     stub.buffer(0, 84)  # 14 s, as that of an H200
+    stub.processes(0, [Process(1001, 19_810 * MIB)])
     plan = Schedule(interval=5.0, now=0.0, rhythm=rhythm)
     reading, read_at, scraped = machine.full(), 0.0, []
     scrapes = [3.0 + period * number for number in range(max(9, int(330 / period)))]
@@ -189,7 +200,7 @@ def test_rates_over_one_scrape_interval_are_the_truth(machine: Machine, period: 
         if scrapes[0] < at:
             machine.to(scrapes[0])
             rhythm.note("prometheus", scrapes.pop(0))
-            scraped.append((read_at, reading.values))
+            scraped.append((read_at, {**reading.values, **_owned(reading)}))
             continue
         while changes and changes[0][0] <= at:
             moment, busy = changes.pop(0)
@@ -199,6 +210,7 @@ def test_rates_over_one_scrape_interval_are_the_truth(machine: Machine, period: 
         joules += power * (at - before)
         before = at
         stub.set(0, "energy", round(joules * 1000))
+        stub.set(0, "reason_ns_power", round(_THROTTLED * at * 1e9))
         plan.began(due, at)
         if due.kind == "full":
             reading, read_at = machine.full(), at
@@ -211,6 +223,10 @@ def test_rates_over_one_scrape_interval_are_the_truth(machine: Machine, period: 
         assert (new[ENERGY] - old[ENERGY]) / period == pytest.approx(power, rel=0.03)
         states = sum(new[row] - old[row] for row in STATE_SECONDS.values())
         assert states / period == pytest.approx(1.0, rel=0.03)
+        held = sum(new[row] - old[row] for row in OWNER_SECONDS.values())
+        assert held / period == pytest.approx(1.0, rel=0.03)
+        assert (new[OWNER_ENERGY] - old[OWNER_ENERGY]) / period == pytest.approx(power, rel=0.03)
+        assert (new[THROTTLED] - old[THROTTLED]) / period == pytest.approx(_THROTTLED, rel=0.03)
         truth = _busy(until) - _busy(since)
         assert new[BUSY] - old[BUSY] == pytest.approx(truth, abs=0.03 * period)
         assert new[SCORE_SECONDS] - old[SCORE_SECONDS] <= 1.03 * period
