@@ -23,6 +23,7 @@ from typing import Final
 
 from tools.dist.made import LeftOutError, Made, RefusedError
 from tools.dist.moment import moment
+from tools.dist.terminal import completions, manual
 from tools.lab import ROOT
 from tools.pyz import PACKAGE, fetched, trim
 
@@ -158,7 +159,9 @@ def package(folder: Path, when: int) -> Made:
 def _runs(path: Path, file: Path) -> bool:
     if path.is_relative_to(SHARE):
         return os.access(file, os.X_OK)  # as in the checkout
-    return path.parts[:2] == ("usr", "bin") or path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
+    return (
+        path.parts[:2] == ("usr", "bin") or path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
+    )
 
 
 def _fill(root: Path, when: int) -> None:
@@ -172,7 +175,9 @@ def _fill(root: Path, when: int) -> None:
     _write(root / "usr/bin/gpu-exporter", PROGRAM)
     for kind in ("alertmanager", "check", "debian", "grafana/dashboards", "grafana/provisioning", "prometheus"):
         shutil.copytree(
-            ROOT / "deploy" / kind, root / SHARE / kind, ignore=shutil.ignore_patterns("__pycache__", "tests", "README.md")
+            ROOT / "deploy" / kind,
+            root / SHARE / kind,
+            ignore=shutil.ignore_patterns("__pycache__", "tests", "README.md"),
         )
     _write(root / "etc/gpu-exporter/environment", (ROOT / "deploy/systemd/environment").read_text())
     unit = (ROOT / f"deploy/systemd/{UNIT}").read_text()
@@ -189,7 +194,15 @@ def _fill(root: Path, when: int) -> None:
         f" -- {MAINTAINER}  {day}\n"
     )
     for path, text in (("changelog.gz", history), ("NEWS.md.gz", (ROOT / "CHANGELOG.md").read_text())):
-        (documents / path).write_bytes(gzip.compress(text.encode(), mtime=0))
+        _pack(documents / path, text)
+    _pack(root / f"usr/share/man/man1/{NAME}.1.gz", manual(when))
+    for path, text in completions():
+        _write(root / path, text)
+
+
+def _pack(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def _write(path: Path, text: str) -> None:
