@@ -116,7 +116,18 @@ def test_its_scripts_are_sound(unpacked: Path, name: str) -> None:
 
 def test_its_documents_are_debians(unpacked: Path) -> None:
     documents = unpacked / "usr/share/doc/gpu-exporter"
-    assert "common-licenses/Apache-2.0" in (documents / "copyright").read_text()
+    copyright_ = (documents / "copyright").read_text()
+    assert "common-licenses/Apache-2.0" in copyright_
+    assert "\nCopyright: 2026 the authors of gpu-exporter\n" in copyright_
+    parts = dict(re.findall(r"^ ([\w.-]+) [\d.]+: (\S.*)$", copyright_, re.MULTILINE))
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/pyz.txt").read_text(), re.MULTILINE)
+    assert {name.lower() for name in parts} == set(locked), "each says under which licence it is"
+    library = unpacked / deb.LIBRARY
+    with_text = {
+        path.parts[len(library.parts)].split("-")[0].lower() for path in library.glob("*.dist-info/**/LICENSE*")
+    }
+    assert {name.replace("-", "_") for name in locked} - with_text == {"nvidia_ml_py"}
+    assert "Redistributions in binary form must reproduce" in (library / "pynvml.py").read_text()[:2000]
     history = gzip.decompress((documents / "changelog.gz").read_bytes()).decode()
     assert history.startswith(f"gpu-exporter ({__version__}) ")
     sums = (unpacked / "DEBIAN/md5sums").read_text().splitlines()

@@ -8,6 +8,7 @@ processor. It is built by dpkg-deb alone. The same sources give the same bytes.
 
 from __future__ import annotations
 
+import email
 import gzip
 import hashlib
 import os
@@ -72,15 +73,17 @@ Upstream-Name: gpu-exporter
 Source: https://github.com/gpu-exporter/gpu-exporter
 
 Files: *
-Copyright: the authors of gpu-exporter
+Copyright: {year} the authors of gpu-exporter
 License: Apache-2.0
  On Debian systems, the full text of the Apache License 2.0 is in
  /usr/share/common-licenses/Apache-2.0.
 
 Files: usr/lib/gpu-exporter/*
-Copyright: the authors of each package
+Copyright: {year} and before, the authors of each package
 License: each-its-own
- The licence of each package of others is in its folder *.dist-info there.
+{parts}
+ .
+ The text of each is in its folder *.dist-info there, and at the head of pynvml.py.
 """
 # What debhelper writes for a unit that is enabled and started.
 POSTINST: Final = f"""\
@@ -186,7 +189,8 @@ def _fill(root: Path, when: int) -> None:
         raise RefusedError(f"deploy/systemd/{UNIT} starts another program than /usr/local/bin/gpu-exporter")
     _write(root / "usr/lib/systemd/system" / UNIT, ours)
     documents = root / f"usr/share/doc/{NAME}"
-    _write(documents / "copyright", COPYRIGHT)
+    year = time.gmtime(when).tm_year
+    _write(documents / "copyright", COPYRIGHT.format(year=year, parts="\n".join(_licences(library))))
     day = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(when))
     history = (
         f"{NAME} ({__version__}) unstable; urgency=medium\n\n"
@@ -198,6 +202,14 @@ def _fill(root: Path, when: int) -> None:
     _pack(root / f"usr/share/man/man1/{NAME}.1.gz", manual(when))
     for path, text in completions():
         _write(root / path, text)
+
+
+def _licences(library: Path) -> Iterator[str]:
+    """Of each package of others, as it says itself."""
+    for file in sorted(library.glob("*.dist-info/METADATA")):
+        told = email.message_from_string(file.read_text())
+        licence = told["License-Expression"] or told["License"].splitlines()[0]  # some tell the whole text there
+        yield f" {told['Name']} {told['Version']}: {licence}"
 
 
 def _pack(path: Path, text: str) -> None:
