@@ -95,7 +95,7 @@ def the_page_installs_it_by_hand(machine: Machine) -> None:
     done = machine.run("bash", "-ec", f"set -o pipefail; cd /root; export GPU_EXPORTER_SOURCE=fake\n{installing}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert machine.show("ActiveState") == "active", "it is told as started when it listens"
-    assert re.search(r"^gpu_up\{.*\} 1$", done.stdout, re.MULTILINE), "and then it has read"
+    assert re.search(r"^gpu_up\{.*\} 1\.0$", done.stdout, re.MULTILINE), "and then it has read"
 
 
 def it_starts_and_says_so(machine: Machine) -> None:

@@ -109,6 +109,7 @@ def booted(root: Path) -> Iterator[Machine]:
     """The system in the folder, which is gone afterwards: its systemd is the first process of namespaces of its own."""
     (root / "etc/systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
     (root / "etc/machine-id").write_text("")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")  # as an installer does
     cgroup = f"gpu-exporter-test-{os.getpid()}"
     for place in PLACES:
         if (place / "cgroup.procs").exists():
