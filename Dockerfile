@@ -22,7 +22,7 @@ RUN python3 -m venv --without-pip /opt/gpu-exporter \
     && python3 -m venv --without-pip /opt/build \
     && python3 -m pip --python /opt/gpu-exporter/bin/python3 install --no-cache-dir --require-hashes \
         --requirement requirements/image.txt \
-    && python3 -m pip --python /opt/build/bin/python3 install --no-cache-dir --require-hashes \
+    && python3 -m pip --python /opt/build/bin/python3 install --no-cache-dir --no-compile --require-hashes \
         --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter

@@ -32,7 +32,19 @@ from gpu_exporter.cli import main
 
 main()
 """
-_LEFT_OUT = ("*.so", "*.pyi", "*.pyx", "*.pxd", "__pycache__", "bin", "_yaml", "RECORD", "direct_url.json", "REQUESTED")
+_LEFT_OUT = (
+    "*.so",
+    "*.pyi",
+    "*.pyx",
+    "*.pxd",
+    "__pycache__",
+    "bin",
+    "_yaml",
+    "RECORD",
+    "direct_url.json",
+    "REQUESTED",
+    "example.py",
+)
 _MOMENT = 315_532_800  # 1980-01-01, the beginning of a zip file's time
 
 
@@ -53,6 +65,7 @@ def main() -> int:
             path.chmod(0o755 if path.is_dir() else 0o644)
             os.utime(path, (_MOMENT, _MOMENT))
         zipapp.create_archive(folder, target, interpreter="/usr/bin/env python3", compressed=True)
+        target.chmod(0o755)
     print(f"{target}: {target.stat().st_size / 1000:.0f} kB with {', '.join(parts)}")
     return 0
 

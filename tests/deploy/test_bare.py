@@ -54,6 +54,7 @@ class Bare:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = root
+        self.home = root / "root"
         self._mounts = [part for pair in ours(folder).items() for part in map(str, pair)]
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
@@ -100,9 +101,11 @@ def the_debian_package(bare: Bare) -> None:
     (installing,) = blocks(INSTALL, "Debian and Ubuntu")
     assert "simulated data" in bare.does(f"{installing}gpu-exporter sample 2>&1")
     assert bare.does("gpu-exporter --version") == f"gpu-exporter {__version__}\n"
-    assert bare.does("ls /etc/systemd/system/multi-user.target.wants") == "gpu-exporter.service\n"
-    refused = bare.run("gpu-exporter --web.config.file <(echo 'basic_auth_users: {a: $2b$12$x}')")
-    assert "run: pip install bcrypt" in refused.stderr, "and where it is not yet installed, that is said"
+    assert "gpu-exporter.service" in bare.does("ls /etc/systemd/system/multi-user.target.wants").split()
+    (bare.home / "web.yml").write_text(f"basic_auth_users: {{a: $2b$12${'x' * 53}}}\n")
+    refused = bare.run("gpu-exporter check-config --web.config.file web.yml")
+    (advice,) = re.findall(r"needs the package bcrypt; run: (apt-get install .+)$", refused.stderr)
+    bare.does(f"{advice.replace('install', 'install --yes')}; gpu-exporter check-config --web.config.file web.yml")
     assert (
         bare.does("apt-get purge --yes gpu-exporter; ls /usr/lib/gpu-exporter /etc/gpu-exporter 2>&1 || true").count(
             "No such file"
@@ -173,7 +176,7 @@ def test_the_center_of_the_page_mails(center: Machine) -> None:
     mailbox = "python3 -m aiosmtpd -n -l 127.0.0.1:2525 -c aiosmtpd.handlers.Mailbox /root/mails"
     does(center, f"systemd-run --unit=mailbox {mailbox}")
     does(center, checks)
-    wait_for(lambda: center.run("gpu-exporter", "test-mail", "--wait=1s").returncode != 2)
+    wait_for(lambda: center.run("gpu-exporter", "test-mail", "--wait=1s").returncode != 2, lambda: state(center))
     said = does(center, rehearsal)
     assert "route: oncall\n  mail to gpu-oncall@lab.example.org by 127.0.0.1:2525\nsent: email" in said
 

@@ -23,6 +23,7 @@ from tools.lab.exporter import environment
 from tools.lab.programs import program
 
 from gpu_exporter import __version__
+from gpu_exporter.cli.group import cli
 
 WHEN = 1_790_000_000
 
@@ -115,11 +116,53 @@ def test_its_scripts_are_sound(unpacked: Path, name: str) -> None:
 
 def test_its_documents_are_debians(unpacked: Path) -> None:
     documents = unpacked / "usr/share/doc/gpu-exporter"
-    assert "common-licenses/Apache-2.0" in (documents / "copyright").read_text()
+    copyright_ = (documents / "copyright").read_text()
+    assert "common-licenses/Apache-2.0" in copyright_
+    assert "\nCopyright: 2026 the authors of gpu-exporter\n" in copyright_
+    parts = dict(re.findall(r"^ ([\w.-]+) [\d.]+: (\S.*)$", copyright_, re.MULTILINE))
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/pyz.txt").read_text(), re.MULTILINE)
+    assert {name.lower() for name in parts} == set(locked), "each says under which licence it is"
+    library = unpacked / deb.LIBRARY
+    with_text = {
+        path.parts[len(library.parts)].split("-")[0].lower() for path in library.glob("*.dist-info/**/LICENSE*")
+    }
+    assert {name.replace("-", "_") for name in locked} - with_text == {"nvidia_ml_py"}
+    assert "Redistributions in binary form must reproduce" in (library / "pynvml.py").read_text()[:2000]
     history = gzip.decompress((documents / "changelog.gz").read_bytes()).decode()
     assert history.startswith(f"gpu-exporter ({__version__}) ")
     sums = (unpacked / "DEBIAN/md5sums").read_text().splitlines()
     assert all((unpacked / line.split("  ")[1]).exists() for line in sums)
+
+
+def test_man_shows_every_command(unpacked: Path) -> None:
+    page = gzip.decompress((unpacked / "usr/share/man/man1/gpu-exporter.1.gz").read_bytes()).decode()
+    assert page.startswith('.TH GPU-EXPORTER 1 "2026-09-21" "gpu-exporter ')
+    heads = re.findall(r"^\.SS ([\w\\-]+)", page, re.MULTILINE)
+    assert sorted(head.replace("\\", "") for head in heads) == sorted(cli.commands)
+    assert heads[0] == "serve"
+    assert page.count(r"\-\-web.listen\-address LISTEN_ADDRESS") == 1, "told once, and copied from the page as typed"
+    requests = {line.split()[0] for line in page.splitlines() if line.startswith((".", "'"))}
+    assert requests == {".TH", ".nh", ".ad", ".SH", ".SS", ".PP", ".TP", ".B", ".I", ".BR"}, (
+        "a word of ours is none by chance"
+    )
+
+
+def test_the_shell_completes(unpacked: Path) -> None:
+    """By the package's own file, with a command that is asked as the shell asks it."""
+    program("bash")
+    script = f"""\
+        source {unpacked}/usr/share/bash-completion/completions/gpu-exporter
+        gpu-exporter() {{ {sys.executable} -m gpu_exporter "$@"; }}
+        env() {{ local pair; for pair in "${{@:1:3}}"; do local -x "$pair"; done; "$4"; }}
+        compopt() {{ :; }}
+        COMP_WORDS=(gpu-exporter check --fail-on cri) COMP_CWORD=3
+        _gpu_exporter_completion gpu-exporter
+        echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("critical\n", "")
+    for shell in ("zsh/vendor-completions/_gpu-exporter", "fish/vendor_completions.d/gpu-exporter.fish"):
+        assert "_GPU_EXPORTER_COMPLETE" in (unpacked / "usr/share" / shell).read_text()
 
 
 def test_the_same_sources_give_the_same_package(

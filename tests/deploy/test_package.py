@@ -46,6 +46,19 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         re.split(r"[<>=; ]", line)[1] for line in re.findall(r"Requires-Dist: .*", metadata) if "extra ==" not in line
     }
     assert required == {"click", "nvidia-ml-py", "prometheus-client", "pyyaml"}
+    page_of_pypi_leads_somewhere(metadata.partition("\n\n")[2])
+
+
+def page_of_pypi_leads_somewhere(page: str) -> None:
+    """README.md itself, with links and pictures of the tag's files."""
+    here = f"gpu-exporter/gpu-exporter/blob/v{__version__}/", f"gpu-exporter/gpu-exporter/v{__version__}/"
+    readme = page
+    for before in (f"https://github.com/{here[0]}", f"https://raw.githubusercontent.com/{here[1]}"):
+        assert before in page
+        readme = readme.replace(before, "")
+    assert readme.strip() == (ROOT / "README.md").read_text().strip()
+    targets = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", page)
+    assert all(target.startswith("https://raw." if picture else "https://github.com/") for picture, target in targets)
 
 
 def test_importing_does_nothing() -> None:

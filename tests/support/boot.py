@@ -30,6 +30,9 @@ for device in null zero full random urandom tty; do
     touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir "$root/dev/pts" "$root/dev/shm"
+# A unit with PrivateDevices gets a copy of it.
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 else
@@ -40,7 +43,13 @@ else
         mount -t cgroup -o $name cgroup "$root/sys/fs/cgroup/$controller"
     done
 fi
-exec chroot "$root" /usr/bin/env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
+cd "$root"
+# Who is in a chroot may make no user namespace, which a unit with PrivateUsers gets.
+pivot_root . mnt
+exec chroot . /bin/sh -ec "
+    umount -l /mnt
+    exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
+"
 ' boot "$root"
 """
 
@@ -100,6 +109,7 @@ def booted(root: Path) -> Iterator[Machine]:
     """The system in the folder, which is gone afterwards: its systemd is the first process of namespaces of its own."""
     (root / "etc/systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
     (root / "etc/machine-id").write_text("")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")  # as an installer does
     cgroup = f"gpu-exporter-test-{os.getpid()}"
     for place in PLACES:
         if (place / "cgroup.procs").exists():

@@ -60,7 +60,8 @@ def dial(server: Server, data: bytes = b"", *, host: str = "127.0.0.1") -> socke
 def everything(client: socket.socket) -> bytes:
     """Until the server closes."""
     data = b""
-    with suppress(ConnectionResetError):
+    # Over TLS, what could not be sent before is told where something is read, as a broken pipe.
+    with suppress(ConnectionResetError, BrokenPipeError):
         while chunk := client.recv(65536):
             data += chunk
     return data

@@ -8,6 +8,7 @@ processor. It is built by dpkg-deb alone. The same sources give the same bytes.
 
 from __future__ import annotations
 
+import email
 import gzip
 import hashlib
 import os
@@ -23,6 +24,7 @@ from typing import Final
 
 from tools.dist.made import LeftOutError, Made, RefusedError
 from tools.dist.moment import moment
+from tools.dist.terminal import completions, manual
 from tools.lab import ROOT
 from tools.pyz import PACKAGE, fetched, trim
 
@@ -71,15 +73,17 @@ Upstream-Name: gpu-exporter
 Source: https://github.com/gpu-exporter/gpu-exporter
 
 Files: *
-Copyright: the authors of gpu-exporter
+Copyright: {year} the authors of gpu-exporter
 License: Apache-2.0
  On Debian systems, the full text of the Apache License 2.0 is in
  /usr/share/common-licenses/Apache-2.0.
 
 Files: usr/lib/gpu-exporter/*
-Copyright: the authors of each package
+Copyright: {year} and before, the authors of each package
 License: each-its-own
- The licence of each package of others is in its folder *.dist-info there.
+{parts}
+ .
+ The text of each is in its folder *.dist-info there, and at the head of pynvml.py.
 """
 # What debhelper writes for a unit that is enabled and started.
 POSTINST: Final = f"""\
@@ -158,7 +162,9 @@ def package(folder: Path, when: int) -> Made:
 def _runs(path: Path, file: Path) -> bool:
     if path.is_relative_to(SHARE):
         return os.access(file, os.X_OK)  # as in the checkout
-    return path.parts[:2] == ("usr", "bin") or path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
+    return (
+        path.parts[:2] == ("usr", "bin") or path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
+    )
 
 
 def _fill(root: Path, when: int) -> None:
@@ -172,7 +178,9 @@ def _fill(root: Path, when: int) -> None:
     _write(root / "usr/bin/gpu-exporter", PROGRAM)
     for kind in ("alertmanager", "check", "debian", "grafana/dashboards", "grafana/provisioning", "prometheus"):
         shutil.copytree(
-            ROOT / "deploy" / kind, root / SHARE / kind, ignore=shutil.ignore_patterns("__pycache__", "tests", "README.md")
+            ROOT / "deploy" / kind,
+            root / SHARE / kind,
+            ignore=shutil.ignore_patterns("__pycache__", "tests", "README.md"),
         )
     _write(root / "etc/gpu-exporter/environment", (ROOT / "deploy/systemd/environment").read_text())
     unit = (ROOT / f"deploy/systemd/{UNIT}").read_text()
@@ -181,7 +189,8 @@ def _fill(root: Path, when: int) -> None:
         raise RefusedError(f"deploy/systemd/{UNIT} starts another program than /usr/local/bin/gpu-exporter")
     _write(root / "usr/lib/systemd/system" / UNIT, ours)
     documents = root / f"usr/share/doc/{NAME}"
-    _write(documents / "copyright", COPYRIGHT)
+    year = time.gmtime(when).tm_year
+    _write(documents / "copyright", COPYRIGHT.format(year=year, parts="\n".join(_licences(library))))
     day = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(when))
     history = (
         f"{NAME} ({__version__}) unstable; urgency=medium\n\n"
@@ -189,7 +198,23 @@ def _fill(root: Path, when: int) -> None:
         f" -- {MAINTAINER}  {day}\n"
     )
     for path, text in (("changelog.gz", history), ("NEWS.md.gz", (ROOT / "CHANGELOG.md").read_text())):
-        (documents / path).write_bytes(gzip.compress(text.encode(), mtime=0))
+        _pack(documents / path, text)
+    _pack(root / f"usr/share/man/man1/{NAME}.1.gz", manual(when))
+    for path, text in completions():
+        _write(root / path, text)
+
+
+def _licences(library: Path) -> Iterator[str]:
+    """Of each package of others, as it says itself."""
+    for file in sorted(library.glob("*.dist-info/METADATA")):
+        told = email.message_from_string(file.read_text())
+        licence = told["License-Expression"] or told["License"].splitlines()[0]  # some tell the whole text there
+        yield f" {told['Name']} {told['Version']}: {licence}"
+
+
+def _pack(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,7 +18,5 @@ def moment() -> int:
         if not given.isdecimal() or int(given) < _BEGINNING:
             raise RefusedError(f"SOURCE_DATE_EPOCH: '{given}' is no time; write seconds since 1970, after 1980")
         return int(given)
-    done = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else _BEGINNING

@@ -15,6 +15,7 @@ RELEASE = "trixie"
 UBUNTU = ("jammy", "noble")
 CACHE = Path(tempfile.gettempdir()) / f"gpu-exporter-debian-{os.getuid()}"
 _LEFT_OUT = ("doc", "man", "locale", "info", "groff", "lintian")
+_UBUNTUS = "deb http://archive.ubuntu.com/ubuntu {release} main universe"
 _KEYS = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 
 
@@ -27,6 +28,7 @@ def archive(*packages: str, release: str = RELEASE, processor: str = "") -> Path
 
     ``processor`` is Debian's name of another one (arm64), whose programs have to run here. Raises NoSuchMachineError.
     """
+    wanted = [*packages, *(["apt"] if release in UBUNTU else [])]  # Debian's smallest has it, Ubuntu's does not
     CACHE.mkdir(exist_ok=True)
     CACHE.chmod(0o711)  # apt's own user reads the keys in it
     made = CACHE / f"{'-'.join(filter(None, (release, processor, *packages)))}.tar"
@@ -38,10 +40,11 @@ def archive(*packages: str, release: str = RELEASE, processor: str = "") -> Path
                 [
                     *(program("mmdebstrap"), "--quiet", "--variant=minbase"),
                     *(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in _LEFT_OUT),
-                    *([f"--include={','.join(packages)}"] if packages else []),
+                    *([f"--include={','.join(wanted)}"] if wanted else []),
                     *([f"--architectures={processor}"] if processor else []),
+                    *([f"--keyring={_keys()}"] if release in UBUNTU else []),
                     *(release, str(fresh)),
-                    *(_ubuntu(release) if release in UBUNTU else []),
+                    *([_UBUNTUS.format(release=release)] if release in UBUNTU else []),
                 ],
                 capture_output=True,
                 text=True,
@@ -55,8 +58,8 @@ def archive(*packages: str, release: str = RELEASE, processor: str = "") -> Path
     return made
 
 
-def _ubuntu(release: str) -> list[str]:
-    """Where Ubuntu's packages are, signed with its keys; Debian has these as a package."""
+def _keys() -> Path:
+    """With what Ubuntu signs its packages: Debian has these keys in a package; the Ubuntu that is made has its own."""
     keys = CACHE / "ubuntu-archive-keyring.gpg"
     if not keys.exists():
         with tarfile.open(archive("ubuntu-keyring")) as tar:
@@ -64,7 +67,7 @@ def _ubuntu(release: str) -> list[str]:
             body = tar.extractfile(name)
             assert body is not None
             keys.write_bytes(body.read())
-    return [f"deb [signed-by={keys}] http://archive.ubuntu.com/ubuntu {release} main universe"]
+    return keys
 
 
 def impossible() -> str:

@@ -12,6 +12,7 @@ import click
 
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import from_environment, load, read_yaml, settings
+from gpu_exporter.installing import advice
 
 Kind: TypeAlias = Literal["exporter", "nodes", "hub"]
 _LARGEST: Final = 4 * 1024**2  # bytes, of a list of machines
@@ -105,7 +106,7 @@ def _check_hub(file: Path) -> None:
 
     config = hub_settings.load(file)
     if any(find_spec(name) is None for name in ("aiohttp", "dns", "msgspec")):
-        click.echo(f"{file}: ok, but what it names was not read: run pip install aiohttp dnspython msgspec")
+        click.echo(f"{file}: ok, but what it names was not read; {advice('aiohttp', 'dnspython', 'msgspec')}")
         return
     from gpu_exporter.hub.fetching import access  # noqa: PLC0415
 

@@ -9,6 +9,8 @@ from typing import Final
 
 import click
 
+from gpu_exporter.installing import advice
+
 # Modules whose package has another name, as pip is asked for it.
 _PACKAGES: Final = {
     "dns": "dnspython",
@@ -20,5 +22,5 @@ _PACKAGES: Final = {
 def need(command: str, modules: Sequence[str]) -> None:
     """Raise ClickException where one of the modules is not installed."""
     if missing := [name for name in modules if find_spec(name) is None]:
-        packages = " ".join(_PACKAGES.get(name, name) for name in missing)
-        raise click.ClickException(f"{command} needs {', '.join(missing)}; run: pip install {packages}")
+        packages = [_PACKAGES.get(name, name) for name in missing]
+        raise click.ClickException(f"{command} needs {', '.join(missing)}; {advice(*packages)}")

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from gpu_exporter import __version__
 from gpu_exporter.config import ConfigError
@@ -122,9 +123,20 @@ class _DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         self._given = tuple(args)
         own = {"--help", "-h", "--version"}
-        if not args or (args[0].startswith("-") and args[0] not in own):
+        # A shell that completes the first word asks with no words, and may get the name of any command.
+        if (not args and not ctx.resilient_parsing) or (args and args[0].startswith("-") and args[0] not in own):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Of options those of the default command as well."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            serve = self.commands["serve"]
+            own = {item.value for item in found}
+            more = serve.shell_complete(click.Context(serve, parent=ctx, info_name="serve"), incomplete)
+            found += [item for item in more if item.value not in own]
+        return found
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -140,7 +152,7 @@ class _DefaultGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.commands:
+        if args[0] not in self.commands and not ctx.resilient_parsing:
             raise click.UsageError(f"'{args[0]}' is not a command; write one of {', '.join(self.commands)}")
         return super().resolve_command(ctx, args)
 

@@ -106,8 +106,10 @@ class KubernetesAllocations:
             library = (error.name or "").partition(".")[0]
             if library not in {"h2", "hpack", "hyperframe"}:
                 raise
+            from gpu_exporter.installing import advice  # noqa: PLC0415 - rarely wanted
+
             raise MissingExtraError(
-                f"asking the kubelet needs the Python library {library}: pip install {library}"
+                f"asking the kubelet needs the Python library {library}; {advice(library)}"
             ) from None
         self._client = Client(path=socket, timeout=timeout)
         self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))
