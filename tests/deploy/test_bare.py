@@ -102,7 +102,9 @@ def the_debian_package(bare: Bare) -> None:
     assert bare.does("gpu-exporter --version") == f"gpu-exporter {__version__}\n"
     assert bare.does("ls /etc/systemd/system/multi-user.target.wants") == "gpu-exporter.service\n"
     refused = bare.run("gpu-exporter --web.config.file <(echo 'basic_auth_users: {a: $2b$12$x}')")
-    assert "run: pip install bcrypt" in refused.stderr, "and where it is not yet installed, that is said"
+    assert "run: apt-get install python3-bcrypt" in refused.stderr, "and where it is not yet installed, that is said"
+    bare.does("apt-get install --yes --no-install-recommends python3-venv")
+    more_of_it(bare, "gpu-exporter")
     assert (
         bare.does("apt-get purge --yes gpu-exporter; ls /usr/lib/gpu-exporter /etc/gpu-exporter 2>&1 || true").count(
             "No such file"
@@ -116,6 +118,16 @@ def the_single_file_by_hand(bare: Bare) -> None:
     *looks, serving = block.splitlines()
     assert "nobody" in bare.does("\n".join(looks))
     assert f"{serving.split()[0]} {serving.split()[1]}" == "python3 gpu-exporter.pyz"
+    more_of_it(bare, "python3 gpu-exporter.pyz")
+
+
+def more_of_it(bare: Bare, program: str) -> None:
+    """What is said where libraries are missing works, word for word."""
+    refused = bare.run(f"{program} top --once --source fake")
+    (installing, running) = re.findall(r"run: (.*), and from then on: (.*)\n", refused.stderr)[0]
+    bare.does(installing)
+    assert "free" in bare.does(f"{running} top --once --source fake")
+    bare.does("rm -r ~/gpu")
 
 
 def a_virtual_environment(bare: Bare) -> None:

@@ -25,10 +25,8 @@ CHARTS: Final[Mapping[str, str]] = {
     "gpu_temperature_celsius": "Temperature",
     "gpu_power_watts": "Power",
 }
+_AS_COUNTED: Final = Weights()
 MOST_POINTS: Final = 11_000  # of a curve; what Prometheus answers at most
-
-
-USUAL: Final = Weights()
 
 
 class ArchiveError(Exception):
@@ -111,7 +109,7 @@ class FileArchive:
 
     metrics: Collection[str] = METRICS.keys()
 
-    def __init__(self, path: Path, *, weights: Weights = USUAL) -> None:
+    def __init__(self, path: Path, *, weights: Weights = _AS_COUNTED) -> None:
         self.name = path.name
         self.weights = weights
         try:
@@ -214,7 +212,7 @@ class PrometheusArchive:
 
     metrics: Collection[str] = _QUERIES.keys()
 
-    def __init__(self, access: Access, *, weights: Weights = USUAL) -> None:
+    def __init__(self, access: Access, *, weights: Weights = _AS_COUNTED) -> None:
         self.name = "Prometheus"
         self.weights = weights
         self._client = Client(access)
@@ -294,7 +292,7 @@ def _who(gpu: object, name: tuple[str, str]) -> tuple[str, int, str, str]:
 
 def _own(weights: Weights) -> Mapping[str, float] | None:
     """Weights that are not those of the score that the exporter counts; None where they are."""
-    return None if weights == USUAL else asdict(weights)
+    return None if weights == _AS_COUNTED else asdict(weights)
 
 
 def _mean(score: float, scored: float) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gpu_exporter.config import Section, read_yaml
+from gpu_exporter.config.installed import remedy
 from gpu_exporter.config.parsers import RefusedError, boolean, duration, integer_between, quoted, text
 
 VERIFIES: Final = {
@@ -227,7 +228,7 @@ def _users(file: Section) -> dict[str, bytes]:
     section = file.section("basic_auth_users")
     users = dict(_hashes(section))
     if users and find_spec("bcrypt") is None:
-        file.refuse("basic_auth_users", "needs the package bcrypt; run: pip install bcrypt")
+        file.refuse("basic_auth_users", f"needs the package bcrypt; {remedy(['bcrypt'])}")
     return users
 
 
