@@ -151,7 +151,7 @@ def test_a_gpu_of_which_nothing_is_kept_yet_is_told(tmp_path: Path) -> None:
             (gpu,) = hub.json("/api/v1/gpus")["gpus"]
             answered = hub.get(f"/api/v1/history?gpu={gpu['gpu']}&node=new")
             assert (answered.status, json.loads(answered.text)) == (
-                404, {"error": "the history has nothing of this GPU yet"},
+                404, {"error": "the history has nothing of this GPU yet; a minute is written 10 s after its end"},
             )  # fmt: skip
             assert "the history has nothing of this GPU yet" in hub.get(f"/machines/new/gpus/{gpu['gpu']}").text
 

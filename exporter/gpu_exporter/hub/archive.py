@@ -13,6 +13,7 @@ from gpu_exporter.config.parsers import quoted
 from gpu_exporter.history import HistoryError
 from gpu_exporter.history.document import STATES
 from gpu_exporter.history.reader import METRICS, Reader
+from gpu_exporter.history.recorder import GRACE
 from gpu_exporter.history.usage import usage
 from gpu_exporter.hub.settings import Weights
 from gpu_exporter.model import Owner
@@ -25,6 +26,7 @@ CHARTS: Final[Mapping[str, str]] = {
     "gpu_temperature_celsius": "Temperature",
     "gpu_power_watts": "Power",
 }
+_WHEN: Final = f"a minute is written {GRACE:.0f} s after its end"
 _AS_COUNTED: Final = Weights()
 MOST_POINTS: Final = 11_000  # of a curve; what Prometheus answers at most
 
@@ -142,7 +144,7 @@ class FileArchive:
             found = [one for one in self._reader.gpus() if (one.node, one.number) == gpu[:2]]
             same = [one for one in found if one.uuid == gpu.uuid] or found
             if not same:
-                raise NothingYetError("the history has nothing of this GPU yet")
+                raise NothingYetError(f"the history has nothing of this GPU yet; {_WHEN}")
             series = self._reader.series(same[0], metric, start=start, end=end, step=step)
         except HistoryError as error:
             raise ArchiveError(str(error)) from None
