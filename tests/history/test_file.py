@@ -298,6 +298,19 @@ def test_after_the_end_the_file_alone_is_whole(path: Path, tmp_path: Path) -> No
     assert seconds(tmp_path / "backup.db") == 900
 
 
+def test_a_copy_without_its_log_is_told(path: Path, tmp_path: Path) -> None:
+    with closing(recorder(tmp_path / "new.db", Clock())):
+        shutil.copy(tmp_path / "new.db", tmp_path / "copy.db")
+        assert seconds(tmp_path / "copy.db") == 0, "what it is, it says from the beginning"
+    with closing(sqlite3.connect(tmp_path / "none.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    for _ in range(2):
+        with pytest.raises(HistoryError, match=r"none.db: has nothing in it; .* \.backup"):
+            Reader(tmp_path / "none.db")
+        assert beside(tmp_path / "none.db") == []
+    assert beside(path) == ["history.db-lock"]
+
+
 def test_reading_leaves_the_log_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
     clock = Clock()
     made, machine = recorder(path, clock), Machine(at=START + 3600)

@@ -112,6 +112,7 @@ class Writer:
                 raise HistoryError(f"{self.path}: is damaged ({' '.join(str(found).split())}); {_RECOVERY}")
         if version < VERSION:
             _migrate(connection, version)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # so that the file says what it is
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -131,6 +132,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     _check_header(path)
     name = quote(str(path.absolute()))
     failure: sqlite3.Error | None = None
+    had_log = has_log(path)
     # Where its folder cannot be written, as on a read-only disk, it can be read if nobody writes it meanwhile.
     for option in ("mode=ro",) if _is_log_filled(path) else ("mode=ro", "mode=ro&immutable=1"):
         try:
@@ -141,6 +143,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
                 _check_readable(connection, path)
             except BaseException:
                 connection.close()
+                if not had_log:
+                    remove_empty_log(path)
                 raise
         except sqlite3.Error as error:
             failure = error
@@ -166,6 +170,11 @@ def remove_empty_log(path: Path) -> None:
 
 def _check_readable(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
+    if version == 0:
+        raise HistoryError(
+            f"{path}: has nothing in it; of a history that is being written, sqlite3's .backup makes a copy "
+            "(docs/HISTORY.md)"
+        )
     if version < VERSION:
         raise HistoryError(
             f"{path}: is of version {version}, and version {VERSION} is read here; "
