@@ -228,7 +228,7 @@ class Exporter:
         self._trail = trail = Trail()
         # Where threads run out, readings come before answers.
         self._host = HostWatch(config.host)
-        page = build_page(config, hostname=self._host.latest().name)
+        self._page = page = build_page(config, hostname=self._host.latest().name)
         self._sampler = build_sampler(
             config, published=self._published, make_room=self._make_room, light=True, expected=page.prepare
         )
@@ -303,6 +303,7 @@ class Exporter:
 
     def _published(self, snapshot: Snapshot) -> None:
         self._trail.add(snapshot)
+        self._page.note_process()
         if self._settled is not None and snapshot.ok:
             settled, self._settled = self._settled, None
             settled()

@@ -7,7 +7,6 @@ hangs on another thread, and SIGTERM ends the process within two seconds.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -18,17 +17,15 @@ from typing import Final, NoReturn
 from gpu_exporter import logs
 from gpu_exporter.app import Exporter
 from gpu_exporter.config import Config, ConfigError, Watch, changed, load
+from gpu_exporter.ending import ENDS, quit_now
 from gpu_exporter.http.notify import Notifier
 
 log = logging.getLogger(__name__)
 
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
-_ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS: Final = ENDS | {signal.SIGHUP, signal.SIGUSR1}
 _LOOK_EVERY: Final = 5.0  # seconds between looks at the configuration file
 _STEP: Final = 0.05  # seconds between looks at whether the exporter has started
-# Of the two seconds in which the process ends.
-_CLOSE_WITHIN: Final = 1.5
-_FLUSH_WITHIN: Final = 0.2
+_CLOSE_WITHIN: Final = 1.5  # seconds, of the two in which the process ends
 
 
 def serve(
@@ -51,7 +48,7 @@ def serve(
         exporter = start.result()
     except BaseException:
         _close(start.exporter)
-        logs.flush(_FLUSH_WITHIN)
+        logs.flush()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # nobody waits for them any more
         raise
     status = f"listening on {exporter.address}"
@@ -60,7 +57,7 @@ def serve(
     reloading.start()
     while True:
         received = early.pop(0) if early else signal.sigwait(_SIGNALS)
-        if received in _ENDS:
+        if received in ENDS:
             _leave(exporter, manager, received)
         elif received == signal.SIGUSR1:
             exporter.toggle_pause()
@@ -76,22 +73,18 @@ def _until_started(start: _Start, manager: Notifier) -> list[int]:
         arrived = signal.sigtimedwait(_SIGNALS, _STEP)
         if arrived is None:
             continue
-        if arrived.si_signo in _ENDS:
+        if arrived.si_signo in ENDS:
             _leave(start.exporter, manager, arrived.si_signo)
         early.append(arrived.si_signo)
     return early
 
 
 def _leave(exporter: Exporter | None, manager: Notifier, received: int) -> NoReturn:
-    """End the process, whatever hangs in it.
-
-    Without its exit handlers: those of the driver's library would wait for a call that hangs.
-    """
+    """End the process, whatever hangs in it."""
     log.info("stopping", extra={"signal": signal.Signals(received).name})
     manager.stopping()
     _close(exporter)
-    logs.flush(_FLUSH_WITHIN)
-    os._exit(0)
+    quit_now(0)
 
 
 def _close(exporter: Exporter | None) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Final, NoReturn
 
 from gpu_exporter import logs
 
@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 # Of the two seconds.
 _LEAVES_WITHIN: Final = 1.6
-_FLUSH_WITHIN: Final = 0.2
 
 
 class Ending:
@@ -48,7 +47,10 @@ class Ending:
         quit_now(0)
 
 
-def quit_now(status: int) -> None:
-    """End the process without anybody's exit handlers; log lines that wait get out as far as there is time."""
-    logs.flush(_FLUSH_WITHIN)
+def quit_now(status: int) -> NoReturn:
+    """End the process without anybody's exit handlers: those of a driver's library would wait for a call that hangs.
+
+    Log lines that wait get out as far as there is time; of standard output only what was flushed.
+    """
+    logs.flush()
     os._exit(status)

@@ -20,6 +20,7 @@ _PLAIN: Final = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+')
 _MOST_WAITING: Final = 1000  # lines
 _LINGER: Final = 1.0  # seconds that the thread waits for another line before it ends
 _COURTESY: Final = 0.05  # seconds that who logs waits for the line to get out, while lines do
+_FLUSH_WITHIN: Final = 0.2  # seconds, of the two in which a process ends
 
 
 def configure(config: LogConfig, *, quiet: bool = False, waits: bool = True) -> None:
@@ -45,8 +46,8 @@ def set_level(config: LogConfig) -> None:
     logging.getLogger("gpu_exporter").setLevel(config.level.upper())
 
 
-def flush(timeout: float) -> None:
-    """Give lines that wait so many seconds to get out."""
+def flush(timeout: float = _FLUSH_WITHIN) -> None:
+    """Give lines that wait so many seconds to get out; by default what the end of a process has for that."""
     for handler in logging.getLogger("gpu_exporter").handlers:
         if isinstance(handler, PatientHandler):
             handler.drain(timeout)

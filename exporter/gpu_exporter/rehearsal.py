@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import yaml
 
 from gpu_exporter import __version__
-from gpu_exporter.config.parsers import http_url
+from gpu_exporter.config.parsers import http_url, shown
 
 NAME: Final = "GPUTestMail"
 _TIMEOUT: Final = 10.0  # seconds, of one request
@@ -148,11 +148,11 @@ class Alertmanager:
                 self._fail("404: has no Alertmanager here; write the URL up to what stands before /api/v2")
             if error.code in {401, 403}:
                 self._fail(f"{error.code}: wants a login; run this on its own machine, past what asks for one")
-            self._fail(f"{error.code} {error.reason}" + (f": {_shown(said[0])}" if said else ""))
+            self._fail(f"{error.code} {error.reason}" + (f": {shown(said[0])}" if said else ""))
         except urllib.error.URLError as error:
-            self._fail(f"cannot be reached: {_shown(str(getattr(error.reason, 'strerror', None) or error.reason))}")
+            self._fail(f"cannot be reached: {shown(str(getattr(error.reason, 'strerror', None) or error.reason))}")
         except (OSError, http.client.HTTPException) as error:
-            self._fail(f"cannot be reached: {_shown(str(error) or type(error).__name__)}")
+            self._fail(f"cannot be reached: {shown(str(error) or type(error).__name__)}")
 
     def _fail(self, what: str) -> NoReturn:
         raise RehearsalError(f"{self.url}: {what}") from None
@@ -250,12 +250,7 @@ def _hours(route: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 def _base(url: str) -> str:
     parts = http_url(url)
     if parts is None:
-        raise RehearsalError(f"--alertmanager.url: '{_shown(url)}' is not an http(s) URL; write http://localhost:9093")
+        raise RehearsalError(f"--alertmanager.url: '{shown(url)}' is not an http(s) URL; write http://localhost:9093")
     if "@" in parts.netloc:
         raise RehearsalError("--alertmanager.url: a login in the URL is read by everybody who sees the process")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/api/v2')}"
-
-
-def _shown(text: str) -> str:
-    clean = "".join(letter if letter.isprintable() else " " for letter in text)
-    return f"{clean[:160]}…" if len(clean) > 160 else clean

@@ -270,6 +270,15 @@ def test_ctrl_c_while_modules_are_read_is_no_traceback(tmp_path: Path) -> None:
             ["--config.file", "f.yml", "doctor"],
             "the command stands before its options; write: gpu-exporter doctor --config.file f.yml",
         ),
+        (
+            ["--history.path=x", "report", "--window=7d"],
+            "the command stands before its options; write: gpu-exporter report --history.path=x --window=7d",
+        ),
+        (
+            ["--once", "--target", "gpu-a:9435", "top"],
+            "the command stands before its options; write: gpu-exporter top --once --target gpu-a:9435",
+        ),
+        (["--no-such", "report"], "No such option '--no-such'."),
         (["sample", "more"], "Got unexpected extra argument (more)"),
         (["--web.port=9435"], "No such option '--web.port'. Did you mean --web.listen-address :9435?"),
         (["-p", "9435"], "No such option '-p'. Did you mean --web.listen-address :9435?"),

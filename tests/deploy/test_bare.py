@@ -106,6 +106,8 @@ def the_debian_package(bare: Bare) -> None:
     refused = bare.run("gpu-exporter check-config --web.config.file web.yml")
     (advice,) = re.findall(r"needs the package bcrypt; run: (apt-get install .+)$", refused.stderr)
     bare.does(f"{advice.replace('install', 'install --yes')}; gpu-exporter check-config --web.config.file web.yml")
+    bare.does("apt-get install --yes --no-install-recommends python3-venv")
+    more_of_it(bare, "gpu-exporter")
     assert (
         bare.does("apt-get purge --yes gpu-exporter; ls /usr/lib/gpu-exporter /etc/gpu-exporter 2>&1 || true").count(
             "No such file"
@@ -119,6 +121,16 @@ def the_single_file_by_hand(bare: Bare) -> None:
     *looks, serving = block.splitlines()
     assert "nobody" in bare.does("\n".join(looks))
     assert f"{serving.split()[0]} {serving.split()[1]}" == "python3 gpu-exporter.pyz"
+    more_of_it(bare, "python3 gpu-exporter.pyz")
+
+
+def more_of_it(bare: Bare, program: str) -> None:
+    """What is said where libraries are missing works, word for word."""
+    refused = bare.run(f"{program} top --once --source fake")
+    (installing, running) = re.findall(r"run: (.*), and from then on: (.*)\n", refused.stderr)[0]
+    bare.does(installing)
+    assert "free" in bare.does(f"{running} top --once --source fake")
+    bare.does("rm -r ~/gpu")
 
 
 def a_virtual_environment(bare: Bare) -> None:

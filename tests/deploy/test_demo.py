@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from tools.demo import deployed
+from tools.demo.__main__ import news
 from tools.lab import ROOT, programs
 from tools.lab.exporter import environment
 from tools.lab.programs import Program, program
@@ -94,6 +95,8 @@ def test_a_mail_in_the_terminal_and_nothing_left_behind(tmp_path: Path) -> None:
     assert re.search(r"gpu-b GPU 3: GPU(XidCritical|Lost) is firing", text), text
     assert re.search(MAIL, text, re.MULTILINE), text
     assert "GPU 3 (NVIDIA H100 80GB HBM3) of gpu-b" in text, "the whole mail is shown"
+    (hub,) = re.findall(r"^all machines +(\S+)$", text, re.MULTILINE)
+    assert f"Dashboard: {hub}machines/gpu-b/gpus/3\n" in text
     assert shown.left() == []
 
 
@@ -144,6 +147,28 @@ def test_the_incident_that_make_demo_plays(tmp_path: Path) -> None:
     assert shown.left() == []
 
 
+def test_alerts_begin_and_end_in_the_news() -> None:
+    def alert(name: str, state: str, alias: str = "gpu-b", **labels: str) -> dict[str, Any]:
+        return {
+            "state": state,
+            "labels": {"alias": alias, "alertname": name, "severity": "warning", "gpu": "2", **labels},
+        }
+
+    told: dict[str, str] = {}
+    hot, warmer = alert("GPUHot", "pending"), alert("GPUHotter", "pending")
+    assert list(news(told, [hot, warmer])) == ["gpu-b GPU 2: GPUHot is pending", "gpu-b GPU 2: GPUHotter is pending"]
+    assert list(news(told, [hot, warmer])) == []
+    hot["state"] = "firing"
+    others = [alert("GPUHot", "pending", "gpu-a"), alert("GPUIdleHeld", "firing", owner="bob")]
+    assert list(news(told, [hot, *others])) == [
+        "gpu-b GPU 2: GPUHot is firing",
+        "gpu-b GPU 2: GPUHotter passed without firing",
+    ]
+    assert list(news(told, [])) == ["gpu-b GPU 2: GPUHot is over"]
+    assert list(news(told, [])) == []
+    assert list(news(told, [hot])) == ["gpu-b GPU 2: GPUHot is firing"]
+
+
 def test_where_programs_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(programs, "UNPACKED", tmp_path / "unpacked")
@@ -187,13 +212,15 @@ MACHINES = [deployed.Machine("gpu-a", "h200", 8, 1, 4711), deployed.Machine("gpu
 
 
 def test_the_rules_are_the_deployed_ones_but_for_their_patience(tmp_path: Path) -> None:
-    file = deployed.write_prometheus(tmp_path, MACHINES, port=9090, alertmanager=9093)
-    copies = deployed.write_rules(tmp_path)
+    hub = "http://127.0.0.1:9436/"
+    file = deployed.write_prometheus(tmp_path, MACHINES, port=9090, alertmanager=9093, hub=hub)
+    copies = deployed.write_rules(tmp_path, hub=hub)
     assert {path.name for path in copies} >= {"recording.yml", "alerts-health.yml", "alerts-thermal.yml"}
-    waits = ("interval", "for", "keep_firing_for")
+    waits = ("interval", "for", "keep_firing_for", "dashboard_url")
     for copy in copies:
         original = read(ROOT / "deploy/prometheus/rules" / copy.name)
         assert patient(read(copy), *waits) == patient(original, *waits)
+        assert "localhost:3000" not in copy.read_text(), "there is no Grafana"
         assert read(copy) != original or not re.search(r"\b(for|interval):", copy.read_text())
     done = subprocess.run(
         [program("promtool"), "check", "config", str(file)], capture_output=True, text=True, check=False

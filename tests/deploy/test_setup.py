@@ -81,6 +81,36 @@ def test_an_unpacked_program_finds_its_files_wherever_it_runs(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (3, "a template\nword\n"), done.stderr
 
 
+def test_what_draws_the_pages_of_an_unpacked_prometheus_is_fetched_as_well(tmp_path: Path) -> None:
+    """Debian has those scripts in packages of their own, some of them needed by others; the pages link to them."""
+    static = tmp_path / ".build/debian/usr/share/prometheus/web/static"
+    static.mkdir(parents=True)
+    program = tmp_path / ".build/debian/usr/bin/prometheus"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    fetching = 'PATH=$PWD/programs:/bin; fetch() { echo fetch "$@"; }; have() { [ $1 = prometheus ]; }; fetch_programs'
+
+    def fetched() -> bool:
+        return any(line.startswith("fetch prometheus ") for line in call(tmp_path, fetching).stdout.splitlines())
+
+    assert not fetched(), "another one, which draws by itself"
+    (static / "jquery").symlink_to("../../../javascript/jquery")
+    assert fetched()
+    scripts = tmp_path / ".build/debian/usr/share/javascript/jquery"
+    scripts.mkdir(parents=True)
+    assert not fetched()
+    cache = tmp_path / "programs/apt-cache"
+    cache.write_text(
+        "#!/bin/sh\nprintf '%s\\n' prometheus '  Depends: libjs-rickshaw' libjs-rickshaw '  Depends: libjs-d3' "
+        "libjs-d3 adduser fonts-glyphicons-halflings libjs-popper.js libjs-d3\n"
+    )
+    cache.chmod(0o755)
+    assert call(tmp_path, "drawing").stdout.split() == [
+        "fonts-glyphicons-halflings", "libjs-d3", "libjs-popper.js", "libjs-rickshaw",
+    ]  # fmt: skip
+
+
 def test_setup_writes_nowhere_else() -> None:
     script = (ROOT / "tools/setup").read_text()
     assert "/usr/share/prometheus" in script

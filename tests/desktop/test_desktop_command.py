@@ -68,7 +68,7 @@ def test_on_a_platform_that_qt_has_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("", "desktop needs PySide6; run: pip install "),
+        ("", f"desktop needs PySide6; run: {sys.executable} -m pip install "),
         (
             "raise ImportError('libEGL.so.1: cannot open shared object file: No such file or directory')",
             (

@@ -282,6 +282,53 @@ def test_a_file_that_is_put_in_its_place_does_not_meet_the_old_ones_log(path: Pa
     assert nodes["gpu1"] <= 300
 
 
+def beside(path: Path) -> list[str]:
+    return sorted(found.name for found in path.parent.glob(f"{path.name}-*"))
+
+
+def test_after_the_end_the_file_alone_is_whole(path: Path, tmp_path: Path) -> None:
+    """As docs/HISTORY.md has it: cp of the one file is a backup once the recorder has ended."""
+    assert beside(path) == ["history.db-lock"]
+    assert seconds(path) == 600
+    assert beside(path) == ["history.db-lock"], "reading leaves nothing behind either"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as other:
+        assert other.execute("SELECT count(*) FROM gpu_minute").fetchone() == (10,)
+        record(path, Machine(at=START + 3600), 60)  # ends while another program has the file open
+        shutil.copy(path, tmp_path / "backup.db")
+    assert seconds(tmp_path / "backup.db") == 900
+
+
+def test_a_copy_without_its_log_is_told(path: Path, tmp_path: Path) -> None:
+    with closing(recorder(tmp_path / "new.db", Clock())):
+        shutil.copy(tmp_path / "new.db", tmp_path / "copy.db")
+        assert seconds(tmp_path / "copy.db") == 0, "what it is, it says from the beginning"
+    with closing(sqlite3.connect(tmp_path / "none.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    for _ in range(2):
+        with pytest.raises(HistoryError, match=r"none.db: has nothing in it; .* \.backup"):
+            Reader(tmp_path / "none.db")
+        assert beside(tmp_path / "none.db") == []
+    assert beside(path) == ["history.db-lock"]
+
+
+def test_reading_leaves_the_log_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
+    clock = Clock()
+    made, machine = recorder(path, clock), Machine(at=START + 3600)
+    made.add("gpu1", machine.document(), machine.at)
+    for _ in range(60):
+        made.add("gpu1", machine.step(), machine.at)
+    clock.now = machine.at + 60
+    made.flush()
+    killed = tmp_path / "killed.db"
+    for ending in ("", "-wal"):
+        shutil.copy(path.with_name(path.name + ending), killed.with_name(killed.name + ending))
+    made.close()
+    before = killed.with_name("killed.db-wal").read_bytes()
+    assert before
+    assert seconds(killed) == 900
+    assert killed.with_name("killed.db-wal").read_bytes() == before
+
+
 def test_a_reader_reads_the_file_that_is_there_now(path: Path, tmp_path: Path) -> None:
     with closing(Reader(path)) as reader:
         assert [node.alias for node in reader.nodes()] == ["gpu1"]

@@ -282,7 +282,8 @@ def test_without_bcrypt_passwords_are_refused_and_tls_is_not(site: Site) -> None
     site.write()
     assert told() == "True"
     site.write(rest=f"basic_auth_users:\n  alice: {hashed('secret')}\n")
-    assert told() == f"{site.path}: basic_auth_users: needs the package bcrypt; run: pip install bcrypt"
+    remedy = f"run: {sys.executable} -m pip install bcrypt"
+    assert told() == f"{site.path}: basic_auth_users: needs the package bcrypt; {remedy}"
 
 
 def test_secrets_that_others_may_read_or_change_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from tools.lab.exporter import Exporter, run
 from tools.lab.hub import Hub, write_nodes
 from tools.lab.web import ask
 
-from gpu_exporter.history import METRICS
+from gpu_exporter.history import METRICS, Reader
 from gpu_exporter.history.document import read_document
 from gpu_exporter.hub.document import kept, whole
 from gpu_exporter.hub.results import grade
@@ -149,7 +151,7 @@ def test_a_gpu_of_which_nothing_is_kept_yet_is_told(tmp_path: Path) -> None:
             (gpu,) = hub.json("/api/v1/gpus")["gpus"]
             answered = hub.get(f"/api/v1/history?gpu={gpu['gpu']}&node=new")
             assert (answered.status, json.loads(answered.text)) == (
-                404, {"error": "the history has nothing of this GPU yet"},
+                404, {"error": "the history has nothing of this GPU yet; a minute is written 10 s after its end"},
             )  # fmt: skip
             assert "the history has nothing of this GPU yet" in hub.get(f"/machines/new/gpus/{gpu['gpu']}").text
 
@@ -268,10 +270,38 @@ def test_what_machines_say_is_kept(tmp_path: Path) -> None:
             hub.wait_states(**{"gpu-a": "online"})
             first = hub.nodes()["gpu-a"]["last_seen_timestamp_seconds"]
             hub.wait(lambda: hub.nodes()["gpu-a"]["last_seen_timestamp_seconds"] > first + 3)
+            assert hub.json("/api/v1/results/log") is not None
             hub.stop()  # the minute that has begun is written as well
-    with closing(sqlite3.connect(history)) as file:
+    assert sorted(path.name for path in tmp_path.glob("history.db*")) == ["history.db", "history.db-lock"]
+    shutil.copy(history, tmp_path / "backup.db")
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as file:
         assert file.execute("SELECT alias FROM node").fetchall() == [("gpu-a",)]
         assert file.execute("SELECT count(DISTINCT gpu) FROM gpu_minutes").fetchone() == (2,)
+
+
+def test_a_backup_while_the_hub_runs_is_whole(hub: Hub, tmp_path: Path) -> None:
+    """What docs/HISTORY.md does with sqlite3's .backup, by the same function of SQLite."""
+    backup = tmp_path / "backup.db"
+    with (
+        closing(sqlite3.connect(hub.config.parent / "history.db")) as file,
+        closing(sqlite3.connect(backup)) as copy,
+    ):
+        file.backup(copy)
+        (rows,) = file.execute("SELECT count(*) FROM gpu_minute").fetchone()
+    with closing(Reader(backup)) as reader:
+        assert reader.rows("PRAGMA integrity_check") == [("ok",)]
+        assert reader.rows("SELECT count(*) FROM gpu_minute")[0][0] >= rows > 0
+
+
+def test_a_hub_that_cannot_start_leaves_the_file_whole(tmp_path: Path) -> None:
+    history = tmp_path / "history.db"
+    write(history, LAB, start=time.time() // 60 * 60 - 3600, hours=0.1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"--web.listen-address=127.0.0.1:{taken.getsockname()[1]}"
+        nodes = write_nodes(tmp_path / "nodes.json", {"gpu-a": nobody()})
+        done = run("hub", f"--nodes.file={nodes}", f"--history.path={history}", address)
+    assert "Address already in use" in done.stderr
+    assert sorted(path.name for path in tmp_path.glob("history.db*")) == ["history.db", "history.db-lock"]
 
 
 def test_what_was_worked_out_and_told_outlives_the_hub(tmp_path: Path) -> None:

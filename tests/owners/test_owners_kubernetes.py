@@ -413,7 +413,7 @@ except MissingExtraError as error:
         check=True,
         timeout=patience(),
     )
-    assert done.stdout == ("asking the kubelet needs the Python library h2; run: pip install h2\n")
+    assert done.stdout == (f"asking the kubelet needs the Python library h2; run: {sys.executable} -m pip install h2\n")
 
 
 def test_a_kubelet_that_dies_within_its_answer(

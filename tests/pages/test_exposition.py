@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -452,6 +453,58 @@ def test_nothing_is_compressed_or_rendered_that_nobody_asked_for() -> None:
     assert counting.times == 0
     served.body(SNAPSHOT, openmetrics=False, gzip=False)
     assert set(served._rendered[1]) == {(False, False)}
+
+
+def test_every_form_that_somebody_comes_for_is_rendered_before() -> None:
+    """Of two scrapers of different forms neither waits, and what was wanted once is not rendered for ever."""
+    counting = CountingRenderer()
+    served = Page(counting, process=process())
+    forms = {(False, True), (True, False)}
+    for openmetrics, gzip_ in (*forms, (False, False)):
+        served.body(SNAPSHOT, openmetrics=openmetrics, gzip=gzip_)
+    for _ in range(12):
+        snapshot = replace(SNAPSHOT)
+        served.prepare(snapshot)
+        rendered, times = dict(served._rendered[1]), counting.times
+        for openmetrics, gzip_ in forms:
+            assert served.body(snapshot, openmetrics=openmetrics, gzip=gzip_) is rendered[openmetrics, gzip_]
+        assert counting.times == times
+    assert (True, True) not in rendered
+    # The text that nobody wanted again is there because the packed one is made of it.
+    assert served._asked.keys() - forms == {(False, False)}
+    alone = Page(CountingRenderer(), process=process())
+    alone.body(SNAPSHOT, openmetrics=True, gzip=False)
+    for _ in range(12):
+        snapshot = replace(SNAPSHOT)
+        alone.prepare(snapshot)
+        alone.body(snapshot, openmetrics=False, gzip=False)
+    assert set(alone._rendered[1]) == {(False, False)}, "a form that one curl wanted is forgotten"
+
+
+def test_a_scrape_reads_no_file_of_its_process(tmp_path: Path) -> None:
+    """What it tells of the process is what was there at the reading before."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/fd").mkdir()
+    (tmp_path / "stat").write_text("btime 1000\n")
+    told = ["0"] * 52
+
+    def resident(pages: int) -> None:
+        told[23] = str(pages)
+        (tmp_path / "self/stat").write_text("7 (gpu exporter) S " + " ".join(told[3:]))
+
+    def line(served: Page, snapshot: Snapshot) -> float:
+        text = served.body(snapshot, openmetrics=False, gzip=False).decode()
+        return (
+            float(re.findall(r"^process_resident_memory_bytes (\S+)$", text, re.MULTILINE)[0]) / resource.getpagesize()
+        )
+
+    resident(1)
+    served = Page(process=ProcessCollector(tmp_path))
+    resident(2)
+    assert line(served, SNAPSHOT) == 1
+    served.note_process()
+    assert line(served, SNAPSHOT) == 1, "a snapshot is rendered once"
+    assert line(served, replace(SNAPSHOT)) == 2
 
 
 def test_process_families_are_those_of_this_process_when_rendered() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tools.lab.prometheus import Prometheus
 
 from gpu_exporter.report.history import Grid
 from gpu_exporter.report.stored import StoredHistory
-from history_story import Clock, recorder
+from history_story import START, Clock, Machine, recorder
 from report_day import DAY, HOUR, LIMIT, SCRAPE, TOTAL, Day
 
 CONFIGURATION = "global: {scrape_interval: 15s}\n"
@@ -201,6 +202,31 @@ def test_what_cannot_be_reported_is_told(day: tuple[Day, Path], arguments: tuple
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"gpu-exporter: {told.format(path=day[1])}")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_first_minutes_of_a_history(tmp_path: Path) -> None:
+    """Until there is a minute, how long that takes is said; the first one is reported, be it half a minute."""
+    path, machine, clock = tmp_path / "history.db", Machine(), Clock(START)
+    kept = recorder(path, clock)
+    try:
+        for _ in range(7):
+            kept.add("gpu1", machine.step(owners={("user", "alice", ""): 1.0}), machine.at)
+        clock.now = machine.at
+        kept.flush()
+        early = run("report", f"--history.path={path}", f"--end={machine.at}")
+        assert (early.returncode, early.stdout) == (2, "")
+        told = "has nothing yet: a minute is written 10 s after its end, so the first is there within 70 s"
+        assert told in early.stderr
+        clock.now = START + 70
+        kept.flush()
+        done = run("report", f"--history.path={path}", f"--end={clock.now}")
+        assert done.returncode == 0, done.stderr
+        assert "alice" in done.stdout
+    finally:
+        kept.close()
+    late = run("report", f"--history.path={path}", f"--end={clock.now + 3 * DAY}")
+    since = datetime.fromtimestamp(START, timezone.utc).strftime("%Y-%m-%d %H:%M")
+    assert f"has nothing within the window, only {since} to " in late.stderr
 
 
 def test_what_stands_in_the_environment_gives_way_to_what_was_written(day: tuple[Day, Path]) -> None:

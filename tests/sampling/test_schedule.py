@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,6 +15,7 @@ from gpu_exporter.catalog import by_name
 from gpu_exporter.config import CollectionConfig
 from gpu_exporter.model import Build, Device, Reading, Snapshot
 from gpu_exporter.sampling import schedule
+from gpu_exporter.sampling.rhythm import Rhythm
 from gpu_exporter.sampling.sampler import Sampler
 from gpu_exporter.sampling.schedule import BUFFERS_EVERY, Due, Schedule
 from gpu_exporter.sources import BufferedSource
@@ -77,6 +79,28 @@ def test_between_full_readings_are_light_ones() -> None:
         plan.began(due, now)
         found.append((now, due.kind))
     assert found == [(5.0 * place, "full" if place % 2 == 0 else "light") for place in range(1, 7)]
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("interval", [0.5, 1.0, 4.7, 5.0, 7.0, 10.0, 12.0, 14.9, 15.0, 30.0])
+@pytest.mark.parametrize("period", [None, 5.0, 15.0, 31.0])
+def test_how_far_readings_are_apart_at_most(interval: float, period: float | None, *, light: bool) -> None:
+    rhythm = Rhythm(interval=interval)
+    plan, now, read, scrape = Schedule(interval=interval, now=0.0, rhythm=rhythm), 0.0, [0.0], period or math.inf
+    kinds = set()
+    while now < 40 * interval:
+        due = plan.due(now, light=light)
+        while scrape < due.at:
+            rhythm.note("somebody", scrape)
+            now, scrape = max(now, scrape), scrape + (period or math.inf)
+            due = plan.due(now, light=light)
+        now = max(now, due.at)
+        plan.began(due, now)
+        if due.kind != "buffers":
+            read.append(now)
+            kinds.add(due.kind)
+    assert max(after - before for before, after in pairwise(read)) <= interval * (1.3 if light else 1.0) + 1e-6
+    assert "light" not in kinds if not light else interval >= 10.0 or "light" in kinds
 
 
 def test_a_source_without_buffers_needs_no_method() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from gpu_exporter.top import once
 from gpu_exporter.top.board import board
 from gpu_exporter.top.cells import cut, fit, width
 from gpu_exporter.top.idle import IdleProcesses
-from gpu_exporter.top.lines import Pen
+from gpu_exporter.top.lines import PaperPen, Pen
 from gpu_exporter.top.look import Look
 from gpu_exporter.top.processes import rows
 from views import REFUSED, Story, free, gpu, lost, process
@@ -43,7 +44,9 @@ EIGHTY = """\
    0 H100 80GB HBM3   90% ███████▎   40/80 60/89 700/700 alice
    1 H100 80GB HBM3    0%            40/80 35/89  70/700 idle >1 min · bob
    2 H100 80GB HBM3    0%           0.0/80 35/89  70/700 free >1 min
-   4 H100 80GB HBM3    0%            40/80 35/89  70/700 unknown: it is not kno…
+   4 H100 80GB HBM3    0%            40/80 35/89  70/700 unknown: it is not
+                                                         known what it does ·
+                                                         carol
 ▾ gpu-b  2 H100 80GB HBM3
    0 H100 80GB HBM3   90% ███████▎   40/80 90/89 700/700 dave
    1 H100 80GB HBM3   90% ███████▎   40/80 85/89 700/700 alice
@@ -56,8 +59,9 @@ gpu-a     1       8 bob          1.0 GiB   n/a    >1 min python3
 
 
 def test_eighty_columns() -> None:
-    title, _, rest = text(story(), 80).partition("\n")
-    assert title.startswith("nodes.yml · 4 machines, 2 offline · 8 GPUs: 1 free, 3 at work, 1 held but idle,")
+    title, more, rest = text(story(), 80).split("\n", 2)
+    assert title == "nodes.yml · 4 machines, 2 offline · 8 GPUs: 1 free, 3 at work, 1 held but idle,"
+    assert re.fullmatch(r"    1 down, 2 unknown · \d\d:\d\d", more), "what does not fit goes on below"
     assert f"{rest}\n" == EIGHTY
 
 
@@ -71,11 +75,34 @@ def test_every_line_fits(columns: int, ascii_only: bool) -> None:
         assert line.isascii() or not ascii_only
 
 
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 300])
+def test_on_paper_nothing_that_is_told_is_cut(columns: int) -> None:
+    """What a screen would cut, of titles, reasons and holders, a mail or a pipe has whole."""
+    words = " ".join(text(story(), columns).split())
+    for told in (
+        "1 free, 3 at work, 1 held but idle, 1 down, 2 unknown",
+        "gpu-c offline for 1 min, 1 GPU: refused the connection: nothing listens there",
+        "down: lost: the driver cannot reach it · >1 min · XID 79",
+        "unknown: it is not known what it does · carol",
+        "lab/train python3",
+    ):
+        assert told in words
+
+
+def test_a_line_is_broken_at_blanks_or_where_it_must_be() -> None:
+    pen = PaperPen(10, ascii_only=False)
+    assert list(pen.broken(pen.line([("fits", "")]))) == ["fits"]
+    assert list(pen.broken(pen.line([("one two three four", "")]))) == ["one two", "  three", "  four"]
+    assert list(pen.broken(pen.line([("abcdefghijklmnop", "")]))) == ["abcdefghij", "  klmnop"]
+    assert list(pen.broken(pen.line([("数据中心的第一台", "")]))) == ["数据中心的", "  第一台"]
+
+
 def test_forty_columns_have_the_most_important() -> None:
     lines = text(story(), 40).splitlines()
-    assert lines[1] == " GPU  UTIL     GiB  °C HELD BY"
+    assert lines[3] == " GPU  UTIL     GiB  °C HELD BY"
     assert "   0   90%   40/80  60 alice" in lines
-    assert "   3 down: lost: the driver cannot reac…" in lines
+    down = lines.index("   3 down: lost: the driver cannot reach")
+    assert lines[down + 1] == "    it · >1 min · XID 79"
     assert "GPU     PID USER          MEM▼ WHAT" in lines
 
 

@@ -123,6 +123,16 @@ def test_a_signal_ends_it_well_also_beside_a_machine_that_hangs(tmp_path: Path, 
         assert f"signal={number.name}" in program.log()
 
 
+def test_what_was_seen_is_written_while_the_driver_hangs(tmp_path: Path) -> None:
+    scenario = tmp_path / "hang.yaml"
+    scenario.write_text("events: [{at: 2s, gpu: all, fault: hang}]\n")
+    arguments = ("--source=fake", "--fake.gpus=2", f"--fake.scenario={scenario}", "--log.level=debug")
+    with recording(tmp_path, *arguments, "--host.name=gpu3.lab", "--collection.timeout=200ms") as program:
+        program.wait(lambda: program.log().count('msg="GPU is down"') >= 2)
+    assert sum(total.seconds for total in told(tmp_path).gpus) >= 1
+    assert sorted(path.name for path in tmp_path.glob("gpu.db*")) == ["gpu.db", "gpu.db-lock"]
+
+
 def test_a_signal_ends_it_while_the_disk_hangs(tmp_path: Path) -> None:
     past = tmp_path / "past"
     past.mkdir()

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tools.lab.wait import NeverCameError
 INCIDENT = Path(__file__).with_name("incident.yml")
 SICK = "gpu-b"
 PATIENCE = 180.0  # seconds that --until-mail waits
+_OVER = "over"
 _HOTTEST = "topk(1, gpu_temperature_celsius)"
 
 
@@ -67,7 +69,8 @@ class Demo:
         self._usual_ports = usual_ports
         self._programs: list[Program] = []
         self._prometheus = ""
-        self._told: set[str] = set()
+        self._hub = ""
+        self._states: dict[str, str] = {}  # of alerts, as they were told last
         self._next_look = 0.0
 
     def play(self, incident: Path, *, until_mail: bool) -> int:
@@ -114,7 +117,8 @@ class Demo:
             *(f"--web.listen-address={LOOPBACK}:{web}", "--log.level=error"),
         ]
         self._run("hub", command, web, "/livez")
-        print(f"all machines  http://{LOOPBACK}:{web}/", flush=True)
+        self._hub = f"http://{LOOPBACK}:{web}/"
+        print(f"all machines  {self._hub}", flush=True)
 
     def _run(self, name: str, command: list[str], port: int, page: str) -> None:
         self._programs.append(
@@ -145,7 +149,7 @@ class Demo:
         bare = b"does not include" in _body(url)
         print(f"Alertmanager  {url}{'  (Debian leaves its pages out: amtool and the API work)' if bare else ''}")
         self._prometheus = f"http://{LOOPBACK}:{web}/"
-        config = write_prometheus(self._folder, machines, port=web, alertmanager=manager)
+        config = write_prometheus(self._folder, machines, port=web, alertmanager=manager, hub=self._hub)
         self._run(
             "prometheus",
             [
@@ -162,6 +166,7 @@ class Demo:
         print(f"              {self._prometheus}graph?g0.expr=gpu_temperature_celsius&g0.tab=0&g0.range_input=5m")
         print("Rules, routes and mails are those of deploy/; what waits for a minute there waits for a second here.")
         print("What looks back for five minutes does so here as well: the mail that it is over comes after these.")
+        print("Without a Grafana here, the mails' Dashboard is the hub's page of the GPU.")
         return box
 
     def _watch(self, box: Mailbox | None, *, until_mail: bool) -> int:
@@ -195,32 +200,44 @@ class Demo:
         self._next_look = time.monotonic() + 1.0
         try:
             alerts = self._ask("alerts", {})["alerts"]
-            hottest = self._ask("query", {"query": _HOTTEST})["result"] if not self._told else []
+            hottest = self._ask("query", {"query": _HOTTEST})["result"] if not self._states else []
         except (urllib.error.URLError, OSError, ValueError, KeyError):
             return  # busy; it is looked at again in a second
-        for alert in alerts:
-            labels = alert["labels"]
-            if "alias" not in labels or labels.get("severity") not in {"critical", "warning"}:
-                continue
-            if (alert["state"] == "pending" and labels["alias"] != SICK) or "owner" in labels:
-                continue  # people who hold idle GPUs are no news here
-            gpu = f" GPU {labels['gpu']}" if "gpu" in labels else ""
-            self._tell(f"{labels['alias']}{gpu}: {labels['alertname']} is {alert['state']}")
+        for line in news(self._states, alerts):
+            _say(line)
         for sample in hottest:
             labels = sample["metric"]
             _say(f"{labels['alias']} GPU {labels['gpu']} is the hottest, {float(sample['value'][1]):.0f} °C")
             self._next_look = time.monotonic() + 5.0
-
-    def _tell(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
-            _say(line)
 
     def _ask(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
         url = f"{self._prometheus}api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
             data: dict[str, Any] = json.load(answer)["data"]
             return data
+
+
+def news(told: dict[str, str], alerts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What has changed since ``told``, which follows: alerts that begin, fire, and end. ``alerts`` are Prometheus's."""
+    now: dict[str, str] = {}
+    for alert in alerts:
+        labels = alert["labels"]
+        if "alias" not in labels or labels.get("severity") not in {"critical", "warning"}:
+            continue
+        if (alert["state"] == "pending" and labels["alias"] != SICK) or "owner" in labels:
+            continue  # people who hold idle GPUs are no news here
+        gpu = f" GPU {labels['gpu']}" if "gpu" in labels else ""
+        what = f"{labels['alias']}{gpu}: {labels['alertname']}"
+        if now.get(what) != "firing":  # one of several, by another label
+            now[what] = alert["state"]
+    for what, state in now.items():
+        if told.get(what) != state:
+            yield f"{what} is {state}"
+    for what, state in told.items():
+        if what not in now and state != _OVER:
+            now[what] = _OVER
+            yield f"{what} {'is over' if state == 'firing' else 'passed without firing'}"
+    told.update(now)
 
 
 def _body(url: str) -> bytes:

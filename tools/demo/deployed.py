@@ -1,6 +1,7 @@
 """What deploy/ has, with the demo's addresses and less patience: what waits for a minute there waits for a second here.
 
-Conditions and thresholds, routes, groups, inhibition and templates are the deployed ones, word for word.
+Conditions and thresholds, routes, groups, inhibition and templates are the deployed ones, word for word. Links to a
+Grafana, which there is none of here, lead to the hub.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from tools.lab import LOOPBACK, ROOT
 DEPLOY = ROOT / "deploy"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FASTER = 60
+# Behind the hub's address: the page of the GPU, of the machine, or of all machines, by what the alert is about.
+_PAGE = """{{ with $labels.alias }}machines/{{ . | urlquery }}{{ with $labels.gpu }}/gpus/{{ . }}{{ end }}{{ end }}"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def sooner(duration: str) -> str:
     return f"{max(1, int(duration[:-1]) * _SECONDS[duration[-1]] // _FASTER)}s"
 
 
-def write_rules(folder: Path) -> list[Path]:
+def write_rules(folder: Path, *, hub: str) -> list[Path]:
     """Copies of the rule files that the deployed prometheus.yml loads."""
     copies = []
     for name in _read(DEPLOY / "prometheus/prometheus.yml")["rule_files"]:
@@ -49,6 +52,8 @@ def write_rules(folder: Path) -> list[Path]:
             _hurry(group, ("interval",))
             for rule in group["rules"]:
                 _hurry(rule, ("for", "keep_firing_for"))
+                if "dashboard_url" in rule.get("annotations", {}):
+                    rule["annotations"]["dashboard_url"] = f"{hub}{_PAGE}"
         copies.append(folder / Path(name).name)
         copies[-1].write_text(yaml.safe_dump(tree))
     return copies
@@ -71,11 +76,11 @@ def _write_nodes(folder: Path, machines: Sequence[Machine]) -> Path:
     return nodes
 
 
-def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int) -> Path:
+def write_prometheus(folder: Path, machines: Sequence[Machine], *, port: int, alertmanager: int, hub: str) -> Path:
     """A prometheus.yml beside its nodes.yml and rules."""
     tree = _read(DEPLOY / "prometheus/prometheus.yml")
     tree["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
-    tree["rule_files"] = [str(path) for path in write_rules(folder)]
+    tree["rule_files"] = [str(path) for path in write_rules(folder, hub=hub)]
     nodes = _write_nodes(folder, machines)
     addresses = {"alertmanager:9093": f"{LOOPBACK}:{alertmanager}", "localhost:9090": f"{LOOPBACK}:{port}"}
     for job in tree["scrape_configs"]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import click
 
+from gpu_exporter.cli.extras import missing_packages
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import from_environment, load, read_yaml, settings
-from gpu_exporter.installing import advice
+from gpu_exporter.config.installed import remedy
 
 Kind: TypeAlias = Literal["exporter", "nodes", "hub"]
 _LARGEST: Final = 4 * 1024**2  # bytes, of a list of machines
@@ -105,8 +105,8 @@ def _check_hub(file: Path) -> None:
     from gpu_exporter.hub import settings as hub_settings  # noqa: PLC0415
 
     config = hub_settings.load(file)
-    if any(find_spec(name) is None for name in ("aiohttp", "dns", "msgspec")):
-        click.echo(f"{file}: ok, but what it names was not read; {advice('aiohttp', 'dnspython', 'msgspec')}")
+    if missing := missing_packages(("aiohttp", "dns", "msgspec")):
+        click.echo(f"{file}: ok, but what it names was not read; {remedy(missing)}")
         return
     from gpu_exporter.hub.fetching import access  # noqa: PLC0415
 

@@ -9,18 +9,23 @@ from typing import Final
 
 import click
 
-from gpu_exporter.installing import advice
+from gpu_exporter.config.installed import remedy
 
 # Modules whose package has another name, as pip is asked for it.
 _PACKAGES: Final = {
     "dns": "dnspython",
     # See pyproject.toml: newer ones end Python before 3.12.
-    "PySide6": "pyside6-essentials" if sys.version_info >= (3, 12) else "'pyside6-essentials<6.12'",
+    "PySide6": "pyside6-essentials" if sys.version_info >= (3, 12) else "pyside6-essentials<6.12",
 }
+
+
+def missing_packages(modules: Sequence[str]) -> list[str]:
+    """The packages, as pip knows them, of those modules that are not installed."""
+    return [_PACKAGES.get(name, name) for name in modules if find_spec(name) is None]
 
 
 def need(command: str, modules: Sequence[str]) -> None:
     """Raise ClickException where one of the modules is not installed."""
-    if missing := [name for name in modules if find_spec(name) is None]:
-        packages = [_PACKAGES.get(name, name) for name in missing]
-        raise click.ClickException(f"{command} needs {', '.join(missing)}; {advice(*packages)}")
+    if packages := missing_packages(modules):
+        missing = [name for name in modules if find_spec(name) is None]
+        raise click.ClickException(f"{command} needs {', '.join(missing)}; {remedy(packages)}")

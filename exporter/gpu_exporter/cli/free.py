@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import signal
-import sys
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from gpu_exporter.cli.history import parsed
 from gpu_exporter.cli.origin import beat, missing_libraries, origin, with_origin
 from gpu_exporter.config.parsers import duration_between, size
+from gpu_exporter.ending import quit_now
 
 if TYPE_CHECKING:
     from gpu_exporter.hub.client.view import View
@@ -133,7 +131,7 @@ def _look(
     if view.simulated():
         tell("simulated data: no real GPU was read")
     if client.hung:
-        leave(status)
+        quit_now(status)
     return status
 
 
@@ -159,14 +157,6 @@ def end_at_once() -> None:
     """Have Ctrl-C end the process as SIGTERM does, whatever hangs: there is nothing to put in order."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process though driver calls hang, which the driver library's exit handlers would wait for."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _write(view: View, gpus: tuple[Gpu, ...], *, cuda: str | None, form: str) -> None:

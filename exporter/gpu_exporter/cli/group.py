@@ -143,11 +143,17 @@ class _DefaultGroup(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             named = [word for word in self._given if word in self.commands]
-            if named and self._given[0].startswith("-") and "unexpected extra argument" in error.format_message():
+            if named and self._given[0].startswith("-") and self._is_of(named[0], error):
                 rest = [word for word in self._given if word != named[0]]
                 ordered = " ".join(["gpu-exporter", named[0], *rest])
                 raise click.UsageError(f"the command stands before its options; write: {ordered}") from None
             raise
+
+    def _is_of(self, name: str, error: click.UsageError) -> bool:
+        """Whether what ``serve`` did not understand is this command, or an option of its."""
+        if isinstance(error, click.NoSuchOption):
+            return any(error.option_name in option.opts for option in self.commands[name].params)
+        return "unexpected extra argument" in error.format_message()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

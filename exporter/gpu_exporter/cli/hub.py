@@ -17,7 +17,6 @@ from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
 
 T = TypeVar("T")
 _NEEDED: Final = ("aiohttp", "dns", "jinja2", "msgspec", "starlette", "uvicorn")
-_FLUSH_WITHIN: Final = 0.2  # seconds
 _LOG: Final = {setting.key: setting for setting in settings() if setting.key.startswith("log.")}
 
 
@@ -128,7 +127,7 @@ def hub(
     except service.StartError as error:
         raise click.ClickException(str(error)) from None
     finally:
-        logs.flush(_FLUSH_WITHIN)
+        logs.flush()
 
 
 def _prometheus(url: str) -> Any:

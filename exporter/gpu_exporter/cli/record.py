@@ -14,7 +14,6 @@ from gpu_exporter.config.parsers import duration_between, size_between
 
 _DAY = 86400.0
 _MIB = 1024.0**2
-_FLUSH_WITHIN = 0.2  # seconds
 
 
 @click.command(short_help="Keep a history of GPUs and their holders in one file.")
@@ -89,4 +88,4 @@ def record(
     except HistoryError as error:
         raise click.ClickException(f"--history.path: {error}") from None
     finally:
-        logs.flush(_FLUSH_WITHIN)
+        logs.flush()

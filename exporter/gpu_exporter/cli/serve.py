@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
-import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 
 from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.options import load_config, with_settings, without_effect
+from gpu_exporter.ending import quit_now
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
         daemon.serve(config, path=config_file, overrides=overrides, settled=_settle)
     except StartError as error:
         click.echo("gpu-exporter: " + " ".join(str(error).split("\n")), err=True)
-        os._exit(2)  # a call may hang in the driver, whose exit handlers would wait for it
+        quit_now(2)  # a call may hang in the driver, whose exit handlers would wait for it
 
 
 def _settle() -> None:

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import click
 
-from gpu_exporter.cli.free import PATIENCE, QUICK, blindness, end_at_once, leave, tell
+from gpu_exporter.cli.free import PATIENCE, QUICK, blindness, end_at_once, tell
 from gpu_exporter.cli.origin import beat, missing_libraries, origin, with_origin
+from gpu_exporter.ending import quit_now
 
 _LIVE: Final = "textual"
 
@@ -53,7 +54,7 @@ def top(
         client = Client(origin(interval=pace, **where))
         ended = show(client, look, ascii_only=ascii_only or spells_ascii())
         if client.hung:
-            leave(ended)
+            quit_now(ended)
         return ended
     end_at_once()
     client = Client(origin(interval=pace or QUICK, **where))
@@ -68,5 +69,5 @@ def top(
     if status == 2 and (trouble := blindness(view)):
         tell(trouble)
     if client.hung:
-        leave(status)
+        quit_now(status)
     return status

@@ -3,6 +3,7 @@
 ``settings`` is the table; ``environment`` reads its variables and refuses others of our prefix; ``load`` lays file,
 environment and flags over its defaults; ``files`` reads what is regular and not too large; ``yaml`` has limits of its
 own and tells mistakes in one line; ``parsers`` turn text into values; ``watch`` tells which files have changed.
+``installed`` says what brings a library that is missing.
 """
 
 from __future__ import annotations

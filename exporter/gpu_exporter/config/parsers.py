@@ -338,6 +338,16 @@ def quoted(value: Any) -> str:
     return f"'{text[:80]}…'" if len(text) > 80 else f"'{text}'"
 
 
+def shown(text: str, most: int = 200) -> str:
+    """What a program or a server said, as a message of ours has it: on one line, without what a terminal would obey."""
+    return f"{printable(text[:most])}…" if len(text) > most else printable(text)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def in_units(value: float) -> str:
     """Seconds as a duration."""
     units = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))

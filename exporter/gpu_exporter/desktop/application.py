@@ -32,6 +32,7 @@ from gpu_exporter.desktop.targets_dialog import TargetsDialog
 from gpu_exporter.desktop.theme import follow_scheme
 from gpu_exporter.desktop.tray import Tray
 from gpu_exporter.desktop.window import Window
+from gpu_exporter.ending import quit_now
 from gpu_exporter.hub.client.origins import Origin
 
 log = logging.getLogger(__name__)
@@ -126,8 +127,7 @@ def run(open_: Open, *, origin: Origin | None, choice: Choice | None) -> None:
         application.exec()
     desktop.end()
     if desktop.feed.hung:  # the driver's exit handlers would wait for the call that hangs
-        sys.stderr.flush()
-        os._exit(0)
+        quit_now(0)
 
 
 class _Signals:
@@ -175,7 +175,7 @@ class _Messages:
             why = "; ".join(dict.fromkeys(filter(None, said))) or words
             sys.stderr.write(f"gpu-exporter: the window cannot be shown {where}: {why}\n")
             sys.stderr.flush()
-            os._exit(2)
+            quit_now(2)
         if kind != QtMsgType.QtDebugMsg:
             self._last.append(words)
             log.debug("Qt says", extra={"message_of_qt": words})

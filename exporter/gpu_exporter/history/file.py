@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 _MAGIC: Final = b"SQLite format 3\0"
 _CHECKED: Final = 512 * 1024**2  # bytes up to which the whole file is checked when it is opened for writing (1 s)
 _BUSY: Final = 5.0  # seconds to wait for a reader that holds a lock
+_CLOSE_WITHIN: Final = 300  # milliseconds to wait for one at the end, of the two seconds in which the process ends
 _RECOVERY: Final = "move it away to begin anew, or see docs/HISTORY.md"
 
 
@@ -57,7 +59,16 @@ class Writer:
             self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close it. Raises nothing: what was committed is in the file or its write-ahead log."""
+        """Close it. Raises nothing: what was committed is in the file or its write-ahead log.
+
+        In the file, unless that cannot be written now: a copy of the file alone is whole then. The last connection to
+        close removes the log; a reader in another program keeps its name, and it has nothing in it.
+        """
+        try:
+            self.connection.execute(f"PRAGMA busy_timeout = {_CLOSE_WITHIN:.0f}")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            log.debug("the log was not moved into the file", extra={"file": str(self.path), "error": str(error)})
         try:
             self.connection.close()
         except sqlite3.Error as error:
@@ -101,6 +112,7 @@ class Writer:
                 raise HistoryError(f"{self.path}: is damaged ({' '.join(str(found).split())}); {_RECOVERY}")
         if version < VERSION:
             _migrate(connection, version)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # so that the file says what it is
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -120,8 +132,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
     _check_header(path)
     name = quote(str(path.absolute()))
     failure: sqlite3.Error | None = None
+    had_log = has_log(path)
     # Where its folder cannot be written, as on a read-only disk, it can be read if nobody writes it meanwhile.
-    for option in ("mode=ro",) if _has_log(path) else ("mode=ro", "mode=ro&immutable=1"):
+    for option in ("mode=ro",) if _is_log_filled(path) else ("mode=ro", "mode=ro&immutable=1"):
         try:
             connection = sqlite3.connect(
                 f"file:{name}?{option}", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False
@@ -130,6 +143,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
                 _check_readable(connection, path)
             except BaseException:
                 connection.close()
+                if not had_log:
+                    remove_empty_log(path)
                 raise
         except sqlite3.Error as error:
             failure = error
@@ -138,8 +153,28 @@ def open_reader(path: Path) -> sqlite3.Connection:
     raise HistoryError(f"{path}: {explained(failure, path)}") from None
 
 
+def has_log(path: Path) -> bool:
+    """Whether the file has a write-ahead log beside it, be it empty."""
+    return path.with_name(f"{path.name}-wal").exists()
+
+
+def remove_empty_log(path: Path) -> None:
+    """Remove the log that a reader made by reading, which a connection that only reads cannot. Raises nothing."""
+    if not has_log(path) or _is_log_filled(path):
+        return
+    with suppress(sqlite3.Error), closing(
+        sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=0.0)
+    ) as connection:  # fmt: skip
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
 def _check_readable(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
+    if version == 0:
+        raise HistoryError(
+            f"{path}: has nothing in it; of a history that is being written, sqlite3's .backup makes a copy "
+            "(docs/HISTORY.md)"
+        )
     if version < VERSION:
         raise HistoryError(
             f"{path}: is of version {version}, and version {VERSION} is read here; "
@@ -216,11 +251,11 @@ def _check_header(path: Path) -> None:
         raise HistoryError(f"{path}: is not a database; name another file")
     page = int.from_bytes(head[16:18], "big")
     page, pages = 65536 if page == 1 else page, int.from_bytes(head[28:32], "big")
-    if size < page * pages and not _has_log(path):
+    if size < page * pages and not _is_log_filled(path):
         raise HistoryError(f"{path}: is cut off: {size} bytes of {page * pages}; {_RECOVERY}")
 
 
-def _has_log(path: Path) -> bool:
+def _is_log_filled(path: Path) -> bool:
     log_file = path.with_name(f"{path.name}-wal")
     return log_file.exists() and log_file.stat().st_size > 0
 

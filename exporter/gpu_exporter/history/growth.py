@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gpu_exporter.catalog.score import weighted
 from gpu_exporter.history.document import GpuSample, RareKey, rare_counts
 from gpu_exporter.model import Owner
 
@@ -105,9 +106,13 @@ def _score(
         or not now.power_limit
     ):
         return utilization * observed
-    filled = min(now.memory_used / now.memory_total, 1.0)
-    power = min(joules / observed / now.power_limit, 1.0)
-    return (0.5 * utilization + 0.2 * min(memory_io_busy / observed, 1.0) + 0.2 * filled + 0.1 * power) * observed
+    parts = {
+        "utilization": utilization,
+        "memory_io": min(memory_io_busy / observed, 1.0),
+        "memory_used": min(now.memory_used / now.memory_total, 1.0),
+        "power": min(joules / observed / now.power_limit, 1.0),
+    }
+    return weighted(parts) * observed
 
 
 def _rare(before: GpuSample, now: GpuSample) -> dict[RareKey, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gpu_exporter.history.document import STATES
-from gpu_exporter.history.file import HistoryError, explained, identity, open_reader
+from gpu_exporter.history.file import HistoryError, explained, has_log, identity, open_reader, remove_empty_log
 from gpu_exporter.history.schema import HOUR, MINUTES, OBSERVED, QUARTERS, Span
 
 _MOST_POINTS: Final = 50_000
@@ -100,9 +100,11 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._made_log = False
         self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
+        self._made_log = not has_log(self._path)
         connection = open_reader(self._path)
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cache_size = -16384")
@@ -110,9 +112,11 @@ class Reader:
         return connection
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, and leave nothing beside it that was not there before."""
         with self._lock:
             self._db.close()
+            if self._made_log:
+                remove_empty_log(self._path)
 
     def nodes(self) -> list[StoredNode]:
         """The machines, by alias."""

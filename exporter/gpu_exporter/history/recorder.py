@@ -18,7 +18,7 @@ from gpu_exporter.history.store import Store
 log = logging.getLogger(__name__)
 
 # A minute is written so long after its end, since samples come late.
-_GRACE: Final = 10.0  # seconds
+GRACE: Final = 10.0  # seconds
 _KEEP_EVERY: Final = 600.0  # seconds between rounds of retention
 # What waits in memory while it cannot be written: an hour of 64 GPUs with their machines and processes.
 _MOST_WAITING: Final = 20_000
@@ -86,7 +86,7 @@ class Recorder:
         """Write the minutes that are over. The thread does so by itself; not to be called beside it."""
         now = self._clock() if now is None else now
         with self._lock:
-            self._waiting.extend(self._minutes.take(now - _GRACE))
+            self._waiting.extend(self._minutes.take(now - GRACE))
         self._write(now)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Recorder:
         self._writer.close()
 
     def _run(self) -> None:
-        while not self._closing.wait(MINUTE - (self._clock() - _GRACE) % MINUTE):
+        while not self._closing.wait(MINUTE - (self._clock() - GRACE) % MINUTE):
             try:
                 self.flush()
             except Exception:  # the thread must outlive a bug

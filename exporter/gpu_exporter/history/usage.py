@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gpu_exporter.catalog.score import PARTS, USUAL, weighted
 from gpu_exporter.history.document import HELD, STATES
 from gpu_exporter.history.reader import Reader, StoredGpu
 from gpu_exporter.history.schema import MINUTES, OBSERVED, QUARTERS, Span
 from gpu_exporter.model import Owner
-
-PARTS: Final = ("utilization", "memory_io", "memory_used", "power")
 
 
 @dataclass(slots=True)
@@ -43,7 +42,7 @@ class Total:
             return None
         if self.parts.keys() != set(PARTS):
             return min(1.0, self.parts["utilization"] / self.scored)
-        return sum(weights.get(name, 0.0) * min(1.0, total / self.scored) for name, total in self.parts.items())
+        return weighted({name: min(1.0, total / self.scored) for name, total in self.parts.items()}, weights)
 
 
 @dataclass(slots=True)
@@ -82,9 +81,8 @@ _ROWS: Final = "row.id >= :low AND row.id < :high AND {time} >= :start AND {time
 _LEAST: Final = "CREATE TEMP TABLE least (gpu INTEGER PRIMARY KEY, watts REAL, power_limit REAL)"
 # A holder of a part of a row: the rest of the time the GPU was free, computed nothing and drew what it draws at least.
 _DRAWN: Final = f"max(0.0, {_JOULES} - ({OBSERVED} - held) * least.watts)"
-_WORKED: Final = (
-    f"min(1.0, max(0.0, ({_SCORE} - ({OBSERVED} - held) * coalesce(0.1 * least.watts / power_limit, 0.0)) / held))"
-)
+_IDLES: Final = f"coalesce({USUAL['power']} * least.watts / power_limit, 0.0)"
+_WORKED: Final = f"min(1.0, max(0.0, ({_SCORE} - ({OBSERVED} - held) * {_IDLES}) / held))"
 
 
 def usage(reader: Reader, *, start: float, end: float) -> Usage:

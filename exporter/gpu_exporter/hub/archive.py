@@ -13,6 +13,7 @@ from gpu_exporter.config.parsers import quoted
 from gpu_exporter.history import HistoryError
 from gpu_exporter.history.document import STATES
 from gpu_exporter.history.reader import METRICS, Reader
+from gpu_exporter.history.recorder import GRACE
 from gpu_exporter.history.usage import usage
 from gpu_exporter.hub.settings import Weights
 from gpu_exporter.model import Owner
@@ -25,10 +26,9 @@ CHARTS: Final[Mapping[str, str]] = {
     "gpu_temperature_celsius": "Temperature",
     "gpu_power_watts": "Power",
 }
+_WHEN: Final = f"a minute is written {GRACE:.0f} s after its end"
+_AS_COUNTED: Final = Weights()
 MOST_POINTS: Final = 11_000  # of a curve; what Prometheus answers at most
-
-
-USUAL: Final = Weights()
 
 
 class ArchiveError(Exception):
@@ -111,7 +111,7 @@ class FileArchive:
 
     metrics: Collection[str] = METRICS.keys()
 
-    def __init__(self, path: Path, *, weights: Weights = USUAL) -> None:
+    def __init__(self, path: Path, *, weights: Weights = _AS_COUNTED) -> None:
         self.name = path.name
         self.weights = weights
         try:
@@ -144,7 +144,7 @@ class FileArchive:
             found = [one for one in self._reader.gpus() if (one.node, one.number) == gpu[:2]]
             same = [one for one in found if one.uuid == gpu.uuid] or found
             if not same:
-                raise NothingYetError("the history has nothing of this GPU yet")
+                raise NothingYetError(f"the history has nothing of this GPU yet; {_WHEN}")
             series = self._reader.series(same[0], metric, start=start, end=end, step=step)
         except HistoryError as error:
             raise ArchiveError(str(error)) from None
@@ -214,7 +214,7 @@ class PrometheusArchive:
 
     metrics: Collection[str] = _QUERIES.keys()
 
-    def __init__(self, access: Access, *, weights: Weights = USUAL) -> None:
+    def __init__(self, access: Access, *, weights: Weights = _AS_COUNTED) -> None:
         self.name = "Prometheus"
         self.weights = weights
         self._client = Client(access)
@@ -294,7 +294,7 @@ def _who(gpu: object, name: tuple[str, str]) -> tuple[str, int, str, str]:
 
 def _own(weights: Weights) -> Mapping[str, float] | None:
     """Weights that are not those of the score that the exporter counts; None where they are."""
-    return None if weights == USUAL else asdict(weights)
+    return None if weights == _AS_COUNTED else asdict(weights)
 
 
 def _mean(score: float, scored: float) -> float | None:

@@ -69,6 +69,10 @@ class Past:
     async def close(self) -> None:
         """Write what is left, and let go of everything."""
         await self.controller.close()
+        await asyncio.to_thread(self.let_go)
+
+    def let_go(self) -> None:
+        """Write what is left. The writer goes last: only then SQLite moves its log into the file and removes it."""
+        self.archive.close()
         if self.recorder is not None:
-            await asyncio.to_thread(self.recorder.close)
-        await asyncio.to_thread(self.archive.close)
+            self.recorder.close()

@@ -94,7 +94,7 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
 
     recorder: Recorder | None = None
     journal: Journal | None = None
-    archive: Archive
+    archive: Archive | None = None
     try:
         if options.history_path is not None:
             journal = Journal(options.history_path)
@@ -103,13 +103,14 @@ def _past(options: Options, files: _Files, fleet: Fleet) -> Past | None:
         if options.prometheus is not None:
             archive = PrometheusArchive(options.prometheus, weights=files.config.weights)
         elif options.history_path is not None:
-            archive = FileArchive(options.history_path, weights=files.config.weights)
-            fleet.remember(archive.seen())
+            archive = file = FileArchive(options.history_path, weights=files.config.weights)
+            fleet.remember(file.seen())
         else:
             return None
     except (HistoryError, ArchiveError, ReportError) as error:
-        if recorder is not None:
-            recorder.close()
+        for opened in (archive, recorder):
+            if opened is not None:
+                opened.close()
         raise StartError(str(error)) from None
     config = files.config
     results = Results(archive, config.thresholds, config.window, journal=journal)
@@ -132,8 +133,8 @@ class Hub:
         try:
             self._server = Server(self._application.build(gate), options.listen, allow=options.allow, gate=gate)
         except OSError as error:
-            if past is not None and past.recorder is not None:
-                past.recorder.close()
+            if past is not None:
+                past.let_go()
             raise StartError(f"web.listen_address: {error}") from None
 
     async def serve(self, ending: Ending) -> None:

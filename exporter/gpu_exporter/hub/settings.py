@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from gpu_exporter.catalog.score import USUAL
 from gpu_exporter.config import ConfigError, Section, read_file, read_yaml
 from gpu_exporter.config.parsers import (
     Address,
@@ -185,14 +186,19 @@ class Thresholds:
     normal: float = _key(0.7, _share, "Below it a GPU was used as most are; from it on, highly.", shown="70%")
 
 
+def _weight(part: str, help_text: str) -> float:
+    """One key of ``weights``; by default as the exporter counts the score."""
+    return _key(USUAL[part], _share, help_text, shown=f"{USUAL[part]:g}")
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """What the score is made of; together 1."""
 
-    utilization: float = _key(0.5, _share, "Weight of the utilization.", shown="0.5")
-    memory_io: float = _key(0.2, _share, "Weight of the time in which memory was read or written.", shown="0.2")
-    memory_used: float = _key(0.2, _share, "Weight of the share of memory in use.", shown="0.2")
-    power: float = _key(0.1, _share, "Weight of the power as a share of its limit.", shown="0.1")
+    utilization: float = _weight("utilization", "Weight of the utilization.")
+    memory_io: float = _weight("memory_io", "Weight of the time in which memory was read or written.")
+    memory_used: float = _weight("memory_used", "Weight of the share of memory in use.")
+    power: float = _weight("power", "Weight of the power as a share of its limit.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,17 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 _PLAIN: Final = 1e6
 # Level 9 takes nine times as long for a page that is a sixth smaller.
 _GZIP_LEVEL: Final = 1
+# Pages after which a form that nobody wanted again is forgotten: one curl is not rendered for ever, and who scrapes
+# every two minutes beside somebody who does every 15 s is remembered.
+_REMEMBERED: Final = 10
 
 
 class Page:
     """The bytes of /metrics for the newest snapshot asked for, each form rendered when it is first wanted.
 
     It lives as long as the daemon and is the one place that keeps what was rendered. Any thread may call. ``process``
-    collects the ``process_*`` families, by default those of this process. ``compat`` adds other exporters' names.
+    collects the ``process_*`` families, by default those of this process, when told to by ``note_process``. ``compat``
+    adds other exporters' names.
     """
 
     def __init__(
@@ -47,13 +51,16 @@ class Page:
         self._lock = threading.Lock()
         self._samples: list[tuple[_Family | Family, str]] = []
         self._collected: list[ProcessFamily] = []
-        self._asked: tuple[bool, bool] | None = None
+        self.note_process()
+        # Whoever asks does so again in the same form; how many pages were prepared when one was last wanted.
+        self._asked: dict[tuple[bool, bool], int] = {}
+        self._prepared = 0
         # Replaced as a pair, so that a scrape which finds its body needs no lock.
         self._rendered: tuple[Snapshot | None, dict[tuple[bool, bool], bytes]] = (None, {})
 
     def body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         """The snapshot in OpenMetrics 1.0 or text 0.0.4, compressed or not."""
-        self._asked = (openmetrics, gzip)
+        self._asked[openmetrics, gzip] = self._prepared
         rendered, bodies = self._rendered
         body = bodies.get((openmetrics, gzip)) if rendered is snapshot else None
         if body is None:
@@ -62,11 +69,16 @@ class Page:
         return body
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Render it in the form that was asked for last, before it is asked for."""
-        if self._asked is not None:
-            openmetrics, gzip = self._asked
-            with self._lock:
-                self._body(snapshot, openmetrics=openmetrics, gzip=gzip)
+        """Render it, before it is asked for, in every form that somebody wanted of one of the last pages."""
+        self._prepared += 1
+        with self._lock:
+            for (openmetrics, gzip), last in list(self._asked.items()):
+                if self._prepared - last <= _REMEMBERED:
+                    self._body(snapshot, openmetrics=openmetrics, gzip=gzip)
+
+    def note_process(self) -> None:
+        """Look at this process now, for the pages that follow: a scrape that nobody expected reads no file."""
+        self._collected = list(self._process.collect())
 
     def _body(self, snapshot: Snapshot, *, openmetrics: bool, gzip: bool) -> bytes:
         if self._rendered[0] is not snapshot:
@@ -75,7 +87,6 @@ class Page:
                 *self._renderer.samples(snapshot),
                 *(self._compat.samples(snapshot) if self._compat else ()),
             ]
-            self._collected = list(self._process.collect())
             self._rendered = (snapshot, {})
         bodies = self._rendered[1]
         body = bodies.get((openmetrics, gzip))

@@ -30,8 +30,8 @@ def record(config: Config, *, path: Path, retention: Retention, targets: Sequenc
     """Record until SIGTERM or SIGINT; without targets, this machine. Raises ConfigError or HistoryError."""
     stop = threading.Event()
     ending = Ending(ENDS | {signal.SIGHUP})  # a closed terminal ends it as well
-    with ExitStack() as running:
-        recorder = running.enter_context(closing(Recorder(path, retention=retention)))
+    # The history is closed first: there may be no time for who hangs, and it is to have all that was seen.
+    with ExitStack() as running, closing(Recorder(path, retention=retention)) as recorder:
         machine: ThisMachine | None = None
         if targets:
             watchers = Watchers(targets, interval=config.collection.interval, recorder=recorder)

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
-from gpu_exporter.config.parsers import RefusedError, duration, moment, percentage, price
+from gpu_exporter.config.parsers import RefusedError, duration, moment, percentage, price, shown
 from gpu_exporter.report import render
 from gpu_exporter.report.client import Access, Client, ReportError
 from gpu_exporter.report.history import Grid, History
@@ -152,5 +152,4 @@ def _matchers(text: str) -> str:
 
 
 def _refuse(flag: str, text: str, accepted: str) -> NoReturn:
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:80])
-    raise ReportError(f"{flag}: '{shown}' cannot be used; {accepted}")
+    raise ReportError(f"{flag}: '{shown(text, 80)}' cannot be used; {accepted}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Final, NoReturn, TypeVar
 
 from gpu_exporter import __version__
-from gpu_exporter.config.parsers import http_url
+from gpu_exporter.config.parsers import http_url, shown
 
 _LARGEST: Final = 128 * 1024**2  # bytes of one answer, unpacked; a slice of a day of 5 000 GPUs has half of it
 # What JSON becomes in memory depends on its lists and objects, some 100 bytes each. A point of Prometheus's is one list
@@ -174,7 +174,7 @@ class Client:
         if error.code == 403:
             self._fail(f"{status}: may not be asked with this login{said}")
         if 300 <= error.code < 400:
-            self._fail(f"{status}: sends us on to {_shown(error.headers.get('Location', ''))}; write the final URL")
+            self._fail(f"{status}: sends us on to {shown(error.headers.get('Location', ''))}; write the final URL")
         if error.code == 404:
             self._fail(
                 f"{status}: has no Prometheus API here; write the URL up to what stands before /api/v1 "
@@ -189,11 +189,11 @@ class Client:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):
-            what = f"answered {_shown(kind.partition(';')[0] or 'something')} that is not JSON"
+            what = f"answered {shown(kind.partition(';')[0] or 'something')} that is not JSON"
             self._fail(f"{what}: it is no Prometheus API, or a login page stands before it")
         try:
             if document["status"] != "success":
-                self._fail(f"refused the query: {_shown(str(document.get('error') or document['status']))}")
+                self._fail(f"refused the query: {shown(str(document.get('error') or document['status']))}")
             data = document["data"]
             found = [
                 Series(
@@ -205,13 +205,13 @@ class Client:
                 for item in data["result"]
             ]  # fmt: skip
             if data["resultType"] != "matrix":
-                self._fail(f"answered a {_shown(str(data['resultType']))} where a matrix was asked for")
+                self._fail(f"answered a {shown(str(data['resultType']))} where a matrix was asked for")
             warnings = [str(warning) for warning in document.get("warnings") or ()]
         except (AttributeError, KeyError, TypeError, ValueError):
             self._fail("answered JSON that is not the Prometheus API's")
         if document.get("isPartial"):  # VictoriaMetrics with a storage node away
             warnings.append("some of its storage did not answer (isPartial)")
-        self.warnings += [shown for shown in map(_shown, warnings) if shown not in self.warnings]
+        self.warnings += [told for told in map(shown, warnings) if told not in self.warnings]
         return found
 
     def _fail(self, what: str) -> NoReturn:
@@ -230,7 +230,7 @@ def _split(url: str) -> tuple[str, str]:
     example = "write http://HOST:9090, with the path prefix where there is one"
     parts = http_url(url)
     if parts is None:
-        raise ReportError(f"--prometheus.url: '{_shown(url.rpartition('@')[2])}' is not an http(s) URL; {example}")
+        raise ReportError(f"--prometheus.url: '{shown(url.rpartition('@')[2])}' is not an http(s) URL; {example}")
     if "@" in parts.netloc:
         raise ReportError(
             "--prometheus.url: a login in the URL is read by everybody who sees the process; "
@@ -298,7 +298,7 @@ def _reason(error: object) -> str:
         return "cannot be reached: it does not answer in time"
     if isinstance(error, http.client.IncompleteRead):
         return "broke off in the middle of an answer"
-    return f"does not answer as a web server does: {_shown(str(error) or type(error).__name__)}"
+    return f"does not answer as a web server does: {shown(str(error) or type(error).__name__)}"
 
 
 def _message(body: bytes) -> str:
@@ -309,9 +309,4 @@ def _message(body: bytes) -> str:
         text = str(document.get("error") or document.get("message") or "") if isinstance(document, dict) else ""
     except (ValueError, RecursionError):
         pass
-    return "" if not text or text.startswith("<") else f": {_shown(text.splitlines()[0])}"
-
-
-def _shown(text: str) -> str:
-    clean = "".join(letter if letter.isprintable() else " " for letter in text)
-    return f"{clean[:160]}…" if len(clean) > 160 else clean
+    return "" if not text or text.startswith("<") else f": {shown(text.splitlines()[0])}"

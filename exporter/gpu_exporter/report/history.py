@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gpu_exporter.catalog.score import USUAL
 from gpu_exporter.model import Owner
 from gpu_exporter.report.client import Client, ReportError, Series
 from gpu_exporter.report.growth import Meter, Point, Raw
-from gpu_exporter.report.slices import USUAL, Key, PerChunk, Slice
+from gpu_exporter.report.slices import Key, PerChunk, Slice
 
 STATE_SECONDS: Final = "gpu_state_seconds_total"
 OWNER_SECONDS: Final = "gpu_owner_seconds_total"
@@ -106,7 +107,7 @@ class History:
     """Reads the window slice by slice; ``gpus``, ``holds`` and ``covered`` (seconds with any data) are the result.
 
     ``match`` narrows every query (PromQL label matchers without braces). The score is the one that the exporter counts
-    or, with ``weights`` of its parts (``slices.PARTS``), made anew of what it counts of each. Raises ReportError.
+    or, with ``weights`` of its parts (catalog/score.py), made anew of what it counts of each. Raises ReportError.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from gpu_exporter.config.parsers import printable
 from gpu_exporter.history.export import harmless
 from gpu_exporter.report.waste import COLUMNS, COSTS, FIGURES, WORDS, Report, Row, span
 
@@ -152,7 +153,7 @@ def _when(time: float) -> str:
 
 def _names(keys: Mapping[str, str], names: Sequence[str]) -> list[str]:
     # Names come from users: nothing in them may move the cursor.
-    return ["".join(c if c.isprintable() else "?" for c in keys.get(name, "")) for name in names]
+    return [printable(keys.get(name, "")) for name in names]
 
 
 def _cells(row: Row | Mapping[str, float | None], figures: Sequence[tuple[str, str, str]]) -> list[str]:

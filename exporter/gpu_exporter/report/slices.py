@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-# What a score is made of, and the weights of the usual one.
-PARTS: Final = ("utilization", "memory_io", "memory_used", "power")
-USUAL: Final = dict(zip(PARTS, (0.5, 0.2, 0.2, 0.1), strict=True))
+from gpu_exporter.catalog.score import PARTS, weighted
 
 Key = tuple[str, ...]  # the labels that tell one GPU, or one hold, apart
 PerChunk = dict[Key, dict[int, float]]
@@ -62,4 +59,4 @@ class Slice:
         filled = min(filled * max(self.observed[gpu][chunk] / seconds, 1.0), 1.0)
         power = min(drawn / seconds / limit, 1.0)
         parts = dict(zip(PARTS, (utilization, min(io / seconds, 1.0), filled, power), strict=True))
-        return sum(self.weights[name] * part for name, part in parts.items())
+        return weighted(parts, self.weights)

@@ -54,7 +54,8 @@ class _Wish:
 class Sampler:
     """Reads every GPU when the schedule says so, and tells what it saw.
 
-    ``start`` and ``close`` frame its life; ``published`` is called on its thread with the snapshot of each reading.
+    ``start`` and ``close`` frame its life; ``published`` is called on its thread with the snapshot of each reading, and
+    while it pauses.
     ``latest`` may be called from any thread and never waits. What other threads want of it is handed over as a wish;
     only its own thread changes its state and publishes.
 
@@ -384,6 +385,7 @@ class Sampler:
         self._snapshot = replace(
             self._snapshot, readings=(), paused=True, stuck=self._stuck(), monotonic=self._since_boot()
         )
+        self._published(self._snapshot)
 
     def _publish(self, readings: tuple[Reading, ...], *, started: float, ok: bool) -> None:
         source = self._lifecycle.source

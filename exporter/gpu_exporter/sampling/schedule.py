@@ -40,10 +40,11 @@ class Due:
 class Schedule:
     """When to read what. Belongs to one thread; all times are monotonic seconds.
 
-    Readings are ``interval`` seconds apart at most. Full ones are made before each scrape that ``rhythm`` expects, and
-    often enough otherwise; those in between are light, where the source has such, else full as well. ``overruns``
-    counts the readings that were skipped because the one before took longer than the interval. The driver's buffers
-    are due so often that none of them runs over.
+    Full readings are made before each scrape that ``rhythm`` expects, and often enough otherwise. Those in between,
+    ``interval`` seconds after the one before, are light, where the source has such, else full as well. A light one that
+    would be due shortly before a full one is left out for it: without light ones readings are ``interval`` seconds
+    apart at most, with them 1.3 times that. ``overruns`` counts the readings that were skipped because the one before
+    took longer than the interval. The driver's buffers are due so often that none of them runs over.
     """
 
     def __init__(self, *, interval: float, now: float, rhythm: Rhythm | None = None) -> None:

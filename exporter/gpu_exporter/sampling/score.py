@@ -7,14 +7,9 @@ from typing import Final
 
 from gpu_exporter.catalog import by_name
 from gpu_exporter.catalog.row import Metric
+from gpu_exporter.catalog.score import weighted
 from gpu_exporter.model import Reading
 from gpu_exporter.sampling.activity import BUSY, is_partitioned, share_of
-
-# Our choice, and DESIGN's: what of a GPU is put to use, most of all its multiprocessors.
-_ACTIVITY: Final = 0.5
-_IO: Final = 0.2
-_FILLED: Final = 0.2
-_DRAWN: Final = 0.1
 
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _SM_ACTIVE: Final = by_name("gpu_sm_active_ratio")
@@ -69,7 +64,14 @@ class Score:
         filled, drawn = self._filled(reading, before), self._drawn(joules, elapsed)
         score = active
         if moved is not None and filled is not None and drawn is not None:
-            score = _ACTIVITY * active + _IO * moved + _FILLED * filled * elapsed + _DRAWN * drawn * elapsed
+            score = weighted(
+                {
+                    "utilization": active,
+                    "memory_io": moved,
+                    "memory_used": filled * elapsed,
+                    "power": drawn * elapsed,
+                }
+            )
         self.total += score
         return score
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from gpu_exporter.config.parsers import shown
+
 T = TypeVar("T")
 
 # A table of 64 GPUs has 100 KiB.
@@ -43,11 +45,6 @@ class Said:
     def complaint(self) -> str:
         """One line of what it said, for a message of ours."""
         return shown(next(iter(self.lines), ""))
-
-
-def shown(text: str, most: int = 200) -> str:
-    """What a program printed, as a message of ours has it: on one line, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text[:most])
 
 
 class ProgramError(Exception):

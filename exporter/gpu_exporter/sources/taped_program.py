@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gpu_exporter.sources.program import MissingProgramError, ProgramError, Run, Said, SlowProgramError, shown
+from gpu_exporter.config.parsers import shown
+from gpu_exporter.sources.program import MissingProgramError, ProgramError, Run, Said, SlowProgramError
 from gpu_exporter.sources.tape import Playback, Tape
 
 # nvidia-smi's names of serial numbers; it is told to know none of them.

@@ -63,7 +63,8 @@ def title(view: View, pen: Pen, *, now: float, clock: str, interval: float) -> l
     if len(view) > 1:
         online = sum(state.online for state in view)
         away = len(view) - online
-        spans.append((f" · {len(view)} machines", ""))
+        machines = f"{len(view)} machines"
+        spans += [(f" · {machines}", "")] if view.origin != machines else []
         spans += [(f", {away} offline", "bad")] if away and view.complete else []
     if gpus:
         spans.append((f" · {gpus} GPU{'s' if gpus > 1 else ''}: ", ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -16,14 +16,19 @@ Subject: TypeAlias = tuple[str, ...]
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _LEVELS: Final = " .:-=+*#%"
+_NARROW: Final = 12  # columns that a cell must have to go on below itself
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line; ``subject`` is empty where nothing can be done with it."""
+    """One line; ``subject`` is empty where nothing can be done with it.
+
+    ``indent`` is where it goes on below, where it is broken.
+    """
 
     spans: tuple[Span, ...]
     subject: Subject = ()
+    indent: int = 4
 
     @property
     def text(self) -> str:
@@ -65,6 +70,10 @@ class Pen:
         """The text in exactly so many columns."""
         return fit(text, columns, right=right, ascii_only=self.ascii_only)
 
+    def last(self, text: str, columns: int) -> str:
+        """The text as the last cell of a row, of so many columns."""
+        return self.fit(text, columns)
+
     def bar(self, share: float | None, columns: int) -> str:
         """A share of 1 as a bar."""
         if share is None or columns < 1:
@@ -91,3 +100,43 @@ class Pen:
         if self.ascii_only:
             return "-" if share is None else str(min(9, int(share * 10)))
         return "-" if share is None else _BLOCKS[max(1, min(8, round(share * 8)))]
+
+
+class PaperPen(Pen):
+    """Writes what is read afterwards, not looked at live: nothing is cut, ``broken`` makes lines that fit."""
+
+    def line(self, spans: Iterable[Span], subject: Subject = ()) -> Line:
+        """The spans, all of them."""
+        return Line(tuple((spelled(text, ascii_only=self.ascii_only), tone) for text, tone in spans), subject)
+
+    def ends(self, left: Sequence[Span], right: Span) -> Line:
+        """Spans from the left and one at the right end, or behind them where there is no room for it."""
+        line = super().ends(left, right)
+        return line if line.spans[-1] == right or not right[0] else self.line([*line.spans, (" · ", "dim"), right])
+
+    def last(self, text: str, columns: int) -> str:
+        """All of the text."""
+        del columns
+        return spelled(text, ascii_only=self.ascii_only)
+
+    def broken(self, line: Line) -> Iterator[str]:
+        """The line in pieces that fit, broken at blanks where there are any."""
+        rest, indent = line.text, 0
+        room = self.columns
+        while width(rest) > room:
+            piece = _start(rest, room)
+            yield f"{' ' * indent}{piece}".rstrip()
+            rest = rest[len(piece) :].lstrip()
+            # What stands far right would leave no room below it.
+            indent = line.indent if line.indent <= self.columns - _NARROW else min(4, self.columns // 4)
+            room = self.columns - indent
+        yield f"{' ' * indent}{rest}"
+
+
+def _start(text: str, columns: int) -> str:
+    """As much of the text as fits, to its last blank where that is not its beginning."""
+    end, taken = 0, 0
+    while end < len(text) and (taken := taken + width(text[end])) <= columns:
+        end += 1
+    blank = text.rfind(" ", 0, end + 1)
+    return text[:blank] if blank > 0 and text[:blank].strip() else text[: max(1, end)]

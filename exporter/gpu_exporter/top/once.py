@@ -11,25 +11,26 @@ from gpu_exporter.hub.selection import Selection
 from gpu_exporter.hub.words import clock
 from gpu_exporter.top.board import board, title
 from gpu_exporter.top.idle import IdleProcesses
-from gpu_exporter.top.lines import Pen
+from gpu_exporter.top.lines import PaperPen, Pen
 from gpu_exporter.top.look import Look
 from gpu_exporter.top.processes import process_line, process_table, rows
 
 
 def text(view: View, look: Look, pen: Pen, *, interval: float) -> str:
-    """Machines, GPUs and processes; every line fits."""
+    """Machines, GPUs and processes; every line fits, and what is too long goes on below."""
+    paper = PaperPen(pen.columns, ascii_only=pen.ascii_only)
     idle = IdleProcesses()
     idle.add(view)
     when = clock(view.taken, view.taken) if view.taken else ""
-    upper = board(view, look, pen, trails=None)
-    lines = [*title(view, pen, now=view.taken, clock=when, interval=interval)]
+    upper = board(view, look, paper, trails=None)
+    lines = title(view, paper, now=view.taken, clock=when, interval=interval)
     if upper.lines:
         lines += [upper.head, *upper.lines]
     if found := rows(view, look, idle):
-        table = process_table(pen.columns, view)
-        lines += [pen.line([]), table.head(pen, look.process_order)]
-        lines += [process_line(row, table, pen, view.taken) for row in found]
-    return "\n".join(line.text for line in lines)
+        table = process_table(paper.columns, view)
+        lines += [paper.line([]), table.head(pen, look.process_order)]
+        lines += [process_line(row, table, paper, view.taken) for row in found]
+    return "\n".join(piece for line in lines for piece in paper.broken(line))
 
 
 def document(view: View) -> str:

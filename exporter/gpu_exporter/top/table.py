@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from gpu_exporter.top.cells import width
@@ -39,11 +39,14 @@ class Table:
 
     def row(self, pen: Pen, cells: Cells, subject: Subject) -> Line:
         """One row; a column without a cell is blank."""
+        *columns, end = self.columns
         spans: list[Span] = []
-        for column in self.columns:
+        for column in columns:
             text, tone = cells.get(column.key, ("", ""))
             spans += [(pen.fit(text, column.width, right=column.right), tone), (" ", "")]
-        return pen.line(spans, subject)
+        text, tone = cells.get(end.key, ("", ""))
+        line = pen.line([*spans, (pen.last(text, end.width), tone), (" ", "")], subject)
+        return replace(line, indent=total(columns))
 
     def at(self, x: int) -> str:
         """Which column stands there; empty where none does."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, TypeAlias
 
 from gpu_exporter.catalog import by_name
+from gpu_exporter.config.parsers import printable
 from gpu_exporter.model import Snapshot
 from gpu_exporter.verdict.judge import CODES, Complaint, GpuVerdict, Status, Verdict
 
@@ -52,7 +53,7 @@ def text(verdict: Verdict) -> str:
     lines += [f"  {line}" for complaint in verdict.complaints for line in _told(complaint)]
     width = max((len(gpu.device.model or "unknown") for gpu in verdict.gpus), default=0)
     for gpu in verdict.gpus:
-        first = f"GPU {gpu.device.index:<3} {_printable(gpu.device.model or 'unknown'):<{width}}  {gpu.status:<8}"
+        first = f"GPU {gpu.device.index:<3} {printable(gpu.device.model or 'unknown'):<{width}}  {gpu.status:<8}"
         lines.append(f"{first}  {gpu.device.uuid}".rstrip())
         lines += [f"  {line}" for complaint in gpu.complaints for line in _told(complaint)]
     if verdict.simulated:
@@ -110,9 +111,9 @@ def _performance(verdict: Verdict, snapshot: Snapshot | None) -> Iterator[str]:
 
 def _told(complaint: Complaint) -> Iterator[str]:
     alert = f" ({complaint.alert})" if complaint.alert else ""
-    yield f"{complaint.status}: {_printable(complaint.reason)}{alert}"
+    yield f"{complaint.status}: {printable(complaint.reason)}{alert}"
     if complaint.advice:
-        yield f"  -> {_printable(complaint.advice)}"
+        yield f"  -> {printable(complaint.advice)}"
 
 
 def _gpu(gpu: GpuVerdict) -> dict[str, Any]:
@@ -144,10 +145,6 @@ def _expected(verdict: Verdict) -> int:
 
 def _rest(count: int) -> str:
     return f"; +{count} more" if count else ""
-
-
-def _printable(words: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in words)
 
 
 def _plain(words: str) -> str:

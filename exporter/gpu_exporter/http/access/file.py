@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gpu_exporter.config import Section, read_yaml
+from gpu_exporter.config.installed import remedy
 from gpu_exporter.config.parsers import RefusedError, boolean, duration, integer_between, quoted, text
-from gpu_exporter.installing import advice
 
 VERIFIES: Final = {
     "NoClientCert": ssl.CERT_NONE,
@@ -228,7 +228,7 @@ def _users(file: Section) -> dict[str, bytes]:
     section = file.section("basic_auth_users")
     users = dict(_hashes(section))
     if users and find_spec("bcrypt") is None:
-        file.refuse("basic_auth_users", f"needs the package bcrypt; {advice('bcrypt')}")
+        file.refuse("basic_auth_users", f"needs the package bcrypt; {remedy(['bcrypt'])}")
     return users
 
 

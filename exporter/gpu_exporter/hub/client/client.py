@@ -54,7 +54,7 @@ class Client:
 
     @property
     def hung(self) -> bool:
-        """Whether a call may hang that the end of the process would wait for: end it by ``os._exit``."""
+        """Whether a call may hang that the end of the process would wait for: end it by ``ending.quit_now``."""
         return self._origin.hung
 
     def follow(self, changed: Callable[[View], None]) -> None:

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gpu_exporter.config import ConfigError, OwnersConfig
+from gpu_exporter.config.installed import remedy
 from gpu_exporter.model import Identity
 from gpu_exporter.owners import Allocations
 from gpu_exporter.owners.kubernetes.dra import DRIVER, DynamicDevices, named_devices
@@ -106,10 +107,8 @@ class KubernetesAllocations:
             library = (error.name or "").partition(".")[0]
             if library not in {"h2", "hpack", "hyperframe"}:
                 raise
-            from gpu_exporter.installing import advice  # noqa: PLC0415 - rarely wanted
-
             raise MissingExtraError(
-                f"asking the kubelet needs the Python library {library}; {advice(library)}"
+                f"asking the kubelet needs the Python library {library}; {remedy([library])}"
             ) from None
         self._client = Client(path=socket, timeout=timeout)
         self._wanted = lru_cache(1024)(partial(_matches, tuple(resources)))

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from gpu_exporter.catalog import DEVICE_METRICS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
+from gpu_exporter.config.parsers import shown
 from gpu_exporter.model import Device, Driver, Event, Failure, Finding, Reading
 from gpu_exporter.sources import SourceChangedError, SourceError, SourceKind
 from gpu_exporter.sources.dcgm import table
@@ -27,7 +28,6 @@ from gpu_exporter.sources.program import (
     Said,
     SlowProgramError,
     each_opening,
-    shown,
 )
 from gpu_exporter.sources.shared import Shared
 from gpu_exporter.sources.tape import Playback, Tape

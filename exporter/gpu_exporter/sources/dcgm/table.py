@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from gpu_exporter.config.parsers import shown
 from gpu_exporter.model import Device
-from gpu_exporter.sources.program import shown
 
 _SHOWN: Final = 80
 _HEADER: Final = re.compile(r"#[ ]?Entity\b")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from gpu_exporter.config import Config
+from gpu_exporter.config.parsers import shown
 from gpu_exporter.model import Device, Driver, Event, Failure, Finding, Process, Reading
 from gpu_exporter.sources import SourceChangedError, SourceKind
-from gpu_exporter.sources.program import Program, ProgramError, Run, each_opening, shown
+from gpu_exporter.sources.program import Program, ProgramError, Run, each_opening
 from gpu_exporter.sources.shared import Shared
 from gpu_exporter.sources.smi import rows
 from gpu_exporter.sources.smi.asking import Answers, Asking

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from gpu_exporter.config.parsers import shown
 from gpu_exporter.model import Failure, Reason
 from gpu_exporter.sources import SourceError
-from gpu_exporter.sources.program import MissingProgramError, ProgramError, Said, shown
+from gpu_exporter.sources.program import MissingProgramError, ProgramError, Said
 
 # nvidia-smi(1), "return value". 18 is not listed there; it is what NVML answers, and nvidia-smi with it.
 _NO_PERMISSION: Final = 4

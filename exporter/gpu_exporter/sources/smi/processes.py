@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gpu_exporter.catalog.row import MIB
+from gpu_exporter.config.parsers import shown
 from gpu_exporter.model import Process
-from gpu_exporter.sources.program import ProgramError, Run, Said, shown
+from gpu_exporter.sources.program import ProgramError, Run, Said
 from gpu_exporter.sources.smi.failures import bus, of_cell, of_status
 from gpu_exporter.sources.smi.fields import PROCESSES, known
 from gpu_exporter.sources.smi.query import arguments, help_of

@@ -7,8 +7,8 @@ from typing import Final
 
 from gpu_exporter.catalog import told_together
 from gpu_exporter.catalog.row import Metric, Smi
+from gpu_exporter.config.parsers import shown
 from gpu_exporter.model import Device, Failure, Reading
-from gpu_exporter.sources.program import shown
 from gpu_exporter.sources.smi.failures import bus, of_cell, of_error
 from gpu_exporter.sources.smi.fields import COLUMNS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gpu_exporter.sources.program import shown
+from gpu_exporter.config.parsers import shown
 
 _SHOWN: Final = 80
 
