@@ -224,6 +224,26 @@ def test_helm_upgrades_a_first_release_with_its_values(tmp_path: Path) -> None:
     assert rules["GPULost"]["for"] == "7m"
 
 
+def test_a_claim_keeps_what_cannot_be_changed_and_the_notes_say_so() -> None:
+    """An API server refuses another class or another access mode, and with them the whole upgrade."""
+
+    def hub(**persistence: object) -> dict[str, Any]:
+        return {"hub": {"enabled": True, "persistence": {"enabled": True, **persistence}}}
+
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        installed = config.install(chart(), RELEASE, hub(storageClassName="fast"))
+        assert "keeps its class" not in installed["notes"]
+        other = hub(storageClassName="slow", accessModes=["ReadWriteMany"], size="9Gi")
+        upgraded = config.upgrade(chart(), RELEASE, other)
+    (claim,) = (item for item in read(upgraded["manifest"]) if item["kind"] == "PersistentVolumeClaim")
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "9Gi"}},
+    }
+    assert "The claim gpu-gpu-exporter-hub keeps its class fast and ReadWriteOnce" in upgraded["notes"]
+
+
 def test_a_release_fits_where_helm_keeps_it() -> None:
     """The largest: stack, mail and inlined templates. etcd takes a Secret of 1 MiB, chart and manifest included."""
     values = {**values_of(CHART / "ci/stack-full-values.yaml"), "alertmanagerConfig": {"enabled": True}}

@@ -1,7 +1,7 @@
 """A real Kubernetes on loopback, without nodes: etcd, API server and controller manager, built by tools/cluster.
 
-Its nodes are objects only. What a kubelet would do, ``run_pods`` does: pods of the nodes run, the pod of `helm test`
-succeeds, and its log is served.
+Its nodes are objects only. What scheduler and kubelet would do, ``nodes`` does: pods run, those that end (as the pod of
+`helm test` does) end well and have a log, and those that are deleted go.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -35,6 +35,8 @@ from helm.rendering import read
 
 BUILT = ROOT / ".build/cluster"
 CRDS = BUILT / "crds"
+# A worker of pytest that is killed leaves nothing behind.
+ENDS_WITH_US = ["setpriv", "--pdeathsig", "TERM"]
 LOG = 'gpu_exporter_gpus{state="up"} 8\n'
 
 
@@ -91,25 +93,43 @@ class Kubernetes:
     def create(self, path: str, item: Mapping[str, Any]) -> None:
         self.ask("POST", path, item)
 
-    def namespace(self, name: str, **levels: str) -> None:
-        """A namespace with Pod Security's levels: enforce, warn."""
-        labels = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
-        item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-        self.create("api/v1/namespaces", item)
-        wait_for(lambda: self._has_account(name), "the namespace's account")
+    def define(self, definition: Mapping[str, Any]) -> None:
+        """A kind of object, which can be made as soon as this returns."""
+        self.create("apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        group, name = definition["spec"]["group"], definition["spec"]["names"]["plural"]
+        version = next(item["name"] for item in definition["spec"]["versions"] if item["served"])
+        wait_for(lambda: self.has(f"apis/{group}/{version}/{name}"), f"the kind {name}.{group}")
 
-    def _has_account(self, namespace: str) -> bool:
-        return any(
-            item["metadata"]["name"] == "default"
-            for item in self.items(f"api/v1/namespaces/{namespace}/serviceaccounts")
-        )
+    def has(self, path: str) -> bool:
+        """Whether there is something at the path."""
+        with suppress(urllib.error.HTTPError):
+            self.ask("GET", path)
+            return True
+        return False
+
+    def namespace(self, name: str, level: str = "privileged") -> None:
+        """A namespace, made where it is not there, where pods beyond Pod Security's level are refused."""
+        labels = {f"pod-security.kubernetes.io/{mode}": level for mode in ("enforce", "warn")}
+        place = f"api/v1/namespaces/{name}"
+        if self.has(place):
+            self.ask("PATCH", place, {"metadata": {"labels": labels}}, "application/merge-patch+json")
+        else:
+            item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+            self.create("api/v1/namespaces", item)
+        wait_for(lambda: self.has(f"{place}/serviceaccounts/default"), "the namespace's account")
 
     def helm(self, program: Path, *arguments: str | Path, namespace: str) -> subprocess.CompletedProcess[str]:
         """Helm, to its end."""
-        surroundings = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin", "KUBECONFIG": str(self.kubeconfig)}
-        command = [program, *arguments, "--namespace", namespace, "--burst-limit", "1000", "--qps", "1000"]
+        # It asks for every object by itself, and would wait between two questions.
+        return self.run([program, *arguments, "--namespace", namespace, "--burst-limit", "1000", "--qps", "1000"])
+
+    def run(
+        self, command: Sequence[str | Path], folder: Path = ROOT, path: str = "/usr/bin:/bin"
+    ) -> subprocess.CompletedProcess[str]:
+        """A program that finds the cluster as an administrator's shell would, to its end."""
+        surroundings = {"HOME": str(self.folder), "PATH": path, "KUBECONFIG": str(self.kubeconfig)}
         return subprocess.run(
-            command, env=surroundings, capture_output=True, text=True, timeout=patience(300), check=False
+            command, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=patience(300), check=False
         )
 
 
@@ -158,6 +178,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
         stack.enter_context(
             Program(
                 [
+                    *ENDS_WITH_US,
                     built("etcd"),
                     f"--data-dir={folder / 'etcd'}",
                     f"--listen-client-urls={etcd}",
@@ -173,6 +194,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
         server = stack.enter_context(
             Program(
                 [
+                    *ENDS_WITH_US,
                     built("kube-apiserver"),
                     f"--etcd-servers={etcd}",
                     f"--bind-address={LOOPBACK}",
@@ -197,6 +219,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
         stack.enter_context(
             Program(
                 [
+                    *ENDS_WITH_US,
                     built("kube-controller-manager"),
                     f"--kubeconfig={made.kubeconfig}",
                     f"--service-account-private-key-file={folder / 'accounts.key'}",
@@ -212,16 +235,16 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
             )
         )
         for path in sorted(CRDS.glob("*.yaml")):
-            made.create("apis/apiextensions.k8s.io/v1/customresourcedefinitions", read(path.read_text())[0])
+            made.define(read(path.read_text())[0])
         yield made
 
 
-# --- what a kubelet does ----------------------------------------------------------------------------------------------
+# --- what scheduler and kubelet do ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def nodes(cluster: Kubernetes, labels: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
-    """Nodes with labels, whose kubelet serves one log and lets every pod run at once."""
+    """Nodes with labels, whose kubelet serves one log and lets every pod run at once. Most pods go to the first."""
     certificate = trustme.CA().issue_cert(LOOPBACK)
     server = http.server.ThreadingHTTPServer((LOOPBACK, 0), _Kubelet)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -230,17 +253,7 @@ def nodes(cluster: Kubernetes, labels: Mapping[str, Mapping[str, str]]) -> Itera
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     for name, found in labels.items():
-        item = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(found)}}
-        cluster.create("api/v1/nodes", item)
-        status = {
-            "status": {
-                "addresses": [{"type": "InternalIP", "address": LOOPBACK}],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": server.server_address[1]}},
-                "conditions": [{"type": "Ready", "status": "True", "reason": "It", "message": "is"}],
-            }
-        }
-        cluster.ask("PATCH", f"api/v1/nodes/{name}/status", status, "application/merge-patch+json")
-        cluster.ask("PATCH", f"api/v1/nodes/{name}", {"spec": {"taints": None}}, "application/merge-patch+json")
+        add_node(cluster, name, found, server.server_address[1])
     ending = threading.Event()
     worker = threading.Thread(target=_run_pods, args=(cluster, next(iter(labels)), ending))
     worker.start()
@@ -252,6 +265,22 @@ def nodes(cluster: Kubernetes, labels: Mapping[str, Mapping[str, str]]) -> Itera
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def add_node(cluster: Kubernetes, name: str, labels: Mapping[str, str], port: int = 1) -> None:
+    """One more, whose kubelet is at the port."""
+    item = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(labels)}}
+    cluster.create("api/v1/nodes", item)
+    status = {
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": LOOPBACK}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "It", "message": "is"}],
+        }
+    }
+    merge = "application/merge-patch+json"
+    cluster.ask("PATCH", f"api/v1/nodes/{name}/status", status, merge)
+    cluster.ask("PATCH", f"api/v1/nodes/{name}", {"spec": {"taints": None}}, merge)
 
 
 class _Kubelet(http.server.BaseHTTPRequestHandler):
@@ -268,18 +297,21 @@ class _Kubelet(http.server.BaseHTTPRequestHandler):
 
 def _run_pods(cluster: Kubernetes, node: str, ending: threading.Event) -> None:
     while not ending.wait(0.1):
-        with suppress(urllib.error.HTTPError):  # a pod that is gone meanwhile
-            for pod in cluster.items("api/v1/pods?fieldSelector=status.phase%3DPending"):
+        for pod in cluster.items("api/v1/pods"):
+            with suppress(urllib.error.HTTPError):  # a pod that is gone or changed meanwhile
                 _run(cluster, pod, node)
 
 
 def _run(cluster: Kubernetes, pod: dict[str, Any], node: str) -> None:
     place = f"api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
     if "deletionTimestamp" in pod["metadata"]:
+        cluster.ask("DELETE", place, {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
+        return
+    if pod["status"]["phase"] != "Pending":
         return
     if "nodeName" not in pod["spec"]:
         bound = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod["metadata"]["name"]},
-                 "target": {"apiVersion": "v1", "kind": "Node", "name": node}}  # fmt: skip
+                 "target": {"apiVersion": "v1", "kind": "Node", "name": _wanted(pod["spec"]) or node}}  # fmt: skip
         cluster.ask("POST", f"{place}/binding", bound)
     done = pod["spec"]["restartPolicy"] == "Never"
     state = {"terminated": {"exitCode": 0, "reason": "Completed"}} if done else {"running": {}}
@@ -294,18 +326,30 @@ def _run(cluster: Kubernetes, pod: dict[str, Any], node: str) -> None:
         }
         for found in pod["spec"]["containers"]
     ]
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     conditions = [
-        {"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady", "PodScheduled", "Initialized")
+        {"type": kind, "status": "True", "lastTransitionTime": now}
+        for kind in ("Ready", "ContainersReady", "PodScheduled", "Initialized")
     ]
     status = {"phase": "Succeeded" if done else "Running", "conditions": conditions, "containerStatuses": containers,
               "podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}]}  # fmt: skip
     cluster.ask("PATCH", f"{place}/status", {"status": status}, "application/merge-patch+json")
 
 
-def clean(cluster: Kubernetes, namespace: str) -> None:
-    """Forget claims that outlive their release."""
+def _wanted(spec: Mapping[str, Any]) -> str | None:
+    """The node that the DaemonSet's controller made the pod for."""
+    rules = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    for term in rules.get("nodeSelectorTerms", []):
+        for field in term.get("matchFields", []):
+            name: str = field["values"][0]
+            return name
+    return None
+
+
+def forget_claims(cluster: Kubernetes, namespace: str) -> None:
+    """Delete the claims that outlive their release."""
     for item in cluster.items(f"api/v1/namespaces/{namespace}/persistentvolumeclaims"):
         place = f"api/v1/namespaces/{namespace}/persistentvolumeclaims/{item['metadata']['name']}"
-        cluster.ask("PATCH", place, {"metadata": {"finalizers": None}}, "application/merge-patch+json")
         with suppress(urllib.error.HTTPError):
+            cluster.ask("PATCH", place, {"metadata": {"finalizers": None}}, "application/merge-patch+json")
             cluster.ask("DELETE", place)

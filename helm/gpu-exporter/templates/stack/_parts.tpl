@@ -119,14 +119,22 @@ metadata:
   {{- $keep := $part.persistence.keep | ternary (dict "helm.sh/resource-policy" "keep") dict }}
   {{- include "gpu-exporter.metadata" (dict "root" $root "suffix" .name "component" .name "annotations" $keep) | nindent 2 }}
 spec:
-  accessModes:
-    {{- toYaml $part.persistence.accessModes | nindent 4 }}
-  {{- with $part.persistence.storageClassName }}
-  storageClassName: {{ . | quote }}
-  {{- end }}
+  {{- $wanted := dict "accessModes" $part.persistence.accessModes }}
+  {{- with $part.persistence.storageClassName }}{{ $_ := set $wanted "storageClassName" . }}{{ end }}
+  {{- include "gpu-exporter.claimed" (dict "root" $root "name" $full) | fromYaml | default $wanted | toYaml | nindent 2 }}
   resources:
     requests:
       storage: {{ $part.persistence.size | quote }}
+{{- end }}
+{{- end }}
+
+{{/*
+What an API server lets nobody change of a claim that is there already: root, name. Empty where there is none, or where Helm
+asks no cluster.
+*/}}
+{{- define "gpu-exporter.claimed" -}}
+{{- with lookup "v1" "PersistentVolumeClaim" (include "gpu-exporter.namespace" .root) .name }}
+{{- toYaml (pick .spec "accessModes" "storageClassName") }}
 {{- end }}
 {{- end }}
 
