@@ -30,6 +30,7 @@ HAPPENED = {
 }
 # What is gone, and taken to be out of service after six hours: expired as well, where its words say that it is gone.
 GONE = {"GPUHostVanished", "GPUFleetUnwatched", "GPULost", "GPUMissing"}
+EXPIRING = "not scraped any more|no targets any more|not listed any more|within the last 6 hours"
 # What is counted, or moves: a counter that is read and does not grow any more is the reading that says so.
 COUNTED = {
     *("GPUNVLinkCrcErrors", "GPUNVLinkCrcStorm", "GPUNVLinkReplayErrors", "GPUPCIeAerErrors", "GPUPCIeReplaysHigh"),
@@ -121,7 +122,35 @@ def test_the_mails_expire_what_happened_and_what_is_gone_and_no_more() -> None:
     assert {rule.name for rule in ALERTS if re.search(happened, rule.name)} == HAPPENED
     assert {rule.name for rule in ALERTS if re.search(gone, rule.name)} == GONE
     # What is gone says so in words of its rule.
-    (words,) = set(re.findall(r'\(match "([^"^]+)" \(print \.Annotations\.description\)\)', text))
+    assert set(re.findall(r'\(match "([^"^]+)" \(print \.Annotations\.description\)\)', text)) == {EXPIRING}
     for rule in ALERTS:
         if rule.name in GONE:
-            assert re.search(words, re.sub(r"\s+", " ", rule.annotations["description"])), rule.name
+            assert re.search(EXPIRING, re.sub(r"\s+", " ", rule.annotations["description"])), rule.name
+
+
+@pytest.mark.parametrize("release", get_args(Release)[:1], indirect=True)
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (["stale"] * 4, "4 machines are not watched.* 4 are no targets any more"),
+        (["stale", "stale", "stale", "0x60"], "4 machines are not watched.* 3 are no targets any more"),
+        (["stale", "stale", "0x60", "0x60"], "4 machines are not watched"),
+        (["0x60"] * 4, "4 machines are not watched"),
+    ],
+    ids=["all are gone", "most are gone", "few are gone", "none answers"],
+)
+def test_a_fleet_is_gone_where_that_alone_would_have_been_told(
+    after: list[str], words: str, tmp_path: Path, release: Release
+) -> None:
+    """When those that do not answer are back, the alert ends because they are: that is no expiry."""
+    values = [f"1x70 {each}" for each in after] + ["1x140"] * 6
+    series = [{"series": f'up{{job="gpu-exporter",instance="h{number}"}}', "values": value}
+              for number, value in enumerate(values)]  # fmt: skip
+    asked = {"alertname": "GPUFleetUnwatched", "eval_time": "90m", "exp_alerts": []}
+    case = {"interval": "1m", "input_series": series, "alert_rule_test": [asked]}
+    tree = {"rule_files": [str(DEPLOY / "rules/alerts-exporter.yml")], "evaluation_interval": "1m", "tests": [case]}
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(tree))
+    told = promtool("test", "rules", tmp_path / "fleet.yml", release=release)
+    text = re.sub(r"\s+", " ", told.stdout + told.stderr)
+    assert re.search(words, text), text
+    assert bool(re.search(EXPIRING, text)) == ("no targets" in words), text
