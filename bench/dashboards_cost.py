@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import signal
-import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tools.lab import ROOT
 from tools.lab.programs import MissingProgramError
 
-from bench.rules_cost import GPUS, RULES, Fleet, Measured, _prepare, _say, _serve
+from bench.rules_cost import GPUS, RULES, Fleet, _say, watched
 
 SUPPORT = ROOT / "tests/support"  # has Grafana's side of the conversation
 SLOW = 1.0  # seconds that a query may take
@@ -98,24 +93,14 @@ def main() -> int:
     parser.add_argument("--prometheus", default=None, help="the Prometheus to measure (default: the one in PATH)")
     arguments = parser.parse_args()
     fleet = Fleet(arguments.nodes, [RULES], used=False)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = multiprocessing.get_context("fork").Process(target=_serve, args=(fleet, listener), daemon=True)
-    with tempfile.TemporaryDirectory(prefix="gpu-exporter-boards-") as name:
-        folder = Path(name)
-        port = listener.getsockname()[1]
-        configuration = _prepare(folder, fleet, port, arguments.interval, beside=None, optional=False)
-        server.start()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        prometheus = Measured(folder, configuration, binary=arguments.prometheus)
-        try:
-            _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
-            time.sleep(60 * arguments.warm)
-            asked = list(_ask(prometheus.port, minutes=arguments.warm))
-            print(f"Prometheus {prometheus.version()}, {fleet.nodes * GPUS} GPUs, {arguments.warm:g} minutes shown\n")
-            return 0 if _report(asked) else 1
-        finally:
-            prometheus.stop()
-            server.terminate()
+    with watched(fleet, arguments.interval, binary=arguments.prometheus) as running:
+        _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
+        time.sleep(60 * arguments.warm)
+        asked = list(_ask(running.prometheus.port, minutes=arguments.warm))
+        print(
+            f"Prometheus {running.prometheus.version()}, {fleet.nodes * GPUS} GPUs, {arguments.warm:g} minutes shown\n"
+        )
+        return 0 if _report(asked) else 1
 
 
 if __name__ == "__main__":

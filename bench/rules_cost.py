@@ -415,6 +415,47 @@ def _report(times: dict[tuple[str, str, int], list[float]], intervals: dict[str,
     return found
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A Prometheus that scrapes a fleet; ``pages`` is the process that serves the fleet's pages."""
+
+    prometheus: Measured
+    configuration: Path
+    pages: int
+
+
+@contextlib.contextmanager
+def watched(
+    fleet: Fleet,
+    interval: int,
+    *,
+    binary: str | None,
+    beside: Path | None = None,
+    optional: bool = False,
+    history: bool = False,
+) -> Iterator[Watched]:
+    """The fleet, and a Prometheus that scrapes it; both are ended, by SIGTERM too. ``history``: with days of before."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    server = multiprocessing.get_context("fork").Process(target=_serve, args=(fleet, listener), daemon=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-exporter-bench-") as name:
+        folder = Path(name)
+        port = listener.getsockname()[1]
+        configuration = _prepare(folder, fleet, port, interval, beside=beside, optional=optional)
+        if history:
+            _say("making the history")
+            _backfill(folder, fleet)
+        server.start()
+        try:
+            prometheus = Measured(folder, configuration, binary=binary)
+            try:
+                yield Watched(prometheus, folder / "prometheus.yml", server.pid or 0)
+            finally:
+                prometheus.stop()
+        finally:
+            server.terminate()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.rules_cost", description=__doc__)
     parser.add_argument("--nodes", type=int, default=2000, help="machines of eight GPUs (default 2000)")
@@ -429,67 +470,56 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"also write {RESULTS.name} beside this program")
     parser.add_argument("--optional", action="store_true", help="with alerts-optional.yml")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # blocks are left in order, and so everything is ended
     fleet = Fleet(arguments.nodes, [RULES, *([arguments.beside] if arguments.beside else [])], used=arguments.used)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = multiprocessing.get_context("fork").Process(target=_serve, args=(fleet, listener), daemon=True)
-    with tempfile.TemporaryDirectory(prefix="gpu-exporter-rules-") as name:
-        folder = Path(name)
-        port = listener.getsockname()[1]
-        configuration = _prepare(
-            folder, fleet, port, arguments.interval, beside=arguments.beside, optional=arguments.optional
-        )
-        _say("making the history")
-        _backfill(folder, fleet)
-        server.start()
-        prometheus = Measured(folder, configuration, binary=arguments.prometheus)
-        try:
-            _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
-            time.sleep(60 * arguments.warm)
-            _say("measuring")
-            began, cpu, pages, busy = time.monotonic(), prometheus.cpu(), _cpu(server.pid or 0), _busy()
-            times = _measure(prometheus, 60 * arguments.measure)
-            took = time.monotonic() - began
-            cpu, pages, busy = prometheus.cpu() - cpu, _cpu(server.pid or 0) - pages, _busy() - busy
-            others = (busy - cpu - pages) / took
-            series = prometheus.get("status/tsdb")["headStats"]["numSeries"]
-            up = prometheus.get("query?query=sum(up)")["result"][0]["value"][1]
-            firing = prometheus.get("query?query=count(ALERTS)%20by%20(alertname)")["result"]
-            rss = prometheus.rss()
-            found = _report(times, {**prometheus.intervals(), **_SELDOM})
-            _say("measuring without the rules")
-            without = _cpu_without_rules(prometheus, folder / "prometheus.yml", 30 * arguments.measure)
-            print(f"CPU          {cpu / took:.3f} of a core with the rules, {without:.3f} without (scraping)")
-            print(f"others       {others:.2f} of {os.cpu_count()} cores, {pages / took:.2f} more for the pages")
-            print(f"prometheus   {prometheus.version()}")
-            print(f"up           {up} of {fleet.nodes} machines, {fleet.nodes * GPUS} GPUs")
-            print(f"alerts       {', '.join(item['metric']['alertname'] for item in firing)}")
-            print(f"series       {series}")
-            print(f"RSS          {rss:.0f} MiB")
-            print(
-                f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules"
-            )
-            kept = found.total <= BUDGET and found.slowest <= SLOWEST
-            for what, needed, budget in (("all rules", found.total, BUDGET), ("slowest  ", found.slowest, SLOWEST)):
-                print(f"{what}    {needed:.3f} s, budget {budget:g} s: {'kept' if needed <= budget else 'EXCEEDED'}")
-            found.cpu, found.scraping = cpu / took, without
-            found.facts = {
-                "GPUs": f"{fleet.nodes * GPUS:,}".replace(",", " "),
-                "command": " ".join(["python -m bench.rules_cost", *sys.argv[1:]]),
-                "date": time.strftime("%Y-%m-%d"),
-                "machine": f"{_processor()}, {os.cpu_count()} cores; other programs took {others:.2f} of them",
-                "Prometheus": f"{prometheus.version()}, {fleet.nodes} machines scraped every {arguments.interval} s, "
-                f"{series} series, RSS {rss:.0f} MiB",
-            }
-            if arguments.write:
-                RESULTS.write_text(found.page())
-            if others > OTHERS:
-                print("NOT VALID: too much else was running")
-                return 2
-            return 0 if kept else 1
-        finally:
-            prometheus.stop()
-            server.terminate()
+    with watched(
+        fleet,
+        arguments.interval,
+        binary=arguments.prometheus,
+        beside=arguments.beside,
+        optional=arguments.optional,
+        history=True,
+    ) as running:
+        _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
+        time.sleep(60 * arguments.warm)
+        _say("measuring")
+        began, cpu, pages, busy = time.monotonic(), running.prometheus.cpu(), _cpu(running.pages), _busy()
+        times = _measure(running.prometheus, 60 * arguments.measure)
+        took = time.monotonic() - began
+        cpu, pages, busy = running.prometheus.cpu() - cpu, _cpu(running.pages) - pages, _busy() - busy
+        others = (busy - cpu - pages) / took
+        series = running.prometheus.get("status/tsdb")["headStats"]["numSeries"]
+        up = running.prometheus.get("query?query=sum(up)")["result"][0]["value"][1]
+        firing = running.prometheus.get("query?query=count(ALERTS)%20by%20(alertname)")["result"]
+        rss = running.prometheus.rss()
+        found = _report(times, {**running.prometheus.intervals(), **_SELDOM})
+        _say("measuring without the rules")
+        without = _cpu_without_rules(running.prometheus, running.configuration, 30 * arguments.measure)
+        print(f"CPU          {cpu / took:.3f} of a core with the rules, {without:.3f} without (scraping)")
+        print(f"others       {others:.2f} of {os.cpu_count()} cores, {pages / took:.2f} more for the pages")
+        print(f"prometheus   {running.prometheus.version()}")
+        print(f"up           {up} of {fleet.nodes} machines, {fleet.nodes * GPUS} GPUs")
+        print(f"alerts       {', '.join(item['metric']['alertname'] for item in firing)}")
+        print(f"series       {series}")
+        print(f"RSS          {rss:.0f} MiB")
+        print(f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules")
+        kept = found.total <= BUDGET and found.slowest <= SLOWEST
+        for what, needed, budget in (("all rules", found.total, BUDGET), ("slowest  ", found.slowest, SLOWEST)):
+            print(f"{what}    {needed:.3f} s, budget {budget:g} s: {'kept' if needed <= budget else 'EXCEEDED'}")
+        found.cpu, found.scraping = cpu / took, without
+        found.facts = {
+            "GPUs": f"{fleet.nodes * GPUS:,}".replace(",", " "),
+            "command": " ".join(["python -m bench.rules_cost", *sys.argv[1:]]),
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": f"{_processor()}, {os.cpu_count()} cores; other programs took {others:.2f} of them",
+            "Prometheus": f"{running.prometheus.version()}, {fleet.nodes} machines scraped every {arguments.interval} "
+            f"s, {series} series, RSS {rss:.0f} MiB",
+        }
+        if arguments.write:
+            RESULTS.write_text(found.page())
+        if others > OTHERS:
+            print("NOT VALID: too much else was running")
+            return 2
+        return 0 if kept else 1
 
 
 if __name__ == "__main__":

@@ -222,11 +222,34 @@ class Xid:
 
 @dataclass(frozen=True, slots=True)
 class GpuEvent:
-    """``count`` events of a kind that NVML tells and that is no XID."""
+    """``count`` events of a kind that NVML tells and that is no XID; ``timestamp`` is Unix time of the latest.
+
+    A count of 0 says that such events would be heard.
+    """
 
     device: Device
     event: str
     count: int = 1
+    timestamp: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How often something happened, and Unix time of the latest; ``earlier``: before the exporter looked."""
+
+    count: int
+    timestamp: float
+    earlier: bool = False
+
+    def after(self, before: Told | None) -> Told:
+        """Both together. The latest that came is the latest, whatever a clock that was set back says.
+
+        What was heard late must not take the place of what came after it.
+        """
+        if before is None:
+            return self
+        timestamp = max(before.timestamp, self.timestamp) if self.earlier else self.timestamp
+        return Told(before.count + self.count, timestamp, self.earlier and before.earlier)
 
 
 Event: TypeAlias = Xid | GpuEvent
@@ -252,8 +275,8 @@ class Snapshot:
     ``ages`` is how old the readings were, by the full one, that scrapers got before this snapshot.
     ``implausible`` counts refused values by the name of their metric, since the exporter started, and
     ``reading_seconds`` how long readings took, by their kind (full, light).
-    ``event_sources`` tells of each way to hear of events whether it works, and ``sxids`` counts faults of NVSwitches
-    by number and PCI address.
+    ``event_sources`` tells of each way to hear of events whether it works, ``sxids`` counts faults of NVSwitches by
+    number and PCI address, and ``sxids_latest`` is Unix time of the latest of each.
     """
 
     build: Build
@@ -273,6 +296,7 @@ class Snapshot:
     implausible: Mapping[str, int] = field(default_factory=dict, hash=False)
     event_sources: Mapping[str, float] = field(default_factory=dict, hash=False)
     sxids: Mapping[tuple[str, str], int] = field(default_factory=dict, hash=False)
+    sxids_latest: Mapping[tuple[str, str], float] = field(default_factory=dict, hash=False)
     reading_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
     full_at: float = 0.0
     ages: Histogram | None = None

@@ -16,6 +16,7 @@ from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
     DRIVER_INFO,
+    EVENT_LAST,
     EVENTS_TOTAL,
     GPU_INFO,
     GPU_UP,
@@ -244,7 +245,7 @@ def test_what_is_integrated_is_a_gauge_with_the_same_labels(metric: Metric) -> N
 
 @EVERY
 def test_a_device_row_has_a_source_or_is_kept_by_the_sampler(metric: Metric) -> None:
-    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL}
+    kept = {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL, EVENT_LAST}
     kept.add(NVLINK_LINK_ERRORS)
     kept |= {*STATE_SECONDS.values(), *OWNER_SECONDS.values(), OWNER_MEMORY, MEMORY_UNACCOUNTED}
     kept |= {SCORE_SECONDS, OWNER_SCORE, OWNER_ENERGY}
@@ -286,5 +287,7 @@ def test_a_gpu_has_at_most_150_series() -> None:
 
 def test_device_metrics_are_the_rows_that_are_not_our_own() -> None:
     assert [metric for metric in CATALOG if metric.own is None] == list(DEVICE_METRICS)
-    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL} <= set(DEVICE_METRICS)
+    assert {GPU_INFO, GPU_UP, *READ_ERRORS.values(), XID_ERRORS, XID_LAST, EVENTS_TOTAL, EVENT_LAST} <= set(
+        DEVICE_METRICS
+    )
     assert DRIVER_INFO not in DEVICE_METRICS

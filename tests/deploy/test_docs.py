@@ -206,7 +206,19 @@ def test_links_out_of_the_site_lead_to_the_repository() -> None:
         outward("[a](NOWHERE.md)", Path("HUB.md"))
 
 
+def versions_in(text: str) -> set[str]:
+    """Those of our files and images; dpkg's ~rc1 is rc1."""
+    found = re.findall(r"gpu-exporter(?:_|-|/gpu-exporter:)(\d+\.\d+\.\d+(?:~?(?:a|b|rc|\.dev)\d+)?)", text)
+    return {version.replace("~", "") for version in found}
+
+
+def test_versions_of_candidates_are_found_whole() -> None:
+    text = (
+        "gpu-exporter_1.0.0~rc1_all.deb gpu-exporter-1.2.3.tgz gpu-exporter-3.0.0rc4 gpu-exporter/gpu-exporter:2.0.0b2"
+    )
+    assert versions_in(text) == {"1.0.0rc1", "1.2.3", "2.0.0b2", "3.0.0rc4"}
+
+
 def test_the_pages_name_this_version() -> None:
     for page in CURRENT:
-        named = set(re.findall(r"gpu-exporter(?:_|-|/gpu-exporter:)(\d+\.\d+\.\d+)", page.read_text()))
-        assert named <= {__version__}, page.name
+        assert versions_in(page.read_text()) <= {__version__}, page.name

@@ -62,6 +62,44 @@ def targets() -> set[str]:
     return set(re.findall(r"\S+", " ".join(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE))))
 
 
+def recipes() -> dict[str, str]:
+    """What make runs for each target."""
+    text = (ROOT / "Makefile").read_text()
+    return dict(re.findall(r"^([\w-]+):.*(?:\\\n.*)*\n((?:\t.*\n)+)", text, re.MULTILINE))
+
+
+def chosen(recipe: str) -> set[Path]:
+    """The modules whose slow tests it runs."""
+    (command,) = re.findall(r"pytest -m slow (.*)", recipe)
+    words = command.split()
+    named = [ROOT / word for word in words if word.startswith("tests")] or [ROOT / "tests"]
+    ignored = {path for word in words if word.startswith("--ignore=") for path in modules(ROOT / word[9:])}
+    return {path for name in named for path in modules(name)} - ignored
+
+
+def modules(path: Path) -> set[Path]:
+    """Those with slow tests."""
+    assert path.exists(), path
+    found = {path} if path.is_file() else set(path.rglob("test_*.py"))
+    return {each for each in found if "mark.slow" in each.read_text() and each != Path(__file__)}
+
+
+SLOW = {target: chosen(recipe) for target, recipe in recipes().items() if "pytest -m slow" in recipe}
+
+
+def test_every_night_runs_every_slow_test() -> None:
+    nightly = "\n".join(job.text for job in JOBS if "'schedule'" in job.tree.get("if", "").replace("!= 'schedule'", ""))
+    assert {*SLOW, "faults", "fuzz"} == set(re.findall(r"\bmake ([a-z-]+)", nightly)) - {"setup"}
+    assert set().union(*SLOW.values()) == modules(ROOT / "tests")
+
+
+def test_what_is_built_from_source_is_built_by_the_target_that_asks_for_it() -> None:
+    """On a runner of Continuous Integration a test fails where its program is missing."""
+    for target, paths in SLOW.items():
+        asking = {path.name for path in paths if re.search(r"\bneighbour\(", path.read_text())}
+        assert bool(asking) == ("tools/neighbours" in recipes()[target]), f"make {target}: {sorted(asking)}"
+
+
 def test_there_are_workflows() -> None:
     assert [path.stem for path in WORKFLOWS] == ["lock", "release", "test"]
     for path in WORKFLOWS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from gpu_exporter.events.lines import FALLEN_OFF, Line, Reader, SxidLine, XidLin
 from gpu_exporter.model import XidDetail
 
 GPU = "0000:3b:00"
+NOW = 1_796_000_000.0  # 30 November 2026
 
 
 def told(message: str) -> XidLine | SxidLine | None:
@@ -115,7 +117,8 @@ def test_a_message_in_several_lines() -> None:
         (b"4,1,5,-,caller=T1;a;b\\x0ac\n", Line("a;b\nc", 5e-6, None, 1)),
         (b"<4>[ 12.500000] NVRM: x", Line("NVRM: x", 12.5)),
         (b"[   12.500000] NVRM: x", Line("NVRM: x", 12.5)),
-        (b"Nov 28 00:47:04 node-7 kernel: NVRM: x", Line("NVRM: x")),
+        (b"Foo 28 00:47:04 node-7 kernel: NVRM: x", Line("NVRM: x")),
+        (b"Nov 31 00:47:04 node-7 kernel: NVRM: x", Line("NVRM: x")),
         (b"2026-11-28T00:47:04+0000 node-7 kernel: NVRM: x", Line("NVRM: x", None, 1795826824.0)),
         (b"2026-11-28T00:47:04.500000+01:00 node-7 kernel: [ 12.5] NVRM: x", Line("NVRM: x", None, 1795823224.5)),
         (b"2026-11-28T00:47:04,123456Z node-7 kernel: NVRM: x", Line("NVRM: x", None, 1795826824.123456)),
@@ -123,7 +126,21 @@ def test_a_message_in_several_lines() -> None:
     ],
 )
 def test_forms_of_a_line(raw: bytes, expected: Line) -> None:
-    assert parse(raw) == expected
+    assert parse(raw, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [
+        ("Nov 28 00:47:04", (2026, 11, 28, 0, 47, 4)),
+        ("Nov  8 23:59:59", (2026, 11, 8, 23, 59, 59)),
+        ("Dec 24 18:00:00", (2025, 12, 24, 18, 0, 0)),  # not yet this year
+        ("Feb 29 12:00:00", (2024, 2, 29, 12, 0, 0)),  # the latest that there was
+    ],
+)
+def test_old_syslogs_tell_no_year(text: str, when: tuple[int, int, int, int, int, int]) -> None:
+    line = parse(f"{text} node-7 kernel: [ 12.5] NVRM: x".encode(), now=NOW)
+    assert line == Line("NVRM: x", None, datetime(*when).astimezone().timestamp())
 
 
 @pytest.mark.parametrize(
@@ -135,11 +152,11 @@ def test_forms_of_a_line(raw: bytes, expected: Line) -> None:
     ],
 )
 def test_what_not_the_kernel_wrote_is_not_believed(raw: bytes) -> None:
-    assert parse(raw) is None
+    assert parse(raw, now=NOW) is None
 
 
 def test_a_forged_kernel_in_a_syslog_line() -> None:
-    line = parse(b"Nov 28 00:47:04 node-7 evil: kernel: NVRM: Xid (PCI:0000:3b:00): 79, x")
+    line = parse(b"Nov 28 00:47:04 node-7 evil: kernel: NVRM: Xid (PCI:0000:3b:00): 79, x", now=NOW)
     assert line is None or told(line.message) is None
 
 
@@ -150,7 +167,7 @@ def test_addresses_are_written_alike() -> None:
 
 @given(st.binary(max_size=600))
 def test_any_bytes(raw: bytes) -> None:
-    line = parse(raw)
+    line = parse(raw, now=NOW)
     if line is not None:
         told(line.message)
 
@@ -179,7 +196,7 @@ PIECES = (
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 def test_any_order_of_the_pieces(text: str) -> None:
-    line = parse(text.encode())
+    line = parse(text.encode(), now=NOW)
     found = None if line is None else told(line.message)
     if isinstance(found, XidLine):
         assert 0 <= found.xid <= 99999

@@ -10,22 +10,31 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from tools.lab.wait import wait_for
 
-from gpu_exporter.events import kernel_log
+from gpu_exporter.events import kernel_log, log_files
 from gpu_exporter.events.kernel_log import Heard, KernelLog, since_boot
 from gpu_exporter.events.log_files import Device as Kmsg
 from gpu_exporter.events.log_files import GrowingFile, open_log
 from gpu_exporter.events.merge import WINDOW, EventLog, Merger
-from gpu_exporter.model import Device, Event, Xid
+from gpu_exporter.model import Device, Event, Told, Xid
 
 NOW = 1_800_000_000.0
 UPTIME = 5000.0
 BUS = "0000:3b:00"
+SWITCH = ("0000:05:00", 20034)
+FAULT = "nvidia-nvswitch0: SXid (PCI:0000:05:00.0): 20034, Fatal, Link 30"
 GPU = Device(0, "GPU-a", "H100", pci_bus_id="00000000:3B:00.0")
+
+
+@pytest.fixture(autouse=True)
+def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is looked at a hundred times a second, not once."""
+    monkeypatch.setattr(log_files, "_LOOK", 0.01)
 
 
 def record(message: str, *, at: float = 4000.0, number: int = 1, priority: int = 3) -> bytes:
@@ -51,13 +60,13 @@ class Ear:
     def __init__(self, log: KernelLog) -> None:
         self._log = log
         self.heard: list[Heard] = []
-        self.sxids: dict[tuple[str, int], int] = {}
+        self.sxids: dict[tuple[str, int], Told] = {}
 
     def count(self, number: int) -> int:
         heard, sxids = self._log.drain()
         self.heard += heard
-        for key, count in sxids.items():
-            self.sxids[key] = self.sxids.get(key, 0) + count
+        for key, told in sxids.items():
+            self.sxids[key] = told.after(self.sxids.get(key))
         return sum(each.count for each in self.heard if each.xid == number)
 
     def wait(self, number: int, count: int) -> None:
@@ -68,7 +77,7 @@ def test_what_was_before_the_start_and_what_comes(tmp_path: Path) -> None:
     path = tmp_path / "kmsg"
     path.write_bytes(record(xid(79), at=4000.0) + record(xid(31), at=4500.0, number=2) + record(xid(31), at=4600.0))
     with path.open("ab") as file:
-        file.write(record(xid(43), at=6000.0))
+        file.write(record(xid(43), at=UPTIME + 1.0))
     with reading(path) as log:
         assert log.wait_first(60)
         ear = Ear(log)
@@ -77,12 +86,50 @@ def test_what_was_before_the_start_and_what_comes(tmp_path: Path) -> None:
         told = {each.xid: each for each in ear.heard}
         assert (told[79].timestamp, told[79].earlier) == (NOW - 1000.0, True)
         assert told[31].timestamp == NOW - 400.0, "of the latest"
-        assert told[43].timestamp == NOW, "a line from the future is of now"
+        assert told[43].timestamp == NOW, "the kernel's clock is a little ahead of ours"
         with path.open("ab") as file:
             file.write(record(xid(119), at=6000.0))
         ear.wait(119, 1)
         assert ear.heard[-1].timestamp == NOW, "what comes is of now, whatever it says"
         assert not ear.heard[-1].earlier
+
+
+def of_the_year(ago: float) -> str:
+    return datetime.fromtimestamp(NOW - ago).astimezone().strftime("%b %e %H:%M:%S")
+
+
+@pytest.mark.parametrize(
+    ("line", "ago"),
+    [
+        ("3,1,4000000000,-;{}", 1000.0),
+        ("[ 4000.0] {}", 1000.0),
+        (f"{of_the_year(86_400)} node-7 kernel: [ 12.5] {{}}", 86_400.0),
+        (f"{of_the_year(60)} node-7 kernel: {{}}", 60.0),
+        (f"{datetime.fromtimestamp(NOW - 7200, timezone.utc).isoformat()} node-7 kernel: {{}}", 7200.0),
+        ("{}", UPTIME),  # nobody knows: from before the boot
+        ("[ 9000.0] {}", UPTIME),  # of an earlier boot, that was longer
+    ],
+)
+def test_a_start_makes_nothing_new_of_what_the_log_has(tmp_path: Path, line: str, ago: float) -> None:
+    path = tmp_path / "kern.log"
+    path.write_text(line.format(xid(79)) + "\n" + line.format(FAULT) + "\n")
+    for _ in range(2):  # and so does a restart
+        with reading(path) as log:
+            assert log.wait_first(60)
+            ear = Ear(log)
+            ear.wait(79, 1)
+            assert (ear.heard[0].timestamp, ear.heard[0].earlier) == (NOW - ago, True)
+            assert ear.sxids == {SWITCH: Told(1, NOW - ago, earlier=True)}
+            with path.open("a") as file:
+                file.write(line.format(FAULT) + "\n")
+            wait_for(lambda: (ear.count(79), ear.sxids[SWITCH])[1] == Told(2, NOW))  # noqa: B023 - called here
+        path.write_text(line.format(xid(79)) + "\n" + line.format(FAULT) + "\n")
+
+
+def test_a_clock_that_is_set_back_and_what_is_heard_late() -> None:
+    assert Told(1, 100.0).after(Told(2, 900.0)) == Told(3, 100.0), "what came last, whatever the clock says"
+    assert Told(1, 100.0, earlier=True).after(Told(2, 900.0)) == Told(3, 900.0)
+    assert Told(1, 950.0, earlier=True).after(Told(2, 900.0, earlier=True)) == Told(3, 950.0, earlier=True)
 
 
 def test_a_file_that_is_rotated_cut_and_gone(tmp_path: Path) -> None:
@@ -116,10 +163,10 @@ def test_a_flood_and_a_line_without_end_keep_neither_memory_nor_what_matters(tmp
             file.write(b"\n" + bytes(range(256)) * 100 + b"\n")
             for number in range(70_000):  # random numbers: more than are kept
                 file.write(f"{xid(number)}\n".encode())
-            file.write(record("nvidia-nvswitch0: SXid (PCI:0000:05:00.0): 20034, Fatal, Link 30"))
+            file.write(record(FAULT))
             file.write(record(xid(79)))
             file.flush()
-            wait_for(lambda: (ear.count(13), ear.sxids)[1] == {("0000:05:00", 20034): 1})
+            wait_for(lambda: (ear.count(13), {key: told.count for key, told in ear.sxids.items()})[1] == {SWITCH: 1})
             assert ear.count(13) == 201
             wait_for(lambda: ear.count(79) >= 1)
         assert len(log.drain()[0]) <= 1024
@@ -287,4 +334,6 @@ def test_switches_are_counted_by_number_and_bounded(tmp_path: Path) -> None:
         wait_for(lambda: events.take((), []) == [] and sum(events.sxids.values()) == 800)
     assert events.sxids["10000", "0000:05:00"] == 2
     assert len(events.sxids) == 257
+    assert set(events.sxids_latest) == set(events.sxids)
+    assert set(events.sxids_latest.values()) == {NOW - 1000.0}
     assert events.sxids["other", ""] == 2 * (400 - 256)

@@ -314,8 +314,14 @@ def test_the_network_policy_lets_in_only_whom_it_names() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"networkPolicy": {"enabled": False}}, {"hostNetwork": True}, {"sidecars": [{"name": "more", "image": "more"}]}],
-    ids=["off", "the node's network", "a sidecar that may need more"],
+    [
+        {"networkPolicy": {"enabled": False}},
+        {"networkPolicy": {"enabled": False, "namespaces": ["monitoring"]}, "hub": {"enabled": True}},
+        {"hostNetwork": True},
+        {"sidecars": [{"name": "more", "image": "more"}]},
+        {"extraInitContainers": [{"name": "more", "image": "more"}]},
+    ],
+    ids=["off", "off, with a hub", "the node's network", "a sidecar that may need more", "an init container"],
 )
 def test_the_network_policy_is_left_out(values: dict[str, object]) -> None:
     assert render(values).all("NetworkPolicy") == []

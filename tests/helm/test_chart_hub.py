@@ -109,6 +109,22 @@ def test_who_may_reach_it_and_whom_it_may_reach() -> None:
     assert route["rules"][0]["backendRefs"] == [{"name": "gpu-gpu-exporter-hub", "port": 9436}]
 
 
+@pytest.mark.parametrize("enabled", ["auto", True])
+def test_who_may_connect_is_said_once_for_exporters_and_hub(enabled: object) -> None:
+    hub = {"hub": {"enabled": True}}
+    named_ones = {"enabled": enabled, "namespaces": ["monitoring"], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    policy = render({**hub, "networkPolicy": named_ones}).one("NetworkPolicy", "-hub")["spec"]
+    first, second = policy["ingress"][0]["from"]
+    assert first["namespaceSelector"]["matchExpressions"][0]["values"] == ["monitoring"]
+    assert second == {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    # Where it may connect to is not said by that: its nodes may be anywhere.
+    assert (policy["policyTypes"], "egress" in policy) == (
+        (["Ingress"], False) if enabled == "auto" else (["Ingress", "Egress"], True)
+    )
+    (own,) = render(hub).all("NetworkPolicy")
+    assert not own["metadata"]["name"].endswith("-hub"), "everybody may"
+
+
 def test_the_real_hub_finds_the_exporters_by_the_services_name(tmp_path: Path) -> None:
     """What the chart renders, a DNS server that knows the Service, and pods with addresses of their own."""
     server = DnsServer()

@@ -121,6 +121,19 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"fake": {"scenario": "- {}"}}, "fake.scenario is told, but fake.enabled is false"),
         ({"hostUsers": False, "hostNetwork": True}, "hostUsers: false cannot be had together with hostNetwork"),
         ({"hostNetwork": True, "networkPolicy": {"enabled": True}}, "has no effect on pods with hostNetwork: true"),
+        (
+            {"hostNetwork": True, "networkPolicy": {"namespaces": ["monitoring"]}},
+            "networkPolicy.namespaces is told, but networkPolicy.enabled: auto makes no NetworkPolicy with hostNetwork",
+        ),
+        (
+            {"sidecars": [{"name": "a", "image": "a"}], "networkPolicy": {"from": [{"ipBlock": {"cidr": "::/0"}}]}},
+            "networkPolicy.from is told, but",
+        ),
+        (
+            {"extraInitContainers": [{"name": "a", "image": "a"}], "networkPolicy": {"egress": [{}]}},
+            "networkPolicy.egress is told, but",
+        ),
+        ({"hostNetwork": True, "networkPolicy": {"extraIngress": [{}]}}, "guard the port by config.web.allow"),
         ({"webConfig": {"tls": {"enabled": True}}}, "webConfig.tls.enabled: true needs webConfig.tls.secretName"),
         ({"webConfig": {"tls": {"secretName": "x"}}}, "but webConfig.tls.enabled is false"),
         ({"webConfig": {"existingSecret": "a", "tls": {"enabled": True, "secretName": "b"}}}, "both bring a cert"),

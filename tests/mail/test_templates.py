@@ -219,7 +219,16 @@ GONE = "gpu-node-7 is not scraped any more (up was 1 before): nobody watches its
 NOT_LISTED = (
     "GPU 3 (H100) of gpu-node-7 has not answered for a minute: lost. It is not listed any more. Drain the node."
 )
+FLEET = (
+    "12 machines are not watched any more, more than a fifth of all: their exporters do not answer, were taken from "
+    "the targets, or cannot read a GPU."
+)
 MISSING = "gpu-node-7 lists 1 GPUs fewer than within the last 6 hours. Compare nvidia-smi -L with lspci."
+
+
+def over(alert: str, **labels: str) -> Told:
+    """An alert that has ended."""
+    return told({"alertname": alert, **labels}, ended=True)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +252,20 @@ MISSING = "gpu-node-7 lists 1 GPUs fewer than within the last 6 hours. Compare n
          "[EXPIRED] gpu-node-7: GPU 3 XID 48; GPU 4 overheating", 1),
         ([{**xid(number, 79), "status": "resolved"} for number in range(20)],
          "[EXPIRED] gpu-node-7: GPU " + ", ".join(map(str, range(20))) + " XID 79", 1),
+        ([over("GPUEventCritical", event="fatal_poison", **GPU)], "[EXPIRED] gpu-node-7: GPU 3 event critical", 1),
+        ([over("GPUEventWarning", event="poison", **GPU)], "[EXPIRED] gpu-node-7: GPU 3 event warning", 1),
+        ([over("GPUNVSwitchFatal", sxid="20034", **HOST)], "[EXPIRED] gpu-node-7: GPU NVSwitch fatal", 1),
+        ([over("GPUNVSwitchFault", sxid="20012", **HOST)], "[EXPIRED] gpu-node-7: GPU NVSwitch fault", 1),
+        ([over("GPUXidRepeatedAcrossOwners", xid="31", **GPU)], "[EXPIRED] gpu-node-7: GPU 3 XID 31", 1),
+        ([over("GPUEventSourceLost", source="kernel_log", **HOST) | LONG],
+         "[RESOLVED] gpu-node-7: GPU event source lost", 0),
+        ([told({"alertname": "GPUFleetUnwatched"}, {"description": FLEET + " 4 are no targets any more."}, ended=True)
+          | LONG], "[EXPIRED] GPUs: GPU fleet unwatched", 1),
+        ([told({"alertname": "GPUFleetUnwatched"}, {"description": FLEET}, ended=True) | LONG],
+         "[RESOLVED] GPUs: GPU fleet unwatched", 0),
     ],
-    ids=["gone", "back", "fewer", "as set", "not listed", "listed", "XID", "one of two", "a crowd"],
+    ids=["gone", "back", "fewer", "as set", "not listed", "listed", "XID", "one of two", "a crowd", "event",
+         "milder event", "NVSwitch", "milder NVSwitch", "owners", "source", "fleet gone", "fleet back"],
 )  # fmt: skip
 def test_what_only_expired_is_no_all_clear(
     tmp_path: Path, release: Release, ended: list[Told], subject: str, expired: int
@@ -254,7 +275,7 @@ def test_what_only_expired_is_no_all_clear(
     text = render(tmp_path, "gpu.email.text", *ended, release=release)
     page = render(tmp_path, "gpu.email.html", *ended, kind="html", release=release)
     for shown in (text, page):
-        assert len(re.findall("Told for (?:six hours|an hour)", shown)) == expired
+        assert len(re.findall("Told for (?:six hours|an hour|a day)", shown)) == expired
     assert page.count("&#10003;") == max(0, min(1, len(ended) - expired)) if len(ended) < 12 else "&#10003;" not in page
     if len(ended) == 1 or len(ended) > 12:
         assert bool(re.search(r"^EXPIRED", text, re.MULTILINE)) == bool(expired)

@@ -34,6 +34,7 @@ from gpu_exporter.catalog import (
     CATALOG,
     DEVICE_METRICS,
     DRIVER_INFO,
+    EVENT_LAST,
     EVENTS_TOTAL,
     GPU_UP,
     OWNER_ENERGY,
@@ -115,6 +116,7 @@ def healthy(index: int) -> Reading:
     labelled |= {(mig.MIG_INFO, ("MIG-1", "7", "0", "1g.10gb")): 1.0, (mig.MIG_INFO, ("MIG-2", "8", "0", "")): 1.0}
     labelled |= {(row, (part.labels[0][1],)): 2.0 for part, row in WHOLE.items()}
     labelled |= {(EVENTS_TOTAL, ("poison",)): 1.0, (NVLINK_LINK_ERRORS, ("14", "recovery")): 505.0}
+    labelled |= {(EVENT_LAST, ("poison",)): 1_760_000_001.5}
     labelled |= {(XID_ERRORS, ("79",)): 1.0, (XID_ERRORS, ("119",)): 3.0, (XID_LAST, ("79",)): 1_760_000_000.25}
     return Reading(device(index), values, labelled=labelled)
 
@@ -137,6 +139,7 @@ SNAPSHOT = Snapshot(
     implausible={"gpu_power_watts": 3, "gpu_energy_joules_total": 1},
     event_sources={"nvml": 1.0, "kernel_log": 0.0},
     sxids={("20034", "0000:05:00"): 2, ("12028", "0000:05:00"): 1, ("other", ""): 7},
+    sxids_latest={("20034", "0000:05:00"): 1_760_000_002.5, ("12028", "0000:05:00"): 1_759_000_000.0},
     reading_seconds={"full": 12.5, "light": 0.25},
     ages=Histogram((0.1, 0.5, 15.0), (3, 0, 4, 1), 33.25),
 )

@@ -7,9 +7,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_exporter.catalog import DEVICE_METRICS, GPU_UP, READ_ERRORS, STATE_SECONDS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog import (
+    DEVICE_METRICS,
+    EVENT_LAST,
+    EVENTS_TOTAL,
+    GPU_UP,
+    READ_ERRORS,
+    STATE_SECONDS,
+    XID_ERRORS,
+    XID_LAST,
+)
 from gpu_exporter.catalog.row import Metric
-from gpu_exporter.model import Device, Failure, Hold, Identity, Owner, Process, Reading, State, Xid
+from gpu_exporter.model import Device, Failure, GpuEvent, Hold, Identity, Owner, Process, Reading, State, Xid
 from gpu_exporter.sampling.ledger import Ledger
 
 DEVICE = Device(0, "GPU-0", "H100")
@@ -85,6 +94,19 @@ def test_xids_count_by_number_and_keep_the_time_of_the_latest() -> None:
         (XID_LAST, ("31",)): 30.0,
         (XID_ERRORS, ("79",)): 2.0,
         (XID_LAST, ("79",)): 20.0,
+    }
+
+
+def test_other_events_count_by_kind_and_keep_the_time_of_the_latest() -> None:
+    ledger = Ledger(gap=15)
+    could_tell = (GpuEvent(DEVICE, "poison", 0), GpuEvent(DEVICE, "mig_change", 0))
+    heard = (GpuEvent(DEVICE, "poison", 2, 7220.0), GpuEvent(DEVICE, "poison", 1, 30.0))  # the clock was set back
+    for event in (*could_tell, *heard, *could_tell, GpuEvent(DEVICE, "no kind of ours", 1, 40.0)):
+        ledger.count_event(event)
+    assert ledger.account(Reading(DEVICE), now=0).labelled == {
+        (EVENTS_TOTAL, ("poison",)): 3.0,
+        (EVENTS_TOTAL, ("mig_change",)): 0.0,
+        (EVENT_LAST, ("poison",)): 30.0,
     }
 
 

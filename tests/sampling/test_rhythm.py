@@ -176,3 +176,40 @@ def test_a_slow_reading_begins_earlier() -> None:
 def test_whoever_comes_more_often_than_the_interval_gets_what_there_is() -> None:
     day = live_through(every(15.0, 3.3), interval=60.0)
     assert day.full_a_minute() <= 1.2
+
+
+# --- the bounds, each from both sides ---------------------------------------------------------------------------------
+
+
+def learned(*moments: float) -> Rhythm:
+    """What is known of a scraper that came at these moments."""
+    rhythm = Rhythm(interval=0.1)
+    for at in moments:
+        rhythm.note("prometheus", at)
+    return rhythm
+
+
+@pytest.mark.parametrize(
+    ("period", "known"), [(0.49, False), (0.51, True), (600.0, True), (601.0, False)], ids=lambda value: f"{value}"
+)
+def test_periods_from_half_a_second_to_ten_minutes_are_a_rhythm(period: float, known: bool) -> None:
+    assert learned(0.0, period, 2 * period).known is known
+
+
+@pytest.mark.parametrize(
+    ("full", "lead", "due"),
+    [
+        (29.54, 0.1, 29.9),
+        (29.56, 0.1, 39.9),  # young enough for the scrape at 30 s
+        (28.88, 1.0, 29.0),
+        (28.92, 1.0, 39.0),  # as young as a reading can be that takes so long
+    ],
+)
+def test_a_reading_that_is_young_enough_is_not_made_anew(full: float, lead: float, due: float) -> None:
+    assert learned(0.0, 10.0, 20.0).due(full=full, now=full, lead=lead) == pytest.approx(due)
+
+
+def test_the_next_scrape_may_come_a_little_before_the_earliest() -> None:
+    # The line through them is -0.005 s + 10.015 s a scrape, and they are 0.005, -0.01 and 0.005 s off it.
+    due = learned(0.0, 10.0, 20.03).due(full=20.0, now=25.0, lead=0.1)
+    assert due == pytest.approx(30.04 - 0.01 - 0.15 * 0.015 - 0.1, abs=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def machine(stub: MakeStub) -> Stub:
 def test_an_xid_that_both_tell_is_one_and_what_only_one_tells_is_told(
     machine: Stub, library: Path, tmp_path: Path
 ) -> None:
-    log = tmp_path / "kmsg"
+    log, began = tmp_path / "kmsg", time.time()
     # Of before the start, of which nobody else can tell.
     write(log, XID.format(bus=0x11, xid=119))
     write(log, XID.format(bus=0x11, xid=79), priority=11)  # not the kernel's
@@ -49,7 +50,12 @@ def test_an_xid_that_both_tell_is_one_and_what_only_one_tells_is_told(
         machine.event(0, 0x10, 0)  # the clock is not asked for
         write(log, "nvidia-nvswitch0: SXid (PCI:0000:05:00.0): 20034, Fatal, Link 30 LTSSM Fault Up")
         exporter.wait_value(1, "gpu_events_total", gpu=0, event="mig_change")
-        exporter.wait_value(1, "gpu_nvswitch_sxid_errors_total", sxid=20034, pci_bus_id="0000:05:00")
+        heard = exporter.value("gpu_event_last_timestamp_seconds", gpu=0, event="mig_change") or 0.0
+        assert began - 1 < heard < time.time() + 1
+        assert exporter.value("gpu_event_last_timestamp_seconds", gpu=0, event="poison") is None
+        switch: dict[str, str | int] = {"sxid": 20034, "pci_bus_id": "0000:05:00"}
+        exporter.wait_value(1, "gpu_nvswitch_sxid_errors_total", **switch)
+        assert (exporter.value("gpu_nvswitch_sxid_last_timestamp_seconds", **switch) or 0.0) > began - 1
         machine.xid(0, 48)
         exporter.wait_value(1, "gpu_xid_errors_total", gpu=0, xid=48)
         assert exporter.value("gpu_xid_errors_total", gpu=0, xid=31) == 1, "the second to tell it was heard by now"
@@ -62,6 +68,15 @@ def test_an_xid_that_both_tell_is_one_and_what_only_one_tells_is_told(
     with daemon(tmp_path, machine, library, log) as exporter:
         exporter.wait_value(1, "gpu_xid_errors_total", gpu=0, xid=31)
         assert exporter.value("gpu_xid_errors_total", gpu=1, xid=119) == 1
+        # The log says of all of it that it was a second after the boot.
+        boot = time.time() - time.monotonic() + 1
+        assert exporter.value("gpu_nvswitch_sxid_errors_total", **switch) == 1
+        for name, labels in (
+            ("nvswitch_sxid", switch),
+            ("xid", {"gpu": 0, "xid": 31}),
+            ("xid", {"gpu": 1, "xid": 119}),
+        ):
+            assert exporter.value(f"gpu_{name}_last_timestamp_seconds", **labels) == pytest.approx(boot, abs=5)
 
 
 def test_a_log_that_goes_away_costs_one_line_and_no_reading(machine: Stub, library: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ DEPLOY = ROOT / "deploy"
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(?<=[\[: ])(\d+)(ms|[smhdw])(?=[\]:) \n]|$)")
 # Ages that rules tell in seconds.
-_SECONDS = re.compile(r"(instance_gpu:gpu_xid_age_seconds:\w+(?:\{[^}]*\})?\s*< )(\d+)")
+_SECONDS = re.compile(r"(instance(?:_gpu)?:gpu_(?:xid|event|nvswitch_sxid)_age_seconds:\w+(?:\{[^}]*\})?\s*< )(\d+)")
 _LEAST = 0.5  # seconds between two readings of an exporter
 _QUIET = 1.5  # minutes before the story, in which all is well
 

@@ -37,7 +37,7 @@ from gpu_exporter.catalog.accounting import (
     STATE_SECONDS,
 )
 from gpu_exporter.catalog.clocks import CLOCK_EVENTS
-from gpu_exporter.catalog.health import EVENTS_TOTAL, GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
+from gpu_exporter.catalog.health import EVENT_LAST, EVENTS_TOTAL, GPU_UP, READ_ERRORS, XID_ERRORS, XID_LAST
 from gpu_exporter.catalog.identity import DRIVER_INFO, GPU_INFO
 from gpu_exporter.catalog.processes import (
     PROCESS_MEMORY,
@@ -54,6 +54,7 @@ __all__ = [
     "DEVICE_METRICS",
     "DRIVER_INFO",
     "EVENTS_TOTAL",
+    "EVENT_LAST",
     "GPU_INFO",
     "GPU_UP",
     "MEMORY_UNACCOUNTED",

@@ -86,6 +86,12 @@ ROWS: Final[tuple[Metric, ...]] = (
         own="sxids",
     ),
     gauge(
+        "gpu_nvswitch_sxid_last_timestamp_seconds",
+        "Unix time of the latest fault of an NVSwitch of that number (SXid) and address; appears with the first.",
+        dynamic=("sxid", "pci_bus_id"),
+        own="sxids_latest",
+    ),
+    gauge(
         "gpu_exporter_stuck_reads",
         "Driver calls that have not returned within collection.timeout and still hang.",
         unitless=True,

@@ -106,6 +106,11 @@ EVENTS_TOTAL: Final = counter(
     + ". Kinds that it cannot tell of this GPU are absent.",
     dynamic=("event",),
 )
+EVENT_LAST: Final = gauge(
+    "gpu_event_last_timestamp_seconds",
+    "Unix time of the latest event of that kind; appears with the first event.",
+    dynamic=("event",),
+)
 ROWS: Final[tuple[Metric, ...]] = (
     GPU_UP,
     *READ_ERRORS.values(),
@@ -136,4 +141,5 @@ ROWS: Final[tuple[Metric, ...]] = (
     XID_ERRORS,
     XID_LAST,
     EVENTS_TOTAL,
+    EVENT_LAST,
 )

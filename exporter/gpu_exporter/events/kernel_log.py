@@ -18,7 +18,7 @@ from typing import Final
 
 from gpu_exporter.events.lines import Line, Reader, SxidLine, XidLine, parse
 from gpu_exporter.events.log_files import JOURNAL, Journal, Log, open_log
-from gpu_exporter.model import OTHER_XID, Device, Xid, XidDetail
+from gpu_exporter.model import OTHER_XID, Device, Told, Xid, XidDetail
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ _MOST_KEPT: Final = 1024  # XIDs by GPU and number, until they are fetched
 _AGAIN: Final = 30.0  # seconds until a log that cannot be read is opened again
 _JOIN: Final = 0.5  # seconds
 _BATCH: Final = 500  # lines, after which the thread looks whether it should stop
+# The kernel counts its time by another clock than we, which nobody corrects: so many seconds, and so much of its uptime
+# may it be ahead. Crystals are off by 100 millionths at most; ten times that.
+_AHEAD: Final = 60.0
+_DRIFT: Final = 0.001
 # NVIDIA's catalogue ends below; a log full of random numbers must not fill the memory.
 _NUMBERS: Final = 65535
 
@@ -48,7 +52,7 @@ class Heard:
         return Xid(device, self.xid, self.timestamp, self.count, self.by, self.detail, self.earlier)
 
 
-Sxids = dict[tuple[str, int], int]
+Sxids = dict[tuple[str, int], Told]
 
 
 class Sieve:
@@ -69,7 +73,13 @@ class Sieve:
         if isinstance(told, XidLine):
             self._keep(told, self._when(line))
         elif isinstance(told, SxidLine) and ((told.address, told.sxid) in self._sxids or len(self._sxids) < _MOST_KEPT):
-            self._sxids[told.address, told.sxid] = self._sxids.get((told.address, told.sxid), 0) + 1
+            when = self._when(line)
+            once = Told(1, when, earlier=when < self._began)
+            self._sxids[told.address, told.sxid] = once.after(self._sxids.get((told.address, told.sxid)))
+
+    def now(self) -> float:
+        """Unix time."""
+        return self._clock()
 
     def empty(self) -> tuple[list[Heard], Sxids]:
         """What was kept since the previous call."""
@@ -78,15 +88,22 @@ class Sieve:
         return list(heard.values()), sxids
 
     def _when(self, line: Line) -> float:
-        """Unix time. What comes while we look is of now; else what the line says, but never the future."""
+        """Unix time. What comes while we look is of now; else what the line says, but never the future.
+
+        What was there before we looked and tells no time, or one that this boot has not reached yet, is from before the
+        boot: a start of ours makes nothing new.
+        """
         now = self._clock()
         if self.live:
             return now
         if line.time is not None:
             return min(line.time, now)
-        if line.since_boot is not None:
-            return min(now, now - (self._monotonic() - line.since_boot))
-        return now
+        uptime = self._monotonic()
+        since_boot = 0.0 if line.since_boot is None else line.since_boot
+        ahead = since_boot - uptime
+        if ahead > max(_AHEAD, uptime * _DRIFT):
+            since_boot = 0.0
+        return min(now, now - uptime + since_boot)
 
     def _keep(self, told: XidLine, when: float) -> None:
         xid = told.xid if told.xid <= _NUMBERS else OTHER_XID
@@ -224,7 +241,7 @@ class KernelLog:
             for raw in lines:
                 # One line in a million is ours: look before anything is decoded.
                 if b"NVRM" in raw or b"SXid" in raw:
-                    line = parse(raw)
+                    line = parse(raw, now=self._sieve.now())
                     if line is not None:
                         self._sieve.take(line)
 

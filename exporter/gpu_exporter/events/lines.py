@@ -40,10 +40,12 @@ _RECORD: Final = re.compile(r"([0-9]{1,4}),([0-9]{1,20}),([0-9]{1,18}),[^;]{0,64
 # dmesg, with its priority or without; journalctl and syslog: a time, a host, and the kernel as who said it.
 _PRINTED: Final = re.compile(
     r"(?:<([0-9]{1,4})>)?(?:\[ *([0-9]{1,10}\.[0-9]{1,9})\] ?|"
-    r"(?:[A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8}|([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.,+Z-]{8,24})) \S{1,64} kernel: "
+    r"(?:([A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8})|([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.,+Z-]{8,24})) \S{1,64} kernel: "
     r"(?:\[ *[0-9.]{1,20}\] ?)?)?(.*)",
     re.DOTALL,
 )
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAY: Final = 86400.0
 _ESCAPED: Final = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 
@@ -85,8 +87,11 @@ def address(text: str) -> str:
     return f"{domain:04x}:{bus:02x}:{slot:02x}"
 
 
-def parse(raw: bytes) -> Line | None:
-    """A record of /dev/kmsg, or a line as dmesg, journalctl and syslog print it; None where not the kernel says it."""
+def parse(raw: bytes, *, now: float) -> Line | None:
+    """A record of /dev/kmsg, or a line as dmesg, journalctl and syslog print it; None where not the kernel says it.
+
+    ``now`` is Unix time: a time of old syslogs is of the year before it.
+    """
     text = raw[: 4 * _MOST].decode("utf-8", "replace")
     record = _RECORD.match(text)
     if record is not None:
@@ -97,7 +102,8 @@ def parse(raw: bytes) -> Line | None:
     printed = _PRINTED.match(text)
     if printed is None or (printed[1] and int(printed[1]) >> 3):
         return None
-    return Line(printed[4][:_MOST], float(printed[2]) if printed[2] else None, _time(printed[3]))
+    time = _time_of_year(printed[3], now) if printed[3] else _time(printed[4])
+    return Line(printed[5][:_MOST], float(printed[2]) if printed[2] else None, time)
 
 
 def _unescaped(message: str) -> str:
@@ -113,6 +119,26 @@ def _time(text: str | None) -> float | None:
         return datetime.fromisoformat(told).timestamp()
     except ValueError:
         return None
+
+
+def _time_of_year(text: str, now: float) -> float | None:
+    """Unix time of "Nov 28 00:47:04" in the time zone of this machine: the latest that is not ahead of ``now``.
+
+    A day ahead is no year ago: clocks and time zones differ.
+    """
+    month, day, clock = text[:3], text[4:6], text[7:]
+    if month not in _MONTHS:
+        return None
+    year = datetime.fromtimestamp(now).astimezone().year
+    for each in (year + 1, year, year - 1, year - 2, year - 3, year - 4):  # 29 February
+        try:
+            hour, minute, second = map(int, clock.split(":"))
+            told = datetime(each, _MONTHS.index(month) + 1, int(day), hour, minute, second).astimezone().timestamp()
+        except ValueError:
+            continue
+        if told <= now + _DAY:
+            return told
+    return None
 
 
 class Reader:

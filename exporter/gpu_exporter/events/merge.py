@@ -9,7 +9,7 @@ from typing import Final
 
 from gpu_exporter.events.kernel_log import Heard, KernelLog
 from gpu_exporter.events.lines import address
-from gpu_exporter.model import Device, Event, GpuEvent, Xid
+from gpu_exporter.model import Device, Event, GpuEvent, Told, Xid
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _PATIENCE: Final = 0.3  # seconds that the first reading waits for what the kern
 
 
 @dataclass(slots=True)
-class _Told:
+class _Hearsay:
     """How many events of one GPU and number each has told since they began to come; ``counted`` is the most of them."""
 
     latest: float
@@ -35,7 +35,7 @@ class Merger:
     """Counts what several tell of the same events as often as the one who told most."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[str, int], _Told] = {}
+        self._told: dict[tuple[str, int], _Hearsay] = {}
 
     def new(self, event: Xid) -> int:
         """How many of these nobody else has told."""
@@ -45,7 +45,7 @@ class Merger:
             return event.count  # from before all that: the ring of the kernel log
         if told is None or event.timestamp > told.latest + WINDOW:
             self._told.pop(key, None)
-            told = self._told[key] = _Told(event.timestamp)
+            told = self._told[key] = _Hearsay(event.timestamp)
             if len(self._told) > _MOST_KEPT:
                 del self._told[next(iter(self._told))]
         told.latest = max(told.latest, event.timestamp)
@@ -62,7 +62,7 @@ class EventLog:
         self._kernel_log = kernel_log
         self._merger = Merger()
         self._waiting: list[Heard] = []  # of GPUs that the driver has not listed
-        self._sxids: dict[tuple[str, str], int] = {}
+        self._sxids: dict[tuple[str, str], Told] = {}
         self._looked = False
 
     def start(self) -> None:
@@ -78,7 +78,12 @@ class EventLog:
     @property
     def sxids(self) -> Mapping[tuple[str, str], int]:
         """Faults of NVSwitches by number and PCI address."""
-        return dict(self._sxids)
+        return {key: told.count for key, told in self._sxids.items()}
+
+    @property
+    def sxids_latest(self) -> Mapping[tuple[str, str], float]:
+        """Unix time of the latest of each."""
+        return {key: told.timestamp for key, told in self._sxids.items()}
 
     def sources(self, *, nvml: bool) -> Mapping[str, float]:
         """1 for each way of hearing that works, 0 for each that does not."""
@@ -102,8 +107,8 @@ class EventLog:
             self._looked = True
             self._kernel_log.wait_first(_PATIENCE)
         heard, sxids = self._kernel_log.drain()
-        for number, ((at, sxid), count) in enumerate(sxids.items()):
-            self._count_sxid(str(sxid), at, count, told=number < _MOST_LINES)
+        for number, ((at, sxid), told) in enumerate(sxids.items()):
+            self._count_sxid(str(sxid), at, told, log_it=number < _MOST_LINES)
         if not heard and not self._waiting:
             return []
         by_address = {address(device.pci_bus_id): device for device in devices if device.pci_bus_id}
@@ -119,11 +124,11 @@ class EventLog:
         self._waiting = waiting[-_MOST_WAITING:]
         return known
 
-    def _count_sxid(self, sxid: str, at: str, count: int, *, told: bool) -> None:
+    def _count_sxid(self, sxid: str, at: str, told: Told, *, log_it: bool) -> None:
         key = (sxid, at)
         if key not in self._sxids and len(self._sxids) >= _MOST_SXIDS:
             key = ("other", "")
-        self._sxids[key] = self._sxids.get(key, 0) + count
-        if told:
-            often = {"count": count} if count > 1 else {}
+        self._sxids[key] = told.after(self._sxids.get(key))
+        if log_it:
+            often = {"count": told.count} if told.count > 1 else {}
             log.warning("NVSwitch fault", extra={"sxid": sxid, "address": at, **often})

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pynvml
 
 from gpu_exporter.catalog.health import EVENTS
-from gpu_exporter.model import OTHER_XID, Device, Event, GpuEvent, Xid
+from gpu_exporter.model import OTHER_XID, Device, Event, GpuEvent, Told, Xid
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class XidListener:
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._heard: dict[tuple[Device, int, str], Xid] = {}
-        self._events: dict[tuple[Device, str], int] = {}
+        self._events: dict[tuple[Device, str], Told] = {}
         self._stop = threading.Event()
         self._set: Any = None
         self._set_retry = _Retry()
@@ -164,7 +164,10 @@ class XidListener:
         with self._lock:
             heard, self._heard = self._heard, {}
             events, self._events = self._events, {}
-        return [*heard.values(), *(GpuEvent(device, kind, count) for (device, kind), count in events.items())]
+        return [
+            *heard.values(),
+            *(GpuEvent(device, kind, told.count, told.timestamp) for (device, kind), told in events.items()),
+        ]
 
     def close(self, *, ended: Callable[[], None] = lambda: None) -> None:
         """Stop listening, and call ``ended`` when no call of the listener's is in the driver any more.
@@ -254,7 +257,9 @@ class XidListener:
             if kind == _XID:
                 self._keep(device, data, "nvml")
             elif kind in _KINDS:
-                self._events[device, _KINDS[kind]] = self._events.get((device, _KINDS[kind]), 0) + 1
+                self._events[device, _KINDS[kind]] = Told(1, self._clock()).after(
+                    self._events.get((device, _KINDS[kind]))
+                )
                 if kind == _UNAVAILABLE and 0 < data & 0xFFFF <= _LAST_XID:
                     # open-gpu-kernel-modules 595: its info16 is the XID by which the GPU went, 79 or 119.
                     self._keep(device, data & 0xFFFF, "nvml, unavailable")

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from gpu_exporter.catalog import (
     DEVICE_METRICS,
+    EVENT_LAST,
     EVENTS_TOTAL,
     GPU_UP,
     MEMORY_UNACCOUNTED,
@@ -25,7 +26,7 @@ from gpu_exporter.catalog import (
 from gpu_exporter.catalog.health import EVENTS
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import AccountingConfig
-from gpu_exporter.model import OTHER_XID, Failure, GpuEvent, Hold, Reading, Reason, State, Xid
+from gpu_exporter.model import OTHER_XID, Failure, GpuEvent, Hold, Reading, Reason, State, Told, Xid
 from gpu_exporter.sampling.activity import BUSY, Activeness, Activity, is_partitioned, of_instances
 from gpu_exporter.sampling.energy import Energy, work_of
 from gpu_exporter.sampling.holders import Holders
@@ -60,7 +61,7 @@ class _Account:
     kept_elsewhere: set[Metric] = field(default_factory=set)
     errors: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(READ_ERRORS, 0))
     xids: dict[int, tuple[int, float]] = field(default_factory=dict)
-    events: dict[str, int] = field(default_factory=dict)  # of other kinds
+    events: dict[str, Told] = field(default_factory=dict)  # of other kinds
     looked: float | None = None  # when, whether it answered or not
     latest: Mapping[Metric, float] | None = None  # what it answered then
     counted: Mapping[Metric, float] | None = None  # the same, with the counters that are kept here
@@ -136,7 +137,8 @@ class Ledger:
         values |= {READ_ERRORS[reason]: float(count) for reason, count in account.errors.items()}
         values |= {STATE_SECONDS[state]: seconds for state, seconds in account.states.items()}
         labelled = {**(reading.labelled if reading.failure is None else {}), **_xids(account), **owned}
-        labelled |= {(EVENTS_TOTAL, (kind,)): float(count) for kind, count in account.events.items()}
+        labelled |= {(EVENTS_TOTAL, (kind,)): float(told.count) for kind, told in account.events.items()}
+        labelled |= {(EVENT_LAST, (kind,)): told.timestamp for kind, told in account.events.items() if told.count}
         return replace(
             reading,
             values=values,
@@ -237,7 +239,8 @@ class Ledger:
         """Events of another kind."""
         if event.event in EVENTS:
             events = self._account(event.device.key).events
-            events[event.event] = events.get(event.event, 0) + event.count
+            none = not event.count
+            events[event.event] = Told(event.count, event.timestamp, earlier=none).after(events.get(event.event))
 
     def add_increments(self, reading: Reading) -> None:
         """Growth that is told apart from a reading that is served: by one that came too late, or of buffers only."""

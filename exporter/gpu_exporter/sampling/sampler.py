@@ -411,6 +411,7 @@ class Sampler:
             implausible=dict(self._pipeline.implausible),
             event_sources=self._events.sources(nvml=isinstance(source, HearingSource) and source.hears),
             sxids=self._events.sxids,
+            sxids_latest=self._events.sxids_latest,
             reading_seconds=dict(self._spent),
             ages=self._ages.told(),
         )

@@ -39,6 +39,12 @@ What the exporter is told: its configuration file, its web configuration file, a
 {{- end }}
 {{- end }}
 
+{{- /* "true" where the exporter's pods have a NetworkPolicy. */}}
+{{- define "gpu-exporter.hasNetworkPolicy" -}}
+{{- $auto := and (eq (.Values.networkPolicy.enabled | toString) "auto") (not (or .Values.hostNetwork .Values.sidecars .Values.extraInitContainers)) }}
+{{- if or $auto (eq (.Values.networkPolicy.enabled | toString) "true") }}true{{ end }}
+{{- end }}
+
 {{- define "gpu-exporter.path" -}}
 {{- dig "web" "telemetry_path" "" (.Values.config | merge dict) | default "/metrics" }}
 {{- end }}

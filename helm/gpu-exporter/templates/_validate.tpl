@@ -39,6 +39,13 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $v.hostNetwork (eq ($v.networkPolicy.enabled | toString) "true") }}
 {{- fail "networkPolicy.enabled: true has no effect on pods with hostNetwork: true; switch one of them off." }}
 {{- end }}
+{{- if and (eq ($v.networkPolicy.enabled | toString) "auto") (not (include "gpu-exporter.hasNetworkPolicy" .)) }}
+{{- range $key := list "namespaces" "from" "extraIngress" "egress" }}
+{{- if get $v.networkPolicy $key }}
+{{- fail (printf "networkPolicy.%s is told, but networkPolicy.enabled: auto makes no NetworkPolicy with hostNetwork, sidecars or extraInitContainers%s." $key (ternary ", and none has an effect with hostNetwork: leave it empty, and guard the port by config.web.allow" "; set enabled to true, and egress to what those need" $v.hostNetwork)) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and $v.fake.scenario (not $v.fake.enabled) }}
 {{- fail "fake.scenario is told, but fake.enabled is false; a scenario plays on simulated GPUs only." }}
 {{- end }}
