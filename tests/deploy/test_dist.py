@@ -121,7 +121,9 @@ def test_its_documents_are_debians(unpacked: Path) -> None:
     assert "\nCopyright: 2026 the authors of gpu-exporter\n" in copyright_
     parts = dict(re.findall(r"^ ([\w.-]+) [\d.]+: (\S.*)$", copyright_, re.MULTILINE))
     locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/pyz.txt").read_text(), re.MULTILINE)
-    assert {name.lower() for name in parts} == set(locked), "each says under which licence it is"
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in parts} == set(locked), (
+        "each says under which licence it is"
+    )
     library = unpacked / deb.LIBRARY
     with_text = {
         path.parts[len(library.parts)].split("-")[0].lower() for path in library.glob("*.dist-info/**/LICENSE*")

@@ -185,7 +185,7 @@ def test_warnings_gather_once(api: Api) -> None:
     client = Client(Access(api.url))
     for _ in range(2):
         client.range("up", start=0, end=600, step=300)
-    assert client.warnings == ["store-1 is away [2J", "some of its storage did not answer (isPartial)"]
+    assert client.warnings == ["store-1 is away?[2J", "some of its storage did not answer (isPartial)"]
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_what_is_no_web_server() -> None:
         thread.start()
         message = failure(f"http://127.0.0.1:{server.getsockname()[1]}")
         thread.join()
-    assert message == "does not answer as a web server does: 220 mail.example.com ESMTP  "
+    assert message == "does not answer as a web server does: 220 mail.example.com ESMTP"
 
 
 def _trickle(handler: BaseHTTPRequestHandler, stop: threading.Event, *, silent: bool) -> None:

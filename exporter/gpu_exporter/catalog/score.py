@@ -17,5 +17,8 @@ PARTS: Final = tuple(USUAL)
 
 
 def weighted(parts: Mapping[str, float], weights: Mapping[str, float] = USUAL) -> float:
-    """The score of its parts, all of them; what they are summed over (seconds) it is summed over as well."""
-    return sum(weights[name] * parts[name] for name in PARTS)
+    """The score of its parts; what they are summed over (seconds) it is summed over as well.
+
+    Raises KeyError: a part that weighs something is not there.
+    """
+    return sum(weight * parts[name] for name, weight in weights.items())

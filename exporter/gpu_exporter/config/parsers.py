@@ -340,7 +340,8 @@ def quoted(value: Any) -> str:
 
 def shown(text: str, most: int = 200) -> str:
     """What a program or a server said, as a message of ours has it: on one line, without what a terminal would obey."""
-    return f"{printable(text[:most])}…" if len(text) > most else printable(text)
+    line = printable(" ".join(text[: 4 * most].split()))
+    return f"{line[:most]}…" if len(line) > most else line
 
 
 def printable(text: str) -> str:

@@ -101,6 +101,7 @@ class Reader:
         self._path = path
         self._lock = threading.Lock()
         self._made_log = False
+        self._identity: tuple[int, int] | None = None
         self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -159,8 +160,9 @@ class Reader:
     def asking(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time; the file as it was at one moment. Raises HistoryError."""
         with self._lock:
-            if identity(self._path) != self._identity:  # another file has its place by now
+            if self._identity is None or identity(self._path) != self._identity:  # another file has its place by now
                 self._db.close()
+                self._identity = None  # until one is open: a later file may get the number of one that was removed
                 self._db = self._open()
             try:
                 self._db.execute("BEGIN")
