@@ -37,6 +37,7 @@ RESULTS = ROOT / "bench/RULES.md"
 OTHERS = 0.25  # of a core; where other programs take more, times by the wall say nothing
 BUDGET = 4.0  # seconds that one evaluation of all rules may take
 SLOWEST = 0.5  # and that of the slowest group
+ABOVE = 0.2  # of a core, that evaluating them may take beside scraping
 BEFORE = "before-"  # groups of the rules that are measured beside ours
 GPUS = 8
 LAZY = 25  # on one machine in so many, those who hold the second half of the GPUs let them lie idle
@@ -355,6 +356,7 @@ class Found:
         """bench/RULES.md."""
         facts = "\n".join(f"- **{name}**: {text}" for name, text in self.facts.items())
         verdict = {True: "", False: "**exceeded**"}
+        above = self.cpu - self.scraping
         all_rules = f"{self.total:.2f} s | ≤ {BUDGET:g} s | {verdict[self.total <= BUDGET]}"
         return f"""\
 # What the rules cost at {self.facts["GPUs"]} GPUs
@@ -370,8 +372,10 @@ deploy/prometheus.
 | the same, fastest evaluation of each | {self.least:.2f} s | | |
 | slowest group (`{self.slowest_group}`) | {self.slowest:.2f} s | ≤ {SLOWEST:g} s | {verdict[self.slowest <= SLOWEST]} |
 | evaluation a second of time | {self.load:.3f} s | | |
-| CPU, with the rules / without (scraping alone) | {self.cpu:.2f} / {self.scraping:.2f} of a core | | |
+| CPU above that of scraping ({self.scraping:.2f}) | {above:.2f} of a core | ≤ {ABOVE:g} | {verdict[above <= ABOVE]} |
 
+Where a budget is exceeded: reading one series of every GPU takes a Prometheus some 50 ms whatever is done with it, and
+the rules read some hundred families.
 {self.before}Slowest rules, median: {self.slow_rules}.
 """
 
@@ -502,7 +506,7 @@ def main() -> int:
         print(f"series       {series}")
         print(f"RSS          {rss:.0f} MiB")
         print(f"evaluations  {min(map(len, times.values()))} to {max(map(len, times.values()))} of {len(times)} rules")
-        kept = found.total <= BUDGET and found.slowest <= SLOWEST
+        kept = found.total <= BUDGET and found.slowest <= SLOWEST and cpu / took - without <= ABOVE
         for what, needed, budget in (("all rules", found.total, BUDGET), ("slowest  ", found.slowest, SLOWEST)):
             print(f"{what}    {needed:.3f} s, budget {budget:g} s: {'kept' if needed <= budget else 'EXCEEDED'}")
         found.cpu, found.scraping = cpu / took, without

@@ -93,14 +93,23 @@ def stub(tmp_path: Path) -> Callable[..., Stub]:
     return make
 
 
+@pytest.fixture(scope="session")
+def counted_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stand-in counts the calls of this process; it asks for that once, at the first of them."""
+    return tmp_path_factory.mktemp("nvml") / "calls"
+
+
 @pytest.fixture
-def here(library: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stub], Stub]:
-    """Let pynvml in this very process talk to the machine."""
+def here(library: Path, counted_calls: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stub], Stub]:
+    """Let pynvml in this very process talk to the machine; its calls are counted from then on."""
+    monkeypatch.setenv("NVML_STUB_CALLS", str(counted_calls))
     # Loaded by path first, it is what dlopen finds when pynvml asks for the name.
     ctypes.CDLL(str(library / "libnvidia-ml.so.1"))
 
     def use(machine: Stub) -> Stub:
         monkeypatch.setenv("NVML_STUB_STATE", str(machine.state_file))
+        machine.calls_file = counted_calls
+        machine.reset_calls()
         return machine
 
     return use

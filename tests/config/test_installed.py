@@ -20,8 +20,10 @@ DEBIAN = Installation(
     isolated=True,
     has_pip=False,
     has_apt=True,
+    has_venv=True,
 )
 ENVIRONMENT = "run: python3 -m venv ~/gpu && ~/gpu/bin/pip install textual msgspec, and from then on: "
+WITHOUT = f"{ENVIRONMENT[5:]}PYTHONPATH=/usr/lib/gpu-exporter ~/gpu/bin/python -m gpu_exporter"
 
 
 def in_environment(prefix: Path, *, has_pip: bool = False) -> Installation:
@@ -40,10 +42,14 @@ def in_environment(prefix: Path, *, has_pip: bool = False) -> Installation:
 @pytest.mark.parametrize(
     ("installation", "expected"),
     [
-        (DEBIAN, f"{ENVIRONMENT}PYTHONPATH=/usr/lib/gpu-exporter ~/gpu/bin/python -m gpu_exporter"),
+        (DEBIAN, f"run: {WITHOUT}"),
+        (
+            replace(DEBIAN, has_venv=False),
+            f"run: apt-get install python3-venv && {WITHOUT}",
+        ),
         (
             replace(DEBIAN, managed=False),
-            f"{ENVIRONMENT}PYTHONPATH=/usr/lib/gpu-exporter ~/gpu/bin/python -m gpu_exporter",
+            f"run: {WITHOUT}",
         ),
         (
             replace(DEBIAN, home=Path("/home/a b/exporter"), isolated=False, has_pip=True),
@@ -62,7 +68,15 @@ def in_environment(prefix: Path, *, has_pip: bool = False) -> Installation:
             "run: python3 -m pip --python /opt/own/bin/python install textual msgspec",
         ),
     ],
-    ids=["deb", "deb before PEP 668", "checkout", "another Python", "environment", "environment without pip"],
+    ids=[
+        "deb",
+        "deb without python3-venv",
+        "deb before PEP 668",
+        "checkout",
+        "another Python",
+        "environment",
+        "environment without pip",
+    ],
 )
 def test_what_brings_it(installation: Installation, expected: str) -> None:
     assert installation.remedy(["textual", "msgspec"]) == expected

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +36,18 @@ def path(tmp_path: Path) -> Path:
     record(path, Machine(), 120)
     assert seconds(path) == 600
     return path
+
+
+def writing(path: Path) -> Recorder:
+    """One that has five minutes more in its log, and goes on."""
+    machine, clock = Machine(at=START + 3600), Clock()
+    made = recorder(path, clock)
+    made.add("gpu1", machine.document(), machine.at)
+    for _ in range(60):
+        made.add("gpu1", machine.step(), machine.at)
+    clock.now = machine.at + 60
+    made.flush()
+    return made
 
 
 def foreign(path: Path) -> None:
@@ -222,18 +235,11 @@ def test_a_file_that_is_read_only_is_told_and_can_be_read(path: Path) -> None:
 
 
 def test_a_copy_made_meanwhile_with_its_log_can_be_gone_on_with(path: Path, tmp_path: Path) -> None:
-    machine, clock = Machine(at=START + 3600), Clock()
-    made = recorder(path, clock)
-    made.add("gpu1", machine.document(), machine.at)
-    for _ in range(60):
-        made.add("gpu1", machine.step(), machine.at)
-    clock.now = machine.at + 10
-    made.flush()
     folder = tmp_path / "copy"
     folder.mkdir()
-    for file in ("history.db", "history.db-wal"):
-        shutil.copy(path.parent / file, folder / file)
-    made.close()
+    with closing(writing(path)):
+        for file in ("history.db", "history.db-wal"):
+            shutil.copy(path.parent / file, folder / file)
     assert seconds(folder / "history.db") == 900
     record(folder / "history.db", Machine(at=START + 7200), 60)
     assert seconds(folder / "history.db") == 1200
@@ -312,21 +318,51 @@ def test_a_copy_without_its_log_is_told(path: Path, tmp_path: Path) -> None:
 
 
 def test_reading_leaves_the_log_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
-    clock = Clock()
-    made, machine = recorder(path, clock), Machine(at=START + 3600)
-    made.add("gpu1", machine.document(), machine.at)
-    for _ in range(60):
-        made.add("gpu1", machine.step(), machine.at)
-    clock.now = machine.at + 60
-    made.flush()
     killed = tmp_path / "killed.db"
-    for ending in ("", "-wal"):
-        shutil.copy(path.with_name(path.name + ending), killed.with_name(killed.name + ending))
-    made.close()
+    with closing(writing(path)):
+        for ending in ("", "-wal"):
+            shutil.copy(path.with_name(path.name + ending), killed.with_name(killed.name + ending))
     before = killed.with_name("killed.db-wal").read_bytes()
     assert before
     assert seconds(killed) == 900
     assert killed.with_name("killed.db-wal").read_bytes() == before
+
+
+LOOKS = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM node').fetchone()"
+
+
+def test_nobody_who_looks_in_takes_the_log_from_beneath_the_writer(path: Path, tmp_path: Path) -> None:
+    """A hub writes and reads in one process, and somebody's sqlite3 or pandas comes and goes: the hub has its locks."""
+    (tmp_path / "link.db").symlink_to(path)
+    with closing(writing(path)), closing(Reader(path)), closing(Reader(tmp_path / "link.db")):
+        log = path.with_name("history.db-wal")
+        number = log.stat().st_ino
+        subprocess.run([sys.executable, "-c", LOOKS, str(path)], check=True)
+        assert log.stat().st_ino == number
+        assert log.stat().st_size
+    assert beside(path) == ["history.db-lock"]
+    assert seconds(path) == 900
+
+
+def test_who_closes_ends_what_is_being_asked(path: Path) -> None:
+    reader, asked, refused = Reader(path), threading.Event(), []
+
+    def endless() -> None:
+        with reader.asking() as connection:
+            asked.set()
+            connection.execute("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n")
+
+    def ask() -> None:
+        with pytest.raises(HistoryError, match="interrupted") as error:
+            endless()
+        refused.append(str(error.value))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asked.wait(patience())
+    reader.close()
+    thread.join()
+    assert refused
 
 
 def test_a_reader_reads_the_file_that_is_there_now(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,18 @@ def test_a_chart_goes_over_the_border_without_a_gap(tmp_path: Path) -> None:
         assert (after.step, len(after.means)) == (60, 1440)
 
 
+def test_a_chart_that_begins_before_anything_was_known_is_as_fine_as_what_is_known(tmp_path: Path) -> None:
+    """The hub's first hour, on its page of 24 hours."""
+    path = tmp_path / "history.db"
+    end = fill(path, 1)
+    with closing(Reader(path)) as reader:
+        (gpu,) = reader.gpus()
+        day = reader.series(gpu, "gpu_temperature_celsius", start=MIDNIGHT - DAY, end=end, step=60)
+    assert (day.start, day.step) == (MIDNIGHT - DAY, 60)
+    assert day.means[:1440] == [None] * 1440
+    assert None not in day.means[1440:]
+
+
 def test_a_clock_that_runs_ahead_costs_two_days_a_round(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     fill(path, 6)

@@ -263,6 +263,18 @@ def test_what_was_left_open_beneath_a_call_that_hung_is_closed_at_the_end(hardwa
     assert hardware.closed == [True, False], "and not only by the next cycle, which does not come"
 
 
+def test_a_bug_of_who_is_told_does_not_end_the_thread(
+    make: Callable[..., Sampler], caplog: pytest.LogCaptureFixture
+) -> None:
+    def published(_: Snapshot) -> None:
+        raise ZeroDivisionError
+
+    sampler = make(published=published)
+    first = until(sampler, lambda seen: seen.ok)
+    until(sampler, lambda seen: seen.ok and seen.monotonic > first.monotonic)
+    assert "this is a bug in gpu-exporter" in caplog.text
+
+
 def test_a_reading_that_is_cut_short_by_the_end_is_no_failure(
     make: Callable[..., Sampler], hardware: Hardware, caplog: pytest.LogCaptureFixture
 ) -> None:

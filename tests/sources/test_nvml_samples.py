@@ -346,6 +346,15 @@ def test_a_buffer_shorter_than_the_interval(begin: Begin) -> None:
     assert machine.states == {"active": 40.0}
 
 
+def test_a_buffer_that_is_full_is_not_asked_twice_for_what_it_holds(begin: Begin) -> None:
+    """A call for samples costs milliseconds of CPU on a real board; one for the size of the buffer next to nothing."""
+    machine = begin(every=30.0)
+    machine.look_for(60.0)
+    machine.stub.reset_calls()
+    machine.look_for(30.0)
+    assert machine.stub.calls()["nvmlDeviceGetSamples"] == 4, "samples and size, of utilization and of memory"
+
+
 def test_buffers_that_are_read_between_two_readings_lose_nothing(begin: Begin) -> None:
     machine = begin(0, every=40.0)
     (device,) = machine.source.devices

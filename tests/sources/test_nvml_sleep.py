@@ -129,6 +129,7 @@ def test_a_gpu_that_wakes_up_is_read(machine: Make) -> None:
     reading = source.read(source.devices[1])
     assert reading.values[SUSPENDED] == 0
     assert reading.values[by_name("gpu_temperature_celsius")]
+    assert laptop.stub.calls()["nvmlDeviceGetTemperatureV"] == 1, "calls are counted, where there are any"
 
 
 def test_one_asleep_beside_one_at_work_is_left_alone(machine: Make) -> None:

@@ -61,7 +61,7 @@ gpu-a     1       8 bob          1.0 GiB   n/a    >1 min python3
 def test_eighty_columns() -> None:
     title, more, rest = text(story(), 80).split("\n", 2)
     assert title == "nodes.yml · 4 machines, 2 offline · 8 GPUs: 1 free, 3 at work, 1 held but idle,"
-    assert re.fullmatch(r"    1 down, 2 unknown · \d\d:\d\d", more), "what does not fit goes on below"
+    assert re.fullmatch(r"    1 down, 2 unknown  \d\d:\d\d", more), "what does not fit goes on below"
     assert f"{rest}\n" == EIGHTY
 
 

@@ -72,12 +72,13 @@ def _command(context: click.Context, shared: set[str]) -> Iterator[str]:
     """One command with its options; what ``serve`` tells of an option is not told again."""
     yield f".SS {_plain(' '.join([context.info_name or '', *context.command.collect_usage_pieces(context)]))}"
     yield from _text(_paragraphs(context.command))
-    left_out = False
+    # All of them: one that has some of serve's by name (hub) may mean something else by them.
+    left_out = context.info_name != _FIRST and shared <= {option.opts[0] for option in context.command.params}
     for option in context.command.params:
         record = option.get_help_record(context)
-        if context.info_name != _FIRST and option.opts[0] in shared:
-            left_out = True
-        elif record is not None:
+        if left_out and option.opts[0] in shared:
+            continue
+        if record is not None:
             yield from (".TP", rf"\fB{_plain(record[0])}\fR", _plain(record[1]))
     if left_out:
         yield from (".PP", rf"It takes the settings of \fB{_FIRST}\fR as well.")

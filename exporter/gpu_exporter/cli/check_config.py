@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import click
 
-from gpu_exporter.cli.extras import missing_packages
+from gpu_exporter.cli.extras import missing
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config import from_environment, load, read_yaml, settings
 from gpu_exporter.config.installed import remedy
@@ -105,8 +105,8 @@ def _check_hub(file: Path) -> None:
     from gpu_exporter.hub import settings as hub_settings  # noqa: PLC0415
 
     config = hub_settings.load(file)
-    if missing := missing_packages(("aiohttp", "dns", "msgspec")):
-        click.echo(f"{file}: ok, but what it names was not read; {remedy(missing)}")
+    if packages := missing(("aiohttp", "dns", "msgspec")):
+        click.echo(f"{file}: ok, but what it names was not read; {remedy([*packages.values()])}")
         return
     from gpu_exporter.hub.fetching import access  # noqa: PLC0415
 

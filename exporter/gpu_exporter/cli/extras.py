@@ -19,13 +19,12 @@ _PACKAGES: Final = {
 }
 
 
-def missing_packages(modules: Sequence[str]) -> list[str]:
-    """The packages, as pip knows them, of those modules that are not installed."""
-    return [_PACKAGES.get(name, name) for name in modules if find_spec(name) is None]
+def missing(modules: Sequence[str]) -> dict[str, str]:
+    """The modules that are not installed, and the packages that have them, as pip knows them."""
+    return {name: _PACKAGES.get(name, name) for name in modules if find_spec(name) is None}
 
 
 def need(command: str, modules: Sequence[str]) -> None:
     """Raise ClickException where one of the modules is not installed."""
-    if packages := missing_packages(modules):
-        missing = [name for name in modules if find_spec(name) is None]
-        raise click.ClickException(f"{command} needs {', '.join(missing)}; {remedy(packages)}")
+    if packages := missing(modules):
+        raise click.ClickException(f"{command} needs {', '.join(packages)}; {remedy([*packages.values()])}")

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
 from gpu_exporter import __version__
 from gpu_exporter.config import ConfigError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Each stands in the module of its name, which is read when the command is asked for: who serves needs no other.
 _COMMANDS: Final = (

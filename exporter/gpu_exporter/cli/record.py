@@ -53,7 +53,9 @@ _MIB = 1024.0**2
     metavar="SIZE",
     help="How large the file may get; beyond it the oldest days go.",
 )
-@with_settings
+@with_settings(
+    shown=("source", "collection.", "processes.", "owners.", "accounting.", "smi.", "dcgm.", "fake.", "log.")
+)
 def record(
     *,
     history: Path,

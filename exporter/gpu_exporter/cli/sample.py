@@ -16,6 +16,7 @@ import click
 from gpu_exporter.catalog import by_name
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.config import Config
+from gpu_exporter.config.parsers import printable
 from gpu_exporter.model import Reading, Snapshot
 from gpu_exporter.sampling.tenancy import holder_names
 
@@ -224,7 +225,7 @@ def _held_by(reading: Reading) -> str:
     if not names:
         return "n/a" if names is None else "nobody"
     # A name may hold anything that a terminal would obey.
-    first = "".join(char if char.isprintable() else "?" for char in names[0]) or "unknown"
+    first = printable(names[0]) or "unknown"
     return first if len(names) == 1 else f"{first} +{len(names) - 1}"
 
 

@@ -25,7 +25,8 @@ class Installation:
     """The Python that runs this program, and where the program lies.
 
     ``home`` is the folder that has the package in it, or the one file. ``managed`` is a Python that keeps pip out (PEP
-    668); ``isolated`` one that looks for libraries where its own are, and nowhere else.
+    668); ``isolated`` one that looks for libraries where its own are, and nowhere else. ``has_venv``: it can make
+    virtual environments with pip in them, which Debian has in a package of its own.
     """
 
     python: Path
@@ -36,6 +37,7 @@ class Installation:
     isolated: bool
     has_pip: bool
     has_apt: bool
+    has_venv: bool
 
     @classmethod
     def here(cls) -> Installation:
@@ -49,6 +51,7 @@ class Installation:
             isolated=bool(sys.flags.isolated),
             has_pip=find_spec("pip") is not None,
             has_apt=shutil.which("apt-get") is not None,
+            has_venv=find_spec("ensurepip") is not None,
         )
 
     def remedy(self, packages: Sequence[str]) -> str:
@@ -59,8 +62,9 @@ class Installation:
         if self.has_apt and self.python.parent == _SYSTEM and all(package in _DEBIAN for package in packages):
             return f"run: apt-get install {' '.join(_DEBIAN[package] for package in packages)}"
         if self.managed or self.isolated or not self.has_pip:
+            first = "apt-get install python3-venv && " if self.has_apt and not self.has_venv else ""
             return (
-                f"run: python3 -m venv {_ENVIRONMENT} && {_ENVIRONMENT}/bin/pip install {wanted}, "
+                f"run: {first}python3 -m venv {_ENVIRONMENT} && {_ENVIRONMENT}/bin/pip install {wanted}, "
                 f"and from then on: {self._from_environment()}"
             )
         return f"run: {_word(self.python)} -m pip install {wanted}"

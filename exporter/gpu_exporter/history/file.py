@@ -79,7 +79,7 @@ class Writer:
     def _open(self) -> sqlite3.Connection:
         is_new = not self.path.exists() or self.path.stat().st_size == 0
         if not is_new:
-            _check_header(self.path)
+            _check(self.path)
         try:
             connection = sqlite3.connect(
                 self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -129,7 +129,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     _refuse_what_is_no_file(path)
     if not path.exists():
         raise HistoryError(f"{path}: is not there; gpu-exporter record --history.path {path} makes it")
-    _check_header(path)
+    _check(path)
     name = quote(str(path.absolute()))
     failure: sqlite3.Error | None = None
     had_log = has_log(path)
@@ -155,7 +155,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 def has_log(path: Path) -> bool:
     """Whether the file has a write-ahead log beside it, be it empty."""
-    return path.with_name(f"{path.name}-wal").exists()
+    return _log_file(path).exists()
 
 
 def remove_empty_log(path: Path) -> None:
@@ -239,8 +239,15 @@ def _locked(path: Path) -> int:
     return lock
 
 
-def _check_header(path: Path) -> None:
-    """Refuse what is no database, and one that was cut off. A file that was never written is none yet."""
+def _check(path: Path) -> None:
+    """Refuse what is no database, and one that was cut off. A file that was never written is none yet.
+
+    One with a log is left to SQLite: maybe this process has it open, and POSIX drops all locks that a process has on a
+    file as it closes any descriptor of it. The next program that looked in would take itself for the last, and remove
+    the log beneath the writer.
+    """
+    if has_log(path):
+        return
     try:
         with path.open("rb") as file:
             head = file.read(100)
@@ -251,12 +258,17 @@ def _check_header(path: Path) -> None:
         raise HistoryError(f"{path}: is not a database; name another file")
     page = int.from_bytes(head[16:18], "big")
     page, pages = 65536 if page == 1 else page, int.from_bytes(head[28:32], "big")
-    if size < page * pages and not _is_log_filled(path):
+    if size < page * pages:
         raise HistoryError(f"{path}: is cut off: {size} bytes of {page * pages}; {_RECOVERY}")
 
 
+def _log_file(path: Path) -> Path:
+    real = path.resolve()  # as SQLite does
+    return real.with_name(f"{real.name}-wal")
+
+
 def _is_log_filled(path: Path) -> bool:
-    log_file = path.with_name(f"{path.name}-wal")
+    log_file = _log_file(path)
     return log_file.exists() and log_file.stat().st_size > 0
 
 

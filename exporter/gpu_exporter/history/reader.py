@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,6 +15,7 @@ from gpu_exporter.history.file import HistoryError, explained, has_log, identity
 from gpu_exporter.history.schema import HOUR, MINUTES, OBSERVED, QUARTERS, Span
 
 _MOST_POINTS: Final = 50_000
+_ASK_AGAIN: Final = 0.05  # seconds until a question that was asked meanwhile is ended as well
 
 
 class StoredGpu(NamedTuple):
@@ -113,11 +114,16 @@ class Reader:
         return connection
 
     def close(self) -> None:
-        """Let go of the file, and leave nothing beside it that was not there before."""
-        with self._lock:
+        """Let go of the file, and leave nothing beside it that was not there before. What is being asked is ended."""
+        while not self._lock.acquire(timeout=_ASK_AGAIN):
+            with suppress(sqlite3.Error):  # it was closed, or another one has its place
+                self._db.interrupt()
+        try:
             self._db.close()
             if self._made_log:
                 remove_empty_log(self._path)
+        finally:
+            self._lock.release()
 
     def nodes(self) -> list[StoredNode]:
         """The machines, by alias."""
@@ -178,8 +184,11 @@ class Reader:
             raise ValueError("the window ends before it begins")
         first, grain = int(start // MINUTES.grain * MINUTES.grain), max(int(step), MINUTES.grain)
         with self.asking() as connection:
-            oldest = connection.execute(f"SELECT min(id) FROM {kind}_minute").fetchone()[0]  # noqa: S608 - our names
-            old = oldest is None or first < (int(oldest) >> MINUTES.shift) * HOUR
+            oldest, quarters = connection.execute(
+                f"SELECT (SELECT min(id) FROM {kind}_minute), (SELECT min(id) FROM {kind}_quarter)"  # noqa: S608 - our names
+            ).fetchone()
+            # Before the oldest minute there may have been nothing at all.
+            old = quarters is not None and (oldest is None or first < (int(oldest) >> MINUTES.shift) * HOUR)
             if old:
                 grain = max(grain, QUARTERS.grain)
                 first = first // QUARTERS.grain * QUARTERS.grain

@@ -86,7 +86,7 @@ class GpuUsage:
     joules: float | None = None
     score: float = 0.0
     scored: float = 0.0
-    chunks: int = 0
+    chunks: float = 0
     # Of the seconds in state "unknown", those in which it is known who held the GPU.
     unknown_held: float = 0.0
 

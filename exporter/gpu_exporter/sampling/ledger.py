@@ -60,7 +60,7 @@ class _Account:
     # Counters that the device (or the source) keeps itself: never integrated on top, not even while briefly absent.
     kept_elsewhere: set[Metric] = field(default_factory=set)
     errors: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(READ_ERRORS, 0))
-    xids: dict[int, tuple[int, float]] = field(default_factory=dict)
+    xids: dict[int, Told] = field(default_factory=dict)
     events: dict[str, Told] = field(default_factory=dict)  # of other kinds
     looked: float | None = None  # when, whether it answered or not
     latest: Mapping[Metric, float] | None = None  # what it answered then
@@ -222,25 +222,21 @@ class Ledger:
         return account.owners.rows((), now)
 
     def count_xid(self, event: Xid) -> None:
-        """XID events of one number; numbers beyond NVIDIA's are told apart for the first few only.
-
-        The latest that came is the latest, whatever a clock that was set back says.
-        """
+        """XID events of one number; numbers beyond NVIDIA's are told apart for the first few only."""
         account = self._account(event.device.key)
         xid = event.xid
         strange = sum(not 0 <= other <= _XIDS for other in account.xids)
         if not 0 <= xid <= _XIDS and xid not in account.xids and strange >= _STRANGE_XIDS:
             xid = OTHER_XID
-        count, before = account.xids.get(xid, (0, 0.0))
-        # What was heard late, of before the exporter looked, must not take the place of what came after it.
-        account.xids[xid] = (count + event.count, max(before, event.timestamp) if event.earlier else event.timestamp)
+        account.xids[xid] = Told(event.count, event.timestamp, event.earlier).after(account.xids.get(xid))
 
     def count_event(self, event: GpuEvent) -> None:
         """Events of another kind."""
         if event.event in EVENTS:
             events = self._account(event.device.key).events
-            none = not event.count
-            events[event.event] = Told(event.count, event.timestamp, earlier=none).after(events.get(event.event))
+            before = events.setdefault(event.event, Told(0, 0.0))
+            if event.count:
+                events[event.event] = Told(event.count, event.timestamp).after(before)
 
     def add_increments(self, reading: Reading) -> None:
         """Growth that is told apart from a reading that is served: by one that came too late, or of buffers only."""
@@ -381,8 +377,8 @@ def _of_tenants(reading: Reading, active_ratio: float) -> Mapping[Tenant, State]
 
 def _xids(account: _Account) -> dict[tuple[Metric, tuple[str, ...]], float]:
     rows: dict[tuple[Metric, tuple[str, ...]], float] = {}
-    for xid, (count, latest) in sorted(account.xids.items()):
+    for xid, told in sorted(account.xids.items()):
         number = "other" if xid == OTHER_XID else str(xid)
-        rows[XID_ERRORS, (number,)] = float(count)
-        rows[XID_LAST, (number,)] = latest
+        rows[XID_ERRORS, (number,)] = float(told.count)
+        rows[XID_LAST, (number,)] = told.timestamp
     return rows

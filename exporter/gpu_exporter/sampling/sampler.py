@@ -202,7 +202,7 @@ class Sampler:
             self._wake.notify_all()
 
     def close(self) -> None:
-        """Stop within a second, whatever the driver does: a call that hangs is left behind."""
+        """Stop within two seconds, whatever the driver does: a call that hangs is left behind."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
@@ -313,14 +313,15 @@ class Sampler:
         self._health.note(complete, now)
         self._publish(complete, started=started, ok=any(reading.failure is None for reading in complete))
         if self._due.scrape:
-            self._tell_expected()
+            self._tell(self._expected, self.latest())
 
-    def _tell_expected(self) -> None:
-        """Before somebody asks for the snapshot. What fails there fails again as he asks, and is told to him."""
+    @staticmethod
+    def _tell(listener: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
+        """Tell somebody outside of a snapshot; the thread must outlive his bugs as well."""
         try:
-            self._expected(self.latest())
+            listener(snapshot)
         except Exception:
-            log.exception("preparing for a scrape failed: this is a bug in gpu-exporter")
+            log.exception("what comes after a reading failed: this is a bug in gpu-exporter")
 
     def _read(self, now: float) -> list[Reading] | None:
         """One reading a known device; None where there is no source. One whose GPUs changed is reopened at once."""
@@ -385,7 +386,7 @@ class Sampler:
         self._snapshot = replace(
             self._snapshot, readings=(), paused=True, stuck=self._stuck(), monotonic=self._since_boot()
         )
-        self._published(self._snapshot)
+        self._tell(self._published, self._snapshot)
 
     def _publish(self, readings: tuple[Reading, ...], *, started: float, ok: bool) -> None:
         source = self._lifecycle.source
@@ -415,7 +416,7 @@ class Sampler:
             reading_seconds=dict(self._spent),
             ages=self._ages.told(),
         )
-        self._published(self._snapshot)
+        self._tell(self._published, self._snapshot)
 
 
 def _with_only(readings: tuple[Reading, ...], snapshot: Snapshot) -> Snapshot:

@@ -112,7 +112,7 @@ class PaperPen(Pen):
     def ends(self, left: Sequence[Span], right: Span) -> Line:
         """Spans from the left and one at the right end, or behind them where there is no room for it."""
         line = super().ends(left, right)
-        return line if line.spans[-1] == right or not right[0] else self.line([*line.spans, (" · ", "dim"), right])
+        return line if line.spans[-1] == right or not right[0] else self.line([*line.spans, ("  ", ""), right])
 
     def last(self, text: str, columns: int) -> str:
         """All of the text."""

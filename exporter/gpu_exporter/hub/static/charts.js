@@ -3,10 +3,16 @@
 
 const UNITS = {
   ratio: (value) => `${Math.round(value * 100)} %`,
-  bytes: (value) => `${(value / 2 ** 30).toFixed(value < 2 ** 33 ? 1 : 0)} GiB`,
+  bytes: (value) => `${Number((value / 2 ** 30).toFixed(value < 2 ** 33 ? 1 : 0))} GiB`,
   celsius: (value) => `${Math.round(value)} °C`,
   watts: (value) => `${Math.round(value)} W`,
 };
+const DAY = 86400;
+const WHOLE_GIB = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map((number) => number * 2 ** 30);
+// Hours as the page's clock has them.
+const hour = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const day = (at) => new Date(at * 1000).toLocaleDateString([], { day: "numeric", month: "short" });
+const newest = (values) => values.findLast((value) => value !== null && value !== undefined);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 async function draw(figure) {
@@ -19,7 +25,11 @@ async function draw(figure) {
   const times = told.means.map((_, place) => told.start_timestamp_seconds + place * told.step_seconds);
   const show = UNITS[unit] || String;
   const place = figure.querySelector(".plot");
-  const words = (_, value) => (value === null || value === undefined ? "" : show(value));
+  // Where nobody points at a moment, the latest stands there.
+  const words = (plot, value, series, at) => {
+    const told = at === null ? newest(plot.data[series]) : value;
+    return told === null || told === undefined ? "" : show(told);
+  };
   const options = {
     width: place.clientWidth,
     height: place.clientHeight - 26,
@@ -28,12 +38,16 @@ async function draw(figure) {
     legend: { live: true },
     scales: { y: { range: (_, low, high) => [0, unit === "ratio" ? 1 : Math.max(high || 1, unit === "celsius" ? 100 : 1) * 1.04] } },
     axes: [
-      { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" },
       { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui",
-        size: 62, values: (_, values) => values.map(show) },
+        values: (_, moments) => moments.map(Number(length) > 2 * DAY ? day : hour) },
+      { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui",
+        size: 62, ...(unit === "bytes" ? { incrs: WHOLE_GIB } : {}), values: (_, values) => values.map(show) },
     ],
     series: [
-      { value: (_, value) => (value ? new Date(value * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : "") },
+      { value: (plot, value, _, at) => {
+        const moment = at === null ? newest(plot.data[0]) : value;
+        return moment ? `${day(moment)} ${hour(moment)}` : "";
+      } },
       { label: "mean", stroke: colour("--bar-fill"), fill: `${colour("--bar-fill")}22`, width: 1.6, value: words, points: { show: false } },
       { label: "highest", stroke: colour("--dim"), width: 0.8, dash: [3, 3], value: words, points: { show: false } },
     ],

@@ -72,10 +72,12 @@ class SampleBuffers:
         room = self._rooms.get(name, 0)
         answer = _call(handle, name, room) if room else None
         if answer is None or len(answer) >= room:  # it may hold more by now
-            room = self._rooms[name] = min(_room(handle, name), _MOST_ROOM)
-            answer = (_call(handle, name, room) if room else None) or ()
+            larger = self._rooms[name] = min(_room(handle, name), _MOST_ROOM)
+            # A buffer that is full stays so. Its samples cost milliseconds, and its size next to nothing.
+            if larger and (answer is None or larger > room):
+                answer = _call(handle, name, larger)
         found: dict[int, float] = {}
-        for stamp, value in answer:
+        for stamp, value in answer or ():
             found.setdefault(stamp, value)
         return found
 
