@@ -22,6 +22,7 @@ T = TypeVar("T")
 # A table of 64 GPUs has 100 KiB.
 _MOST_OUTPUT: Final = 4 * 1024**2
 _LOOK: Final = 0.05  # seconds between two looks at whether the program has ended, while it prints nothing
+_CLOSED: Final = 0.001  # once it can print nothing any more
 _KILLED_WITHIN: Final = 0.2  # seconds; what takes longer hangs in the kernel
 _READ: Final = 65536
 # Our own variables may hold passwords.
@@ -186,20 +187,22 @@ def _collect(process: subprocess.Popen[bytes], *, until: float) -> tuple[bytes |
             selector.register(pipe, selectors.EVENT_READ)
         out, err = printed.values()
         while len(out) <= _MOST_OUTPUT and len(err) <= _MOST_OUTPUT:
-            ended = not selector.get_map() or _ended(process)
+            # Before looking for output: what it printed up to its end is there by now, and is read.
+            ended = _ended(process)
             remaining = until - time.monotonic()
             if remaining <= 0 and not ended:
                 return None, b""
+            if not selector.get_map() and not ended:
+                time.sleep(min(_CLOSED, remaining))  # it has closed its pipes, and is about to end
+                continue
             ready = selector.select(0 if ended else min(_LOOK, remaining)) if selector.get_map() else []
             for key, _ in ready:
                 data = os.read(key.fd, _READ)
                 printed[key.fd] += data
                 if not data:
                     selector.unregister(key.fileobj)
-            if not ready and _ended(process):
+            if not ready and ended:
                 break
-            if not ready and not selector.get_map():
-                time.sleep(min(0.001, max(0.0, remaining)))  # it has closed its pipes, and is about to end
     return bytes(out), bytes(err)
 
 
