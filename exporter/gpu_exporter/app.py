@@ -29,7 +29,6 @@ from gpu_exporter.pages.trail import Trail
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sampling.sampler import STALE_AFTER, Sampler
 from gpu_exporter.sources import Source, open_source, source_kind
-from gpu_exporter.sources.tape import Tape
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +127,8 @@ def record(config: Config, path: Path, *, readings: int, names: bool) -> tuple[S
     ``names`` has serial numbers and names of users and processes written as they are. Where nothing could be read there
     is no file. Raises ConfigError.
     """
+    from gpu_exporter.sources.tape import Tape  # noqa: PLC0415 - a daemon has no use for it
+
     recorder = source_kind(config).recorder
     if recorder is None:
         what = parsers.quoted(config.source)

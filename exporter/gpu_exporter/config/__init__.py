@@ -12,6 +12,7 @@ from gpu_exporter.config.environment import from_environment, refuse_unknown
 from gpu_exporter.config.files import TooLargeError, read_file
 from gpu_exporter.config.load import changed, load
 from gpu_exporter.config.parsers import Address
+from gpu_exporter.config.sections import ConfigError, Section, read_yaml
 from gpu_exporter.config.settings import (
     MODELS,
     SOURCES,
@@ -26,7 +27,6 @@ from gpu_exporter.config.settings import (
     settings,
 )
 from gpu_exporter.config.watch import Watch
-from gpu_exporter.config.yaml import ConfigError, Section, read_yaml
 
 __all__ = [
     "MODELS",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
 from gpu_exporter.config.parsers import quoted
+from gpu_exporter.config.sections import ConfigError
 from gpu_exporter.config.settings import settings
-from gpu_exporter.config.yaml import ConfigError
 
 PREFIX: Final = "GPU_EXPORTER_"
 
@@ -34,6 +33,8 @@ def refuse_unknown(environment: Mapping[str, str], known: Collection[str]) -> No
         # In small letters other programs may have variables, but hardly one with the very name of ours.
         if name in known or not (name.startswith(PREFIX) or name.upper() in known) or _links(name, value, environment):
             continue
+        from difflib import get_close_matches  # noqa: PLC0415 - a hundred KiB for a mistake
+
         shown = quoted(name)[1:-1]
         # Without the prefix, which would make all names alike.
         own = {candidate.removeprefix(PREFIX): candidate for candidate in known}

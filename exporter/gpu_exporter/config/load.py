@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from gpu_exporter.config import parsers
+from gpu_exporter.config.sections import ConfigError, Section, read_yaml
 from gpu_exporter.config.settings import Config, Setting, settings
-from gpu_exporter.config.yaml import ConfigError, Section, read_yaml
 
 
 def load(path: Path | None, overrides: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> Config:

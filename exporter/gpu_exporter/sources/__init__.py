@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from gpu_exporter.catalog.row import Metric
 from gpu_exporter.config import Config
 from gpu_exporter.model import Device, Driver, Event, Finding, GpuEvent, Reading
-from gpu_exporter.sources.tape import Playback, Tape
+
+if TYPE_CHECKING:
+    from gpu_exporter.sources.tape import Playback, Tape
 
 # name (of ``config.SOURCES``) -> the module with its ``KIND``. It is imported only when the source is used, so that a
 # simulated fleet needs no driver binding and the other way round.

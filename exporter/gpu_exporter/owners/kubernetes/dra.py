@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 log = logging.getLogger(__name__)
 
 DRIVER: Final = "gpu.nvidia.com"
@@ -57,7 +55,7 @@ class DynamicDevices:
                 version = (status.st_mtime_ns, status.st_size)
                 known = self._files.get(path)
                 found[path] = known if known is not None and known[0] == version else (version, _devices(path))
-            except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 if path not in self._told:
                     self._told.add(path)
                     why = (error.strerror if isinstance(error, OSError) else None) or "is no CDI specification"
@@ -107,7 +105,7 @@ def _devices(path: Path) -> Mapping[str, str]:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise ValueError("too large")
-    tree = json.loads(content) if path.suffix == ".json" else yaml.safe_load(content)
+    tree = json.loads(content) if path.suffix == ".json" else _yaml(content)
     if not isinstance(tree, dict) or "kind" not in tree:
         raise ValueError("no kind")
     return {
@@ -115,6 +113,15 @@ def _devices(path: Path) -> Mapping[str, str]:
         for device in _list(tree, "devices")
         if isinstance(device, dict)
     }
+
+
+def _yaml(content: bytes) -> Any:
+    import yaml  # noqa: PLC0415 - PyYAML is a MiB, and most nodes have no such file
+
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError("no YAML") from error
 
 
 def _edits(tree: Any) -> Iterator[str]:

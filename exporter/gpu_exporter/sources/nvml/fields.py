@@ -1,13 +1,15 @@
 """NVML's field values: many numbers of one device in one driver call.
 
 pynvml's own wrapper makes every structure anew at each call, through attribute hooks in Python; for eight GPUs that was
-a fifth of all CPU time that the exporter used. Here they are laid out once a device.
+a fifth of all CPU time that the exporter used. Here they are laid out once a device, and read where they lie: an object
+of ctypes for each would take some 20 KiB a device.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,16 +19,17 @@ from gpu_exporter.sources.nvml.numbers import NOT_AVAILABLE
 
 CALL: Final = "nvmlDeviceGetFieldValues"
 
-# The member of the union that holds a value of each type, here and in nvmlDeviceGetSamples.
-MEMBER: Final = {
-    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
+# nvml.h, nvmlValue_t: how a value of each type stands in the union.
+_VALUES: Final = {
+    pynvml.NVML_VALUE_TYPE_DOUBLE: struct.Struct("=d"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: struct.Struct("=I"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: struct.Struct("=Q"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: struct.Struct("=Q"),
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: struct.Struct("=q"),
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: struct.Struct("=i"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: struct.Struct("=H"),
 }
+_ANY: Final = _VALUES[pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG]
 _SHORT: Final = 0xFFFF  # -1 in 16 bits
 _ENDS: Final = frozenset({0x7FFFFFFF, 0x80000000, -0x80000000})  # of a 32-bit number: what is left of an overflow
 _SIGN: Final = 0x7FFFFFFFFFFFFFFF  # no counter gets so far
@@ -61,6 +64,14 @@ class _FieldValue(ctypes.Structure):
     )
 
 
+# Of it: all return codes, and one answer's type.
+_CODES: Final = struct.Struct(f"={_FieldValue.nvmlReturn.offset}xI{_FieldValue.value.size}x")
+_TYPE: Final = struct.Struct("=I")
+_SIZE: Final = ctypes.sizeof(_FieldValue)
+_TYPE_AT: Final = _FieldValue.valueType.offset
+_VALUE_AT: Final = _FieldValue.value.offset
+
+
 class FieldBatch:
     """The fields (identifier, scope) to ask one device for, and its latest answers, which stand in the same order."""
 
@@ -68,8 +79,6 @@ class FieldBatch:
         self._array = (_FieldValue * len(asked))()
         for answer, (number, scope) in zip(self._array, asked, strict=True):
             answer.fieldId, answer.scopeId = number, scope
-        # Views into the array, kept: a structure's member is otherwise wrapped anew whenever it is read.
-        self._answers = [(answer, answer.value) for answer in self._array]
         self._blank = bytes(self._array)
 
     def ask(self, handle: Any) -> list[int]:
@@ -77,19 +86,20 @@ class FieldBatch:
         # What the driver leaves out must not look like the answer of the time before.
         ctypes.memmove(self._array, self._blank, len(self._blank))
         function = pynvml._nvmlGetFunctionPointer(CALL)  # noqa: SLF001 - tells a missing symbol as pynvml does
-        code = function(handle, len(self._answers), self._array)
+        code = function(handle, len(self._array), self._array)
         if code != pynvml.NVML_SUCCESS:
             raise pynvml.NVMLError(code)
-        return [answer.nvmlReturn for answer, _ in self._answers]
+        return [each for (each,) in _CODES.iter_unpack(self._array)]
 
     def kind(self, place: int) -> int:
         """One of NVML_VALUE_TYPE_...; it may differ between drivers."""
-        return int(self._answers[place][0].valueType)
+        (kind,) = _TYPE.unpack_from(self._array, place * _SIZE + _TYPE_AT)
+        return int(kind)
 
     def raw(self, place: int) -> float:
         """The number as it was told."""
-        answer, union = self._answers[place]
-        value: float = getattr(union, MEMBER.get(answer.valueType, "ullVal"))
+        value: float
+        (value,) = _VALUES.get(self.kind(place), _ANY).unpack_from(self._array, place * _SIZE + _VALUE_AT)
         return value
 
     def value(self, place: int) -> float | None:

@@ -25,6 +25,7 @@ from gpu_exporter.sources.nvml.rows import Column, Row, Trial
 
 _MIG_MODE: Final = by_name("gpu_mig_mode_enabled")
 _RARELY: Final[tuple[Pace, ...]] = ("minute", "hour")
+_SHARED: Final[dict[tuple[Column, ...], tuple[Column, ...]]] = {}  # one for all devices that have the same
 
 
 class Plan:
@@ -38,7 +39,7 @@ class Plan:
         for metric in ASKED:
             possible = (column for column in metric.nvml if not isinstance(column, (Kernel, Mig, Processes)))
             if columns := tuple(column for column in possible if self._known(column)):
-                self._rows[metric] = Row(metric, columns)
+                self._rows[metric] = Row(metric, _SHARED.setdefault(columns, columns))
         self._fallen: list[Row] = []  # those that have a better column than the one in use
         self._unproven = list(self._rows.values())  # those that have never answered
         self._counts = Again()

@@ -7,7 +7,7 @@ answered before is asked again within a minute, all else every five minutes, and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from gpu_exporter.catalog.prices import Pace, pace_of
@@ -34,7 +34,14 @@ class Row:
     place: int = 0
     best: int | None = None
     fixed: float | None = None
-    again: Again = field(default_factory=Again)
+    _again: Again | None = None  # most rows never need it
+
+    @property
+    def again(self) -> Again:
+        """When to ask for the better columns."""
+        if self._again is None:
+            self._again = Again()
+        return self._again
 
     @property
     def column(self) -> Column | None:
