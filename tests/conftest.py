@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import settings
 from tools.lab.nvml_stub import Stub, build
 from tools.lab.programs import MissingProgramError, NotBuiltError, Release, found, program
 
 # A shell has what it runs in the background ignore Ctrl-C, and so would every program that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time (make fuzz tries other ones), however long one takes on a busy machine.
+settings.register_profile("ours", deadline=None, derandomize=True)
+settings.load_profile("ours")
 
 BUILT = Path(tempfile.gettempdir()) / f"gpu-exporter-nvml-stub-{os.getuid()}"
 

@@ -340,9 +340,7 @@ fragments = [
 ]
 # fmt: on
 yaml_text = st.lists(st.sampled_from(fragments) | st.characters(), max_size=24).map("".join)
-anything = hypothesis_settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+anything = hypothesis_settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @anything

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tools.lab.wait import wait_for
@@ -147,6 +148,51 @@ def test_a_file_that_is_rotated_cut_and_gone(tmp_path: Path) -> None:
         path.write_text(f"[ 15.5] {xid(62)}")  # without an end of line
         ear.wait(62, 1)
         assert {each.xid: each.count for each in ear.heard} == {31: 1, 43: 1, 46: 1, 62: 1}
+
+
+def test_what_comes_to_a_file_after_its_rotation_is_heard(tmp_path: Path) -> None:
+    """logrotate renames and makes the new file; syslog writes to the old one until it is told."""
+    path = tmp_path / "kern.log"
+    with path.open("w", buffering=1) as syslog, reading(path) as log:
+        ear = Ear(log)
+        syslog.write(f"[ 12.5] {xid(31)}\n")
+        ear.wait(31, 1)
+        path.rename(tmp_path / "kern.log.1")
+        path.touch()
+        time.sleep(0.1)  # ten looks
+        syslog.write(f"[ 13.5] {xid(79)}\n")
+        ear.wait(79, 1)
+        path.write_text(f"[ 14.5] {xid(43)}\n")
+        ear.wait(43, 1)
+        assert {each.xid: each.count for each in ear.heard} == {31: 1, 79: 1, 43: 1}
+
+
+class RotatedMeanwhile:
+    """A path whose file gets its last line, and is rotated, between a look for lines and one at the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+    def stat(self) -> os.stat_result:
+        old = self._path.with_name("kern.log.1")
+        if not old.exists():
+            with self._path.open("a") as file:
+                file.write("the last of the old one\n")
+            self._path.rename(old)
+            self._path.write_text("the first of the new one\n")
+        return self._path.stat()
+
+
+def test_no_line_is_lost_between_two_looks_at_a_file_that_is_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "kern.log"
+    path.write_text("one\n")
+    file = GrowingFile(cast("Path", RotatedMeanwhile(path)), os.open(path, os.O_RDONLY), after=None)
+    with closing(file):
+        lines = [line for _ in range(5) for line in file.read(100)]
+    assert lines == [b"one", b"the last of the old one", b"the first of the new one"]
 
 
 def test_a_flood_and_a_line_without_end_keep_neither_memory_nor_what_matters(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ GARBAGE = st.one_of(st.binary(max_size=300), st.lists(st.sampled_from(FRAGMENTS)
 
 
 def test_no_bytes_kill_the_server(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=120)
     @given(data=GARBAGE)
     def check(data: bytes) -> None:
         with dial(server) as client, suppress(ConnectionError):

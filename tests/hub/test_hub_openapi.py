@@ -118,7 +118,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_asked_the_answer_is_one_that_is_described(hub: Hub, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from([path for path in GETS if path != STREAM]))
@@ -133,7 +133,7 @@ def test_whatever_is_asked_the_answer_is_one_that_is_described(hub: Hub, data: s
     assert "bug in gpu-exporter" not in answered.text
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(st.text(max_size=50), st.dictionaries(st.sampled_from(["window", "x"]), WORDS).map(json.dumps)))
 def test_whatever_is_posted_the_answer_is_one_that_is_described(hub: Hub, body: str) -> None:
     answered = ask(hub.port, "/api/v1/analyze", method="POST", body=body.encode("utf-8", "replace").decode("latin-1"))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tools.lab.clock import Clock
 from tools.lab.wait import patience, wait_for
@@ -47,7 +47,6 @@ def test_passwd_is_read_as_getpwuid_reads_it(tmp_path: Path, named: Callable[...
     assert [names.name(uid) for uid in (0, 1000, 1001, 12, 3, 7)] == ["root", "alice", "m\ufffdller", "12", "3", "7"]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_passwd_is_too_strange(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
@@ -237,7 +236,6 @@ def test_without_ranges_a_uid_is_its_own(tmp_path: Path, named: Callable[..., Us
     assert named(subuid=tmp_path / "subuid", resolve=None).person(100_000) == (100_000, "100000")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_subuid_is_too_strange(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:

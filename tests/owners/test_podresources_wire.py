@@ -117,7 +117,7 @@ def test_every_point_to_die_at(recorded: bytes) -> None:
             talk(recorded[:cut])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_bytes_of_a_broken_server(recorded: bytes, data: st.DataObject) -> None:
     served = bytearray(recorded)
@@ -127,14 +127,14 @@ def test_bytes_of_a_broken_server(recorded: bytes, data: st.DataObject) -> None:
     assert_refused_in_one_line(lambda: talk(bytes(served)))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(served=st.binary(max_size=200))
 def test_any_bytes(served: bytes) -> None:
     with pytest.raises((PodResourcesError, OSError)):
         talk(frames.SettingsFrame(0).serialize() + served)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(cut=st.integers(0, 100))
 def test_silence_ends_at_the_deadline(recorded: bytes, cut: int) -> None:
     began = time.monotonic()
@@ -188,7 +188,7 @@ def decode(message: bytes) -> list[Allocation]:
     return list(allocations(message, wanted=lambda resource: resource.startswith("nvidia.com/")))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(message=st.binary(max_size=300))
 @example(b"\x08" + b"\x80" * 10)
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
@@ -206,7 +206,7 @@ CLAIMS = st.lists(st.tuples(st.lists(TEXT, max_size=3), TEXT, TEXT), max_size=2)
 PODS = st.lists(st.tuples(TEXT, TEXT, st.lists(st.tuples(TEXT, DEVICES, CLAIMS), max_size=3)), max_size=4)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(pods=PODS, noise=st.binary(max_size=4))
 def test_decoder_reads_what_protobuf_writes(
     api: Api, pods: list[tuple[str, str, list[tuple[str, list[tuple[str, list[str]]], list[Any]]]]], noise: bytes

@@ -275,7 +275,7 @@ snapshots = st.builds(
 )
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(snapshots)
 def test_bytes_are_those_of_prometheus_client_whatever_is_told(snapshot: Snapshot) -> None:
     served = page()
@@ -285,7 +285,7 @@ def test_bytes_are_those_of_prometheus_client_whatever_is_told(snapshot: Snapsho
         assert gzip.decompress(served.body(snapshot, openmetrics=openmetrics, gzip=True)) == body
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 @given(snapshots)
 def test_parsers_read_back_every_label(snapshot: Snapshot) -> None:
     text = text_of(snapshot)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_exporter.report.growth import Meter, Point, Raw
@@ -63,14 +63,12 @@ LONG = st.tuples(st.integers(45, 200), st.just(1.0), st.integers(0, 100))
 ANY = st.tuples(st.integers(21, 200), st.floats(0, 1), st.integers(0, 100))
 
 
-@settings(deadline=None)
 @given(st.lists(LONG, min_size=1, max_size=6), st.integers(0, 300))
 def test_lives_of_ten_minutes_and_more_lose_nothing(lives: list[tuple[int, float, int]], begin: int) -> None:
     samples = lived(lives, begin)
     assert told({A: samples}) == pytest.approx(exact(samples))
 
 
-@settings(deadline=None)
 @given(st.lists(ANY, min_size=1, max_size=6), st.integers(0, 300))
 def test_nothing_is_invented_and_a_restart_costs_a_chunk_at_most(
     lives: list[tuple[int, float, int]], begin: int
@@ -80,7 +78,6 @@ def test_nothing_is_invented_and_a_restart_costs_a_chunk_at_most(
     assert -1e-6 <= lost <= CHUNK * (len(lives) - 1) + 1e-6
 
 
-@settings(deadline=None)
 @given(st.lists(LONG, min_size=1, max_size=4), st.integers(0, 60), st.booleans())
 def test_a_second_replica_adds_nothing(lives: list[tuple[int, float, int]], fewer: int, begins_late: bool) -> None:
     samples = lived(lives)
@@ -92,14 +89,12 @@ def test_a_second_replica_adds_nothing(lives: list[tuple[int, float, int]], fewe
     assert exact(samples) - CHUNK <= found <= exact(samples) + 2 * SCRAPE, "a hand-over may cost the rest of a chunk"
 
 
-@settings(deadline=None)
 @given(st.integers(41, 400), st.integers(41, 400))
 def test_a_renamed_series_goes_on(before: int, after: int) -> None:
     samples = lived([(before + after, 1.0, 0)])
     assert told({A: samples[:before], B: samples[before:]}) == pytest.approx(exact(samples), abs=2 * SCRAPE)
 
 
-@settings(deadline=None)
 @given(st.integers(41, 400), st.integers(41, 400), st.integers(1, 50))
 def test_a_restart_under_another_name_loses_nothing(before: int, after: int, missed: int) -> None:
     first = lived([(before, 1.0, missed)])

@@ -204,5 +204,5 @@ class Story(RuleBasedStateMachine):
         assert self.before.get(ENERGY, 0.0) <= 700.0 * self.observed + 1e-3
 
 
-Story.TestCase.settings = settings(derandomize=True, max_examples=80, stateful_step_count=40, deadline=None)
+Story.TestCase.settings = settings(max_examples=80, stateful_step_count=40)
 TestLaws = Story.TestCase

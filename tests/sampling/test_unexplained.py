@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_exporter.catalog import MEMORY_UNACCOUNTED, OWNER_MEMORY, OWNER_SECONDS, STATE_SECONDS, by_name
@@ -405,7 +405,6 @@ some_reading = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(some_reading, min_size=1, max_size=12))
 def test_every_held_second_has_an_owner_and_memory_in_use_is_never_free(steps: list[Reading]) -> None:
     ledger, free = Ledger(gap=15), 0.0

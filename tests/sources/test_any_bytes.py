@@ -31,7 +31,7 @@ NOWHERE = Path("/nonexistent")
 H200 = capture(RECORDED / "h200-580.159.04.load.csv")[0]
 HELP = "".join(f'"{name}"\n' for name in H200)
 REASONS = {"lost", "timeout", "reset_required", "permission", "unknown"}
-fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzed = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Text that is nearly right: pieces of what the programs print, and anything between them.
 PIECES = st.one_of(

@@ -341,7 +341,7 @@ def honest(told: Metric) -> bool:
     return told.name not in {"gpu_busy_seconds_total", "gpu_power_watts", "gpu_clock_hertz", "gpu_memory_used_bytes"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(story=_STORIES)
 def test_any_story_plays_to_its_end_and_recovers(
     story: list[tuple[int, int | None, dict[str, object]]], tmp_path_factory: pytest.TempPathFactory

@@ -298,7 +298,7 @@ def grows(old: Reading, new: Reading) -> None:
         assert new.values[row] >= old.values[row], row
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     model=st.sampled_from(ALL),
     seed=st.integers(0, 2**31),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_exporter.model import Device
@@ -22,7 +22,6 @@ def _verdict(statuses: list[tuple[int, Status, str]], machine: list[str]) -> Ver
     return Verdict(gpus=gpus, complaints=tuple(Complaint("unknown", words) for words in machine))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 63), _STATUSES, st.text(max_size=200)), max_size=20),
     st.lists(st.text(max_size=300), max_size=3),
@@ -40,7 +39,6 @@ def test_reasons_are_short_and_harmless(statuses: list[tuple[int, Status, str]],
     assert json.loads(render.document(verdict, host="n1", fail_on="warning"))["reason"] == line
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 40)))
 def test_spans_are_read_back(indices: set[int]) -> None:
     read: set[int] = set()

@@ -158,25 +158,32 @@ class GrowingFile:
             data = os.read(self._descriptor, _CHUNK)
         except BlockingIOError:
             return []
+        if not data and self._regular:
+            data = self._begin_anew()
         self.position += len(data)
-        if data:
-            return self._lines.feed(data)
-        if self._regular:
-            self._begin_anew()
-        return self._lines.pause()
+        return self._lines.feed(data) if data else self._lines.pause()
 
-    def _begin_anew(self) -> None:
-        """Where another file is there by now, or this one is shorter than what was read of it."""
+    def _begin_anew(self) -> bytes:
+        """Go to another file that is there by now, or to the beginning of this one where it was cut.
+
+        What was written last to the file that was rotated.
+        """
         try:
             told = self._path.stat()
         except FileNotFoundError:
-            return  # between two steps of a rotation
+            return b""  # between two steps of a rotation
         if (told.st_dev, told.st_ino) != self.identity:
+            # While the new one is empty, who writes has the old one open: syslog is told of a rotation behind it.
+            if not told.st_size:
+                return b""
+            if rest := os.read(self._descriptor, _CHUNK):  # came since we looked
+                return rest
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.close(self._descriptor)
             self._descriptor, self.identity, self.position = descriptor, (told.st_dev, told.st_ino), 0
         elif told.st_size < self.position:
             self.position = os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return b""
 
     def wait(self, stop: threading.Event) -> None:
         """See Log."""
