@@ -20,6 +20,7 @@ def test_no_value_lets_a_typo_through(value: Value) -> None:
         assert "zzz" in refusal(at(value.path, {"zzz": 1}))
     if isinstance(value.default, list) and value.kind not in {"strings", "list", "pull secrets"}:
         assert "zzz" in refusal(at(value.path, [{"zzz": 1}]))
+        assert "null" in refusal(at(value.path, [None]))
     assert value.kind not in {"object", "objects"}, "values.yaml: give it a type of its own"
 
 

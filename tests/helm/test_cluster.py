@@ -226,6 +226,10 @@ PARTICULAR: list[dict[str, Any]] = [
     {"service": {"clusterIP": ""}},
     {"service": {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv6"]}}},
     {"service": {"type": "NodePort"}},
+    {"sidecars": [{"name": "more", "image": "more"}], "networkPolicy": {"namespaces": ["monitoring"]}},
+    {"extraInitContainers": [{"name": "first", "image": "first"}], "networkPolicy": {"egress": [{}]}},
+    {"hostNetwork": True, "hub": {"enabled": True}, "networkPolicy": {"enabled": True, "namespaces": ["monitoring"]}},
+    {"tolerations": None, "networkPolicy": None, "containerSecurityContext": None, "updateStrategy": None},
     {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1Gi", "storageClassName": "a"}}},
     {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1Gi", "storageClassName": "b"}}},
 ]

@@ -3,24 +3,65 @@ Names, labels, images: what every object has.
 */}}
 
 {{/*
-Every template begins with this. It completes the values that a release made by an older chart does not have
-(`helm upgrade --reuse-values` brings the old chart's defaults), then refuses what contradicts itself. The first template
+Every template begins with this. It completes the values, then refuses what contradicts itself. The first template
 (validation/of/values.yaml, which Helm renders before all others) does it for all: they share their values.
+
+Null empties a value. Helm takes out what is null, but not with `--reuse-values`, where it comes as null. What is not there
+at all the chart that made the release may not have had (`--reuse-values` brings the old chart's defaults): then it has its
+default. Helm does not tell which; knownValues, which comes with the defaults, does.
 */}}
 {{- define "gpu-exporter.begin" -}}
 {{- if not (hasKey .Values "complete") }}
 {{- $_ := set .Values "complete" true }}
-{{- range $path, $default := .Files.Get "files/defaults.json" | fromJson }}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
+{{- $emptied := eq (toString .Values.knownValues) $defaults.knownValues }}
+{{- $gone := dict }}
+{{- range $path, $default := $defaults }}
 {{- $keys := splitList "." $path }}
 {{- $place := $.Values }}
+{{- $section := "" }}
+{{- $off := false }}
 {{- range initial $keys }}
-{{- if not (kindIs "map" (get $place .)) }}{{ $_ := set $place . dict }}{{ end }}
+{{- $section = printf "%s.%s" $section . }}
+{{- if not (kindIs "map" (get $place .)) }}
+{{- if or $emptied $off (hasKey $place .) }}{{ $_ := set $gone $section true }}{{ end }}
+{{- $_ := set $place . dict }}
+{{- end }}
+{{- $off = hasKey $gone $section }}
 {{- $place = get $place . }}
 {{- end }}
-{{- if kindIs "invalid" (get $place (last $keys)) }}{{ $_ := set $place (last $keys) $default }}{{ end }}
-{{- if not (hasKey $place (last $keys)) }}{{ $_ := set $place (last $keys) $default }}{{ end }}
+{{- $key := last $keys }}
+{{- $null := or $emptied $off (and (hasKey $place $key) (kindIs "invalid" (get $place $key))) }}
+{{- if kindIs "invalid" (get $place $key) }}{{ $_ := unset $place $key }}{{ end }}
+{{- if kindIs "map" $default }}{{ include "gpu-exporter.withoutNull" (dict "value" (get $place $key) "default" $default) }}{{ end }}
+{{- if not (hasKey $place $key) }}
+{{- $value := $default }}
+{{- if $null }}
+{{- if kindIs "map" $default }}{{ $value = dict }}
+{{- else if kindIs "slice" $default }}{{ $value = list }}
+{{- else if and (eq $key "enabled") $off }}{{ $value = false }}
+{{- end }}
+{{- end }}
+{{- $_ := set $place $key $value }}
+{{- end }}
+{{- end }}
+{{- range .Files.Get "files/texts.json" | fromJsonArray }}
+{{- $place := $.Values }}
+{{- range splitList "." . }}{{ $place = get $place . }}{{ end }}
+{{- if kindIs "map" $place }}{{ include "gpu-exporter.withoutNull" (dict "value" $place "default" (deepCopy $place)) }}{{ end }}
 {{- end }}
 {{- include "gpu-exporter.validate" . }}
+{{- end }}
+{{- end }}
+
+{{/* Take out of a value what is null and has a default, as Helm itself mostly does: value, default. */}}
+{{- define "gpu-exporter.withoutNull" -}}
+{{- range $key, $default := .default }}
+{{- if and (kindIs "map" $.value) (hasKey $.value $key) }}
+{{- if kindIs "invalid" (get $.value $key) }}{{ $_ := unset $.value $key }}
+{{- else if kindIs "map" $default }}{{ include "gpu-exporter.withoutNull" (dict "value" (get $.value $key) "default" $default) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 

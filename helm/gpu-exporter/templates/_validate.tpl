@@ -36,14 +36,14 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (include "gpu-exporter.hostPort" .) $v.hostNetwork (ne (include "gpu-exporter.hostPort" . | int) (int $v.port)) }}
 {{- fail "hostPort: with hostNetwork: true it is the port itself; leave it 0." }}
 {{- end }}
-{{- if and $v.hostNetwork (eq ($v.networkPolicy.enabled | toString) "true") }}
+{{- if and $v.hostNetwork (ne ($v.networkPolicy.enabled | toString) "false") }}
+{{- range $key, $hubs := dict "namespaces" true "from" true "extraIngress" false "egress" false }}
+{{- if and (get $v.networkPolicy $key) (not (and $hubs $v.hub.enabled)) }}
+{{- fail (printf "networkPolicy.%s is told, but no NetworkPolicy has an effect on the exporter's pods with hostNetwork: true; leave it empty, and guard the port by config.web.allow." $key) }}
+{{- end }}
+{{- end }}
+{{- if and (eq ($v.networkPolicy.enabled | toString) "true") (not $v.hub.enabled) }}
 {{- fail "networkPolicy.enabled: true has no effect on pods with hostNetwork: true; switch one of them off." }}
-{{- end }}
-{{- if and (eq ($v.networkPolicy.enabled | toString) "auto") (not (include "gpu-exporter.hasNetworkPolicy" .)) }}
-{{- range $key := list "namespaces" "from" "extraIngress" "egress" }}
-{{- if get $v.networkPolicy $key }}
-{{- fail (printf "networkPolicy.%s is told, but networkPolicy.enabled: auto makes no NetworkPolicy with hostNetwork, sidecars or extraInitContainers%s." $key (ternary ", and none has an effect with hostNetwork: leave it empty, and guard the port by config.web.allow" "; set enabled to true, and egress to what those need" $v.hostNetwork)) }}
-{{- end }}
 {{- end }}
 {{- end }}
 {{- if and $v.fake.scenario (not $v.fake.enabled) }}
@@ -163,6 +163,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- range $name, $part := merge (dict "hub" $v.hub) (dict "stack.prometheus" $v.stack.prometheus "stack.alertmanager" $v.stack.alertmanager "stack.grafana" $v.stack.grafana) }}
 {{- if and $part.persistence.existingClaim (not $part.persistence.enabled) }}
 {{- fail (printf "%s.persistence.existingClaim is told, but %s.persistence.enabled is false." $name $name) }}
+{{- end }}
+{{- if and $part.persistence.enabled (not $part.persistence.existingClaim) (not $part.persistence.accessModes) }}
+{{- fail (printf "%s.persistence.accessModes is empty; name at least one, such as ReadWriteOnce." $name) }}
 {{- end }}
 {{- if hasKey $part "ingress" }}
 {{- if and $part.ingress.enabled (not $part.ingress.hosts) }}{{ fail (printf "%s.ingress.enabled: true needs %s.ingress.hosts." $name $name) }}{{ end }}
