@@ -226,6 +226,7 @@ TYPES: Final[dict[str, Schema]] = {
     "bytes": {"type": "string", "pattern": "^$|^[0-9]+(B|KB|MB|GB|TB|PB|EB)$"},
     "digest": {"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"},
     "duration": {"type": "string", "pattern": f"^$|^{_DURATION}$"},
+    "families": {"type": "array", "items": {"enum": ["IPv4", "IPv6"]}, "uniqueItems": True},
     "file mounts": many(
         closed(
             {

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helm_python import Chart
 from jsonschema import Draft7Validator
 from tools.lab import ROOT
 from tools.lab.exporter import environment
@@ -183,6 +184,21 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"config": {"web": {"listen_address": ":1"}}}, "listen_address: the chart sets it itself; use port"),
         ({"config": {"processes": {"enabled": True}}}, "config.processes.enabled: the chart sets it itself"),
         ({"config": {"owners": {"kubernetes": True}}}, "use the chart's own owners.kubernetes.enabled"),
+        ({"extraArgs": ["--web.listen-address=:1"]}, "extraArgs: --web.listen-address=:1: the chart sets it itself"),
+        ({"extraArgs": ["--web.listen-address", ":1"]}, "use port instead"),
+        ({"extraArgs": ["--no-processes.enabled"]}, "use the chart's own processes.enabled"),
+        ({"extraArgs": ["--web.telemetry-path=/x"]}, "use config.web.telemetry_path instead"),
+        ({"env": {"GPU_EXPORTER_SOURCE": "fake"}}, "env.GPU_EXPORTER_SOURCE: the chart sets it itself"),
+        ({"env": [{"name": "GPU_EXPORTER_WEB_CONFIG_FILE", "value": "/a"}]}, "use webConfig instead"),
+        (
+            {"rules": {"additionalGroups": [{"name": "gpu-health", "rules": []}]}},
+            "rules.additionalGroups: there is a group 'gpu-health' already",
+        ),
+        (
+            {"rules": {"additionalGroups": [{"name": "site", "rules": []}, {"name": "site", "rules": []}]}},
+            "there is a group 'site' already",
+        ),
+        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "at '/service/ipDualStack/ipFamilies'"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:
@@ -290,8 +306,9 @@ def test_null_stays_null_where_helm_keeps_the_values_of_a_release() -> None:
         "hub": {"enabled": True, "resources": None, "persistence": None},
     }
     with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        # Helm writes the values that it keeps into the chart.
         installed = config.install(chart(), RELEASE, {"dashboards": {"enabled": False}, **nulls})["manifest"]
-        upgraded = config.upgrade(chart(), RELEASE, {"fullnameOverride": ""}, reuse_values=True)["manifest"]
+        upgraded = config.upgrade(Chart.load(CHART), RELEASE, {"fullnameOverride": ""}, reuse_values=True)["manifest"]
     assert upgraded == installed
     found = {item["kind"]: item for item in read(installed)}
     assert "NetworkPolicy" not in found
@@ -314,7 +331,7 @@ def test_helm_upgrades_a_first_release_with_its_values(tmp_path: Path) -> None:
         with cluster.config() as config:
             installed = config.install(first, RELEASE, own)
             assert installed["status"] == "deployed"
-            upgraded = config.upgrade(chart(), RELEASE, {"fake": {"enabled": False}}, reuse_values=True)
+            upgraded = config.upgrade(Chart.load(CHART), RELEASE, {"fake": {"enabled": False}}, reuse_values=True)
             assert (upgraded["status"], upgraded["revision"]) == ("deployed", 2)
     objects = {item["kind"]: item for item in read(upgraded["manifest"])}
     assert {"ServiceMonitor", "PrometheusRule"} <= objects.keys(), "the cluster knows them, so they are made"
@@ -338,20 +355,43 @@ def test_a_claim_keeps_what_cannot_be_changed_and_the_notes_say_so() -> None:
     told = "The claim gpu-gpu-exporter-hub keeps its class fast and ReadWriteOnce"
     with Cluster(OPERATOR) as cluster, cluster.config() as config:
         assert "keeps its class" not in config.install(chart(), RELEASE, hub())["notes"]
-        for other, kept in (
-            ({"storageClassName": "slow"}, True),
-            ({"accessModes": ["ReadWriteMany"]}, True),
-            ({"size": "9Gi"}, False),
-            ({"storageClassName": ""}, False),  # the cluster's default, which that one may be
+        for phase, other, size, kept in (
+            ("Bound", {"storageClassName": "slow"}, "2Gi", True),
+            ("Bound", {"accessModes": ["ReadWriteMany"]}, "2Gi", True),
+            ("Bound", {"storageClassName": ""}, "2Gi", False),  # the cluster's default, which that one may be
+            ("Bound", {"size": "9Gi"}, "9Gi", False),
+            ("Bound", {"size": "9216Mi"}, "9216Mi", False),
+            ("Bound", {"size": "9G"}, "9216Mi", False),
+            ("Pending", {"size": "1Ti"}, "9216Mi", False),
         ):
+            (there,) = (item for item in cluster.objects.values() if item["kind"] == "PersistentVolumeClaim")
+            there["status"] = {"phase": phase}
             upgraded = config.upgrade(chart(), RELEASE, hub(**other))
             (claim,) = (item for item in read(upgraded["manifest"]) if item["kind"] == "PersistentVolumeClaim")
             assert claim["spec"] == {
                 "accessModes": ["ReadWriteOnce"],
                 "storageClassName": "fast",
-                "resources": {"requests": {"storage": other.get("size", "2Gi")}},
+                "resources": {"requests": {"storage": size}},
             }
             assert (told in upgraded["notes"], "keeps its class" in upgraded["notes"]) == (kept, kept), other
+            wanted = other.get("size", size)
+            assert (f"gpu-gpu-exporter-hub keeps its size {size}" in upgraded["notes"]) is (wanted != size), other
+
+
+def test_what_selects_pods_stays_where_only_it_would_change() -> None:
+    little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "fullnameOverride": "gpus"}
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        config.install(chart(), RELEASE, {**little, "nameOverride": "one"})
+        upgraded = config.upgrade(chart(), RELEASE, {**little, "nameOverride": "two", "hub": {"enabled": True}})
+    objects = read(upgraded["manifest"])
+    for item in objects:
+        assert item["metadata"]["labels"]["app.kubernetes.io/name"] == "one"
+        if item["kind"] in {"DaemonSet", "Deployment"}:
+            assert item["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] == "one"
+    assert "The label app.kubernetes.io/name stays one" in upgraded["notes"]
+    fresh = render({**little, "nameOverride": "two"})
+    assert {item["metadata"]["labels"]["app.kubernetes.io/name"] for item in fresh.objects} == {"two"}
+    assert "The label app.kubernetes.io/name stays" not in fresh.notes
 
 
 def test_a_release_fits_where_helm_keeps_it() -> None:

@@ -226,12 +226,17 @@ PARTICULAR: list[dict[str, Any]] = [
     {"service": {"clusterIP": ""}},
     {"service": {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv6"]}}},
     {"service": {"type": "NodePort"}},
+    {"service": {"type": "LoadBalancer"}},
+    {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}},
+    {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}},
+    {"fullnameOverride": "fixed", "nameOverride": "one", "stack": {"enabled": True}},
+    {"fullnameOverride": "fixed", "nameOverride": "two", "stack": {"enabled": True}, "hub": {"enabled": True}},
     {"sidecars": [{"name": "more", "image": "more"}], "networkPolicy": {"namespaces": ["monitoring"]}},
     {"extraInitContainers": [{"name": "first", "image": "first"}], "networkPolicy": {"egress": [{}]}},
     {"hostNetwork": True, "hub": {"enabled": True}, "networkPolicy": {"enabled": True, "namespaces": ["monitoring"]}},
     {"tolerations": None, "networkPolicy": None, "containerSecurityContext": None, "updateStrategy": None},
     {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1Gi", "storageClassName": "a"}}},
-    {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1Gi", "storageClassName": "b"}}},
+    {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "9Gi", "storageClassName": "b"}}},
 ]
 
 

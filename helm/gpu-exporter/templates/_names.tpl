@@ -91,8 +91,25 @@ The release's name is always a part of it, and it is never cut without a digest:
 {{- .Values.namespaceOverride | default .Release.Namespace }}
 {{- end }}
 
+{{/*
+With fullnameOverride, nameOverride changes no object's name but what selects its pods, which no upgrade can change: what
+the DaemonSet has stays. Kept in the values, as the cluster is to be asked once.
+*/}}
+{{- define "gpu-exporter.selectedName" -}}
+{{- if not (hasKey .Values "selectedName") }}
+{{- $name := include "gpu-exporter.name" . }}
+{{- if and .Values.fullnameOverride .Release.IsUpgrade }}
+{{- with lookup "apps/v1" "DaemonSet" (include "gpu-exporter.namespace" .) (include "gpu-exporter.fullname" .) }}
+{{- $name = get .spec.selector.matchLabels "app.kubernetes.io/name" | default $name }}
+{{- end }}
+{{- end }}
+{{- $_ := set .Values "selectedName" $name }}
+{{- end }}
+{{- .Values.selectedName }}
+{{- end }}
+
 {{- define "gpu-exporter.selector" -}}
-app.kubernetes.io/name: {{ include "gpu-exporter.name" . | quote }}
+app.kubernetes.io/name: {{ include "gpu-exporter.selectedName" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
@@ -182,8 +199,8 @@ imagePullSecrets:
 {{- end }}
 
 {{/*
-The Service's name. Address and first family of a Service cannot be changed once it is made, so that one with an address
-or a family of its own is another Service.
+The Service's name. Address, first family and class of a Service cannot be changed once it is made, so that one with an
+address, a family or a class of its own is another Service.
 */}}
 {{- define "gpu-exporter.serviceName" -}}
 {{- $name := include "gpu-exporter.fullname" . }}
@@ -191,6 +208,7 @@ or a family of its own is another Service.
 {{- if eq $service.clusterIP "None" }}{{ $name = printf "%s-headless" $name }}
 {{- else if $service.clusterIP }}{{ $name = printf "%s-%s" $name (sha256sum $service.clusterIP | trunc 7) }}
 {{- end }}
+{{- with $service.loadBalancerClass }}{{ $name = printf "%s-%s" $name (sha256sum . | trunc 7) }}{{ end }}
 {{- if and $service.ipDualStack.enabled $service.ipDualStack.ipFamilies }}
 {{- if eq (first $service.ipDualStack.ipFamilies) "IPv6" }}{{ $name = printf "%s-ipv6" $name }}{{ end }}
 {{- end }}

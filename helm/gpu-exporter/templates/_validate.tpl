@@ -6,7 +6,11 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- include "gpu-exporter.validateMoved" . }}
 {{- include "gpu-exporter.validateShape" . }}
 
-{{- /* The exporter's settings that are this chart's business. */}}
+{{- /* The exporter's settings that are this chart's business, as a file, a flag or a variable has them. */}}
+{{- $variables := dict }}
+{{- if kindIs "map" $v.env }}{{ $variables = $v.env }}
+{{- else }}{{ range $v.env }}{{ $_ := set $variables .name true }}{{ end }}
+{{- end }}
 {{- range $key, $instead := dict
   "source" "fake.enabled (without it the chart runs what the node has)" "fake" "the chart's own fake"
   "web.listen_address" "port" "web.config_file" "webConfig" "processes.enabled" "the chart's own processes.enabled"
@@ -17,7 +21,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- $place := $v.config }}
 {{- range initial $steps }}{{ $place = get $place . | default dict }}{{ end }}
 {{- if hasKey $place (last $steps) }}{{ fail (printf "config.%s: the chart sets it itself; use %s instead." $key $instead) }}{{ end }}
+{{- include "gpu-exporter.validateFlag" (dict "root" $ "key" $key "variables" $variables "instead" $instead) }}
 {{- end }}
+{{- include "gpu-exporter.validateFlag" (dict "root" $ "key" "web.telemetry_path" "variables" $variables "instead" "config.web.telemetry_path") }}
 
 {{- /* Processes, owners, the host. */}}
 {{- $hostPID := toString $v.hostPID }}
@@ -180,6 +186,23 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- end }}
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled (not $v.rbac.create) (not $v.serviceAccount.name) }}
 {{- fail "stack.prometheus lists pods: with rbac.create: false, give its account the right by hand and tell serviceAccount.name." }}
+{{- end }}
+{{- end }}
+
+{{/*
+A flag or a variable wins over the file, behind the back of probes, Services and monitors: root, key (of the exporter's
+setting), variables, instead.
+*/}}
+{{- define "gpu-exporter.validateFlag" -}}
+{{- $flag := .key | replace "_" "-" }}
+{{- range .root.Values.extraArgs }}
+{{- if regexMatch (printf "^--(no-)?%s(=.*)?$" ($flag | replace "." "[.]")) (tpl . $.root) }}
+{{- fail (printf "extraArgs: %s: the chart sets it itself; use %s instead." . $.instead) }}
+{{- end }}
+{{- end }}
+{{- $variable := printf "GPU_EXPORTER_%s" (.key | replace "." "_" | upper) }}
+{{- if hasKey .variables $variable }}
+{{- fail (printf "env.%s: the chart sets it itself; use %s instead." $variable .instead) }}
 {{- end }}
 {{- end }}
 
