@@ -4,6 +4,7 @@ The grammar of values.yaml: every key has a comment right above it, ``# (type) t
 the table. A mapping without a type is descended into and takes no other keys; a mapping with one is a value of its own.
 Without a type, a key has the type of its default.
 
+values.yaml        knownValues, a digest of its keys
 README.md          its table of values
 values.schema.json  types; unknown keys are refused
 defaults.json      what templates fall back on for values that a release of an older chart lacks (``--reuse-values``)
@@ -18,6 +19,7 @@ files/…            copies of deploy/: rules, dashboards, configurations
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -52,6 +54,7 @@ COPIES: Final = {
 # A comparison with a number of its own: not a flag (0, 1), not a part of a sum, not the age of an event in seconds.
 _COMPARISON: Final = re.compile(r"(?:<=|>=|<|>) (-?\d+(?:\.\d+)?)\b(?! *[*/^])")
 _NO_THRESHOLD: Final = frozenset({0.0, 1.0, 3600.0})
+_KNOWN_VALUES: Final = re.compile(r"^(knownValues: ).*$", re.MULTILINE)
 _KUBERNETES: Final = Kubernetes()
 _TYPES: Final = {**TYPES, **_KUBERNETES.types()}
 
@@ -84,6 +87,7 @@ class Value:
             made = {"type": "boolean" if isinstance(self.default, bool) else "string"}
         else:
             raise SystemExit(f"values.yaml: {'.'.join(self.path)}: unknown type '{self.kind}' of {self.default!r}")
+        # Beside a reference nothing counts.
         # Beside a reference nothing counts.
         return {"description": self.text, **({"allOf": [made]} if "$ref" in made else made)}
 
@@ -135,9 +139,9 @@ def schema(found: list[Value]) -> dict[str, Any]:
     for value in found:
         place = root
         for step in value.path[:-1]:
-            fresh = {"type": "object", "additionalProperties": False, "properties": {}}
+            fresh = {"type": ["object", "null"], "additionalProperties": False, "properties": {}}
             place = place["properties"].setdefault(step, fresh)
-        place["properties"][value.path[-1]] = value.schema
+        place["properties"][value.path[-1]] = _or_null(value.schema, value.default)
     root["properties"]["global"].pop("additionalProperties")  # other charts' business
     root["properties"]["enabled"] = {
         "type": "boolean",
@@ -154,9 +158,21 @@ def schema(found: list[Value]) -> dict[str, Any]:
     }
 
 
+def _or_null(made: Schema, default: Any) -> Schema:
+    """The schema that takes null too, as do keys of a default: Helm drops it, but not with `--reuse-values`."""
+    made = dict(made)
+    if isinstance(default, dict) and "properties" in made:
+        inner = {key: _or_null(made["properties"][key], value) for key, value in default.items()}
+        made["properties"] = {**made["properties"], **inner}
+    text = {"description": made.pop("description")} if "description" in made else {}
+    # As one of the types, it would stand in every message about the type.
+    return {**text, "if": {"type": "null"}, "else": made}
+
+
 def _moved(place: Schema, path: list[str]) -> None:
     """Let a key of another chart pass the schema: the chart itself refuses it with the key's new name."""
     for number, step in enumerate(path):
+        place = place.get("else", place)
         if "$ref" in str(place.get("allOf")):  # Kubernetes' own type: a copy of it with the key
             name = place.pop("allOf")[0]["$ref"].rpartition("/")[2]
             place |= json.loads(json.dumps(_KUBERNETES.used[name]))
@@ -294,9 +310,19 @@ def left_over() -> list[Path]:
     return [path for target in COPIES for path in (CHART / target).rglob("*") if path.is_file() and path not in known]
 
 
+def _with_known_values(text: str) -> str:
+    """values.yaml with a digest of all its keys: another one in a release says that another chart made its values."""
+    keys = "\n".join(sorted(".".join(value.path) for value in values(text)))
+    made, count = _KNOWN_VALUES.subn(rf'\g<1>"{hashlib.sha256(keys.encode()).hexdigest()[:12]}"', text)
+    if count != 1:
+        raise SystemExit("values.yaml has no knownValues")
+    return made
+
+
 def made() -> dict[Path, str]:
     """Every generated file with its content."""
-    found = values((CHART / "values.yaml").read_text())
+    text = _with_known_values((CHART / "values.yaml").read_text())
+    found = values(text)
     readme = (CHART / "README.md").read_text()
     head, _, rest = readme.partition(BEGIN)
     _, _, tail = rest.partition(END)
@@ -304,6 +330,7 @@ def made() -> dict[Path, str]:
         raise SystemExit(f"README.md of the chart has lost its marks: {BEGIN} … {END}")
     defaults = {".".join(value.path): value.default for value in found if value.default is not None}
     return {
+        CHART / "values.yaml": text,
         CHART / "README.md": f"{head}{BEGIN}\n\n{table(found)}\n\n{END}{tail}",
         CHART / "values.schema.json": json.dumps(schema(found), indent=1, ensure_ascii=False) + "\n",
         CHART / "files/defaults.json": json.dumps(defaults, indent=1, ensure_ascii=False) + "\n",

@@ -60,7 +60,7 @@ def _keys(names: str, schema: Schema) -> Schema:
 TEXT: Final[Schema] = {"type": "string"}
 _STRINGS: Final = many(TEXT)
 # Not text is refused too, but by the chart's own words, which tell of --set-string.
-TEXTS: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number"]}}
+TEXTS: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number", "null"]}}
 _ANY: Final[Schema] = {"type": "object"}
 _DURATION: Final = r"([0-9]+(ms|[smhdwy]))+"
 _QUANTITIES: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
@@ -226,6 +226,7 @@ TYPES: Final[dict[str, Schema]] = {
     "bytes": {"type": "string", "pattern": "^$|^[0-9]+(B|KB|MB|GB|TB|PB|EB)$"},
     "digest": {"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"},
     "duration": {"type": "string", "pattern": f"^$|^{_DURATION}$"},
+    "families": {"type": "array", "items": {"enum": ["IPv4", "IPv6"]}, "uniqueItems": True},
     "file mounts": many(
         closed(
             {
@@ -321,8 +322,8 @@ class Kubernetes:
         """The chart's types that are Kubernetes' own."""
         made: dict[str, Schema] = {}
         for kind, name in _KUBERNETES.items():
-            made[kind.removesuffix("[]")] = many(self._of(name)) if kind.endswith("[]") else self._of(name)
-        made["tolerations"] = many(self._of(_CORE + "Toleration"))
+            made[kind.removesuffix("[]")] = self._many_of(name) if kind.endswith("[]") else self._of(name)
+        made["tolerations"] = self._many_of(_CORE + "Toleration")
         tolerations = self.used["Toleration"]["properties"]
         tolerations["effect"] = {"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute", None]}
         tolerations["operator"] = {"enum": ["", "Equal", "Exists", "Lt", "Gt", None]}
@@ -333,6 +334,12 @@ class Kubernetes:
         made["timing"] = closed({key: value for key, value in probe.items() if key not in _HANDLERS})
         self._keep_what_is_named(made)
         return made
+
+    def _many_of(self, name: str) -> Schema:
+        """A list of them. Kubernetes' schemas take null for every object, but nothing is made of it here."""
+        made = self._of(name)
+        self.used[name.rpartition(".")[2]]["type"] = "object"
+        return many(made)
 
     def _of(self, name: str) -> Schema:
         short = name.rpartition(".")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -312,20 +313,82 @@ def test_the_network_policy_lets_in_only_whom_it_names() -> None:
     assert "from" not in everybody[0]
 
 
+NAMESPACES: dict[str, Any] = {"namespaces": ["monitoring"]}
+MORE: dict[str, Any] = {"sidecars": [{"name": "more", "image": "more"}]}
+BEFORE: dict[str, Any] = {"extraInitContainers": [{"name": "more", "image": "more"}]}
+HUB: dict[str, Any] = {"hub": {"enabled": True}}
+DNS: list[dict[str, Any]] = [{"ports": [{"port": 53, "protocol": "UDP"}]}]
+
+
 @pytest.mark.parametrize(
-    "values",
+    ("values", "exporter", "hub"),
     [
-        {"networkPolicy": {"enabled": False}},
-        {"networkPolicy": {"enabled": False, "namespaces": ["monitoring"]}, "hub": {"enabled": True}},
-        {"hostNetwork": True},
-        {"sidecars": [{"name": "more", "image": "more"}]},
-        {"extraInitContainers": [{"name": "more", "image": "more"}]},
+        ({}, ["Ingress", "Egress"], None),
+        ({"networkPolicy": {"enabled": False}}, None, None),
+        ({"networkPolicy": {"enabled": False, **NAMESPACES}, **HUB}, None, None),
+        ({"hostNetwork": True}, None, None),
+        (MORE, None, None),
+        (BEFORE, None, None),
+        # What is told is enforced, and nothing that was not told of containers that the chart does not know.
+        ({**MORE, "networkPolicy": NAMESPACES}, ["Ingress"], None),
+        ({**BEFORE, "networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}}, ["Ingress"], None),
+        ({**MORE, "networkPolicy": {"extraIngress": [{"ports": [{"port": 8080}]}]}}, ["Ingress"], None),
+        ({**BEFORE, "networkPolicy": {"egress": DNS}}, ["Egress"], None),
+        ({**MORE, "networkPolicy": {"egress": DNS, **NAMESPACES}}, ["Ingress", "Egress"], None),
+        ({**MORE, "networkPolicy": {"enabled": True}}, ["Ingress", "Egress"], None),
+        # The hub is in the pod network, wherever the exporters are.
+        (HUB, ["Ingress", "Egress"], None),
+        ({**HUB, "hostNetwork": True}, None, None),
+        ({**HUB, "hostNetwork": True, "networkPolicy": NAMESPACES}, None, ["Ingress"]),
+        ({**HUB, "hostNetwork": True, "networkPolicy": {"enabled": True}}, None, ["Ingress", "Egress"]),
+        ({**HUB, **MORE, "networkPolicy": NAMESPACES}, ["Ingress"], ["Ingress"]),
+        ({"hub": {"enabled": True, "egress": DNS}}, ["Ingress", "Egress"], ["Egress"]),
     ],
-    ids=["off", "off, with a hub", "the node's network", "a sidecar that may need more", "an init container"],
+    ids=json.dumps,
 )
-def test_the_network_policy_is_left_out(values: dict[str, object]) -> None:
-    assert render(values).all("NetworkPolicy") == []
-    assert "ingress" in render({}).one("NetworkPolicy")["spec"], "else it is there"
+def test_a_network_policy_restricts_what_it_can_and_what_was_told(
+    values: dict[str, Any], exporter: list[str] | None, hub: list[str] | None
+) -> None:
+    found = {item["metadata"]["name"]: item["spec"] for item in render(values).all("NetworkPolicy")}
+    types = {name: spec["policyTypes"] for name, spec in found.items()}
+    wanted = {"gpu-gpu-exporter": exporter, "gpu-gpu-exporter-hub": hub}
+    assert types == {name: kinds for name, kinds in wanted.items() if kinds}
+    for spec in found.values():
+        assert {"Ingress", "Egress"} & set(spec["policyTypes"]) == {
+            key.title() for key in spec if key.endswith("gress")
+        }
+        peers = [
+            rule.get("from", []) for rule in spec.get("ingress", []) if rule["ports"][0]["port"] in {"metrics", "http"}
+        ]
+        told = values.get("networkPolicy", {})
+        assert all(bool(found) is bool(told.get("namespaces") or told.get("from")) for found in peers)
+
+
+def test_ports_of_other_containers_stay_open_until_they_are_told() -> None:
+    (_, others) = render({**MORE, "networkPolicy": NAMESPACES}).one("NetworkPolicy")["spec"]["ingress"]
+    open_to_all = {
+        port for item in others["ports"] if item["protocol"] == "TCP" for port in (item["port"], item["endPort"])
+    }
+    assert open_to_all == {1, 9434, 9436, 65535}
+    told = {**NAMESPACES, "extraIngress": [{"ports": [{"port": 8080}]}]}
+    (_, second) = render({**MORE, "networkPolicy": told}).one("NetworkPolicy")["spec"]["ingress"]
+    assert second == told["extraIngress"][0]
+    for port, left in ((1, [(2, 65535)]), (65535, [(1, 65534)])):
+        (_, others) = render({**MORE, "port": port, "networkPolicy": NAMESPACES}).one("NetworkPolicy")["spec"][
+            "ingress"
+        ]
+        assert [(item["port"], item["endPort"]) for item in others["ports"] if item["protocol"] == "TCP"] == left
+
+
+def test_with_the_nodes_network_the_hub_reaches_exporters_by_their_port_and_the_notes_say_what_stays_open() -> None:
+    values = {**HUB, "hostNetwork": True, "networkPolicy": {"enabled": True, **NAMESPACES}}
+    rendered = render(values)
+    egress = rendered.one("NetworkPolicy")["spec"]["egress"]
+    assert {"ports": [{"port": 9435, "protocol": "TCP"}]} in egress
+    assert "The NetworkPolicy is the hub's alone" in rendered.notes
+    guarded = {**values, "config": {"web": {"allow": "10.0.0.0/8"}}}
+    assert "The NetworkPolicy is the hub's alone" not in render(guarded).notes
+    assert "The NetworkPolicy is the hub's alone" not in render({**HUB, "networkPolicy": NAMESPACES}).notes
 
 
 def test_the_exporter_has_no_rights() -> None:

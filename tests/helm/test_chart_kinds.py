@@ -43,6 +43,7 @@ def assert_no_key_is_there_twice(rendered: Rendered) -> None:
             assert_unique(name, container, "env", "name")
             assert_unique(name, container, "volumeMounts", "mountPath")
             assert_unique(name, container, "ports", "name")
+            assert_unique(name, container.get("resources", {}), "claims", "name")
 
 
 def assert_unique(name: str, place: dict[str, Any], field: str, key: str) -> None:
@@ -88,6 +89,10 @@ COLLISIONS: dict[str, dict[str, Any]] = {
         "imagePullSecrets": ["a", {"name": "a"}],
         "global": {"imagePullSecrets": ["a"]},
         "serviceAccount": {"imagePullSecrets": ["a", {"name": "a"}]},
+    },
+    "claims": {
+        "resourceClaims": [{"name": "a", "resourceClaimName": "x"}, {"name": "a", "resourceClaimName": "y"}],
+        "resources": {"claims": [{"name": "a"}, {"name": "a", "request": "all"}]},
     },
     "the stack's": {
         "stack": {
@@ -223,7 +228,7 @@ def _fixed(item: Manifest) -> Any:
         case "DaemonSet" | "Deployment":
             return spec["selector"]
         case "Service":
-            return spec.get("clusterIP"), (spec.get("ipFamilies") or ["IPv4"])[0]
+            return spec.get("clusterIP"), (spec.get("ipFamilies") or ["IPv4"])[0], spec.get("loadBalancerClass")
         case "PersistentVolumeClaim":
             return spec.get("storageClassName"), spec["accessModes"]
         case "Secret":
@@ -239,6 +244,9 @@ MORE: list[dict[str, Any]] = [
     {"service": {"clusterIP": "10.0.0.10"}},
     {"service": {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv6"]}}},
     {"service": {"type": "NodePort"}},
+    {"service": {"type": "LoadBalancer"}},
+    {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}},
+    {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}},
 ]
 
 

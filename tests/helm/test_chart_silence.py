@@ -20,6 +20,7 @@ def test_no_value_lets_a_typo_through(value: Value) -> None:
         assert "zzz" in refusal(at(value.path, {"zzz": 1}))
     if isinstance(value.default, list) and value.kind not in {"strings", "list", "pull secrets"}:
         assert "zzz" in refusal(at(value.path, [{"zzz": 1}]))
+        assert "null" in refusal(at(value.path, [None]))
     assert value.kind not in {"object", "objects"}, "values.yaml: give it a type of its own"
 
 
@@ -91,6 +92,11 @@ def test_notes_tell_where_data_is_lost_and_who_is_not_named() -> None:
     assert "Who holds a GPU is not named yet" in named("default").notes
     assert "Who holds a GPU is not named yet" not in named("processes").notes
     assert "stack.prometheus: all series" not in named("stack-full").notes
+    mail = {"mail": {"smarthost": "a:25", "from": "a@b", "to": {"oncall": "a@b"}}}
+    for nobody in (mail, {**mail, "stack": {"enabled": True, "alertmanager": {"enabled": False}}}):
+        assert "Nothing reads `mail` here" in render(nobody).notes
+    for somebody in ({"stack": {"enabled": True}}, {"alertmanagerConfig": {"enabled": True}}):
+        assert "Nothing reads `mail` here" not in render({**mail, **somebody}).notes
     elsewhere = render(
         {
             "serviceMonitor": {"enabled": True, "namespace": "m"},

@@ -7,18 +7,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helm_python import Chart
+from jsonschema import Draft7Validator
 from tools.lab import ROOT
 from tools.lab.exporter import environment
 
 from gpu_exporter.config import MODELS
 from helm.cluster import OPERATOR, Cluster
+from helm.everything import EVERYTHING, VALUES, at, merged
 from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
+from helm.schemas import VERSIONS, mistakes
 
 DEFAULTS: dict[str, Any] = json.loads((CHART / "files/defaults.json").read_text())
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
@@ -50,7 +54,7 @@ def test_every_value_is_set_by_some_case() -> None:
     written = {_shared(key) for path in CASES for key in _leaves(values_of(path), ())}
     known = {_shared(tuple(key.split("."))) for key in DEFAULTS}
     ever = {key for key in known if any(key[: len(found)] == found[: len(key)] for found in written)}
-    never = sorted(".".join(key) for key in known - ever)
+    never = sorted(".".join(key) for key in known - ever - {("knownValues",)})
     assert never == [], "helm/gpu-exporter/ci/everything-else-values.yaml, or a case of its own: set these"
 
 
@@ -123,17 +127,22 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"hostNetwork": True, "networkPolicy": {"enabled": True}}, "has no effect on pods with hostNetwork: true"),
         (
             {"hostNetwork": True, "networkPolicy": {"namespaces": ["monitoring"]}},
-            "networkPolicy.namespaces is told, but networkPolicy.enabled: auto makes no NetworkPolicy with hostNetwork",
+            "networkPolicy.namespaces is told, but no NetworkPolicy has an effect on the exporter's pods",
         ),
         (
-            {"sidecars": [{"name": "a", "image": "a"}], "networkPolicy": {"from": [{"ipBlock": {"cidr": "::/0"}}]}},
+            {"hostNetwork": True, "networkPolicy": {"enabled": True, "from": [{"ipBlock": {"cidr": "::/0"}}]}},
             "networkPolicy.from is told, but",
         ),
+        ({"hostNetwork": True, "networkPolicy": {"extraIngress": [{}]}}, "guard the port by config.web.allow"),
         (
-            {"extraInitContainers": [{"name": "a", "image": "a"}], "networkPolicy": {"egress": [{}]}},
+            {"hostNetwork": True, "hub": {"enabled": True}, "networkPolicy": {"extraIngress": [{}]}},
+            "networkPolicy.extraIngress is told, but no NetworkPolicy has an effect on the exporter's pods",
+        ),
+        (
+            {"hostNetwork": True, "hub": {"enabled": True}, "networkPolicy": {"enabled": True, "egress": [{}]}},
             "networkPolicy.egress is told, but",
         ),
-        ({"hostNetwork": True, "networkPolicy": {"extraIngress": [{}]}}, "guard the port by config.web.allow"),
+        ({"hub": {"enabled": True, "persistence": {"enabled": True, "accessModes": []}}}, "accessModes is empty"),
         ({"webConfig": {"tls": {"enabled": True}}}, "webConfig.tls.enabled: true needs webConfig.tls.secretName"),
         ({"webConfig": {"tls": {"secretName": "x"}}}, "but webConfig.tls.enabled is false"),
         ({"webConfig": {"existingSecret": "a", "tls": {"enabled": True, "secretName": "b"}}}, "both bring a cert"),
@@ -175,6 +184,21 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"config": {"web": {"listen_address": ":1"}}}, "listen_address: the chart sets it itself; use port"),
         ({"config": {"processes": {"enabled": True}}}, "config.processes.enabled: the chart sets it itself"),
         ({"config": {"owners": {"kubernetes": True}}}, "use the chart's own owners.kubernetes.enabled"),
+        ({"extraArgs": ["--web.listen-address=:1"]}, "extraArgs: --web.listen-address=:1: the chart sets it itself"),
+        ({"extraArgs": ["--web.listen-address", ":1"]}, "use port instead"),
+        ({"extraArgs": ["--no-processes.enabled"]}, "use the chart's own processes.enabled"),
+        ({"extraArgs": ["--web.telemetry-path=/x"]}, "use config.web.telemetry_path instead"),
+        ({"env": {"GPU_EXPORTER_SOURCE": "fake"}}, "env.GPU_EXPORTER_SOURCE: the chart sets it itself"),
+        ({"env": [{"name": "GPU_EXPORTER_WEB_CONFIG_FILE", "value": "/a"}]}, "use webConfig instead"),
+        (
+            {"rules": {"additionalGroups": [{"name": "gpu-health", "rules": []}]}},
+            "rules.additionalGroups: there is a group 'gpu-health' already",
+        ),
+        (
+            {"rules": {"additionalGroups": [{"name": "site", "rules": []}, {"name": "site", "rules": []}]}},
+            "there is a group 'site' already",
+        ),
+        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "at '/service/ipDualStack/ipFamilies'"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:
@@ -183,6 +207,10 @@ def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], mess
 
 
 # --- releases of an older chart ---------------------------------------------------------------------------------------
+
+
+# A chart of other values: what Helm keeps of it says so.
+OLDER = {"knownValues": "0"}
 
 
 @pytest.mark.parametrize("name", ["default", "stack-full", "alertmanager-config", "service-monitor", "rules"])
@@ -194,12 +222,12 @@ def test_values_that_an_older_chart_did_not_have_get_their_defaults(name: str) -
         path = tuple(key.split("."))
         if default is not None and not any(found[: len(path)] == path for found in written):
             values = _with(values, path, None)
-    assert render(values).texts == named(name).texts
+    assert render({**values, **OLDER}).texts == named(name).texts
 
 
 @pytest.mark.parametrize("key", sorted({key.split(".")[0] for key in DEFAULTS}))
 def test_a_section_that_an_older_chart_did_not_have_gets_its_defaults(key: str) -> None:
-    assert render({key: None}).texts == named("default").texts
+    assert render({**OLDER, key: None}).texts == named("default").texts
 
 
 def _with(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -208,6 +236,85 @@ def _with(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[st
     inner = tree.get(head)
     child = _with(inner if isinstance(inner, dict) else {}, tuple(rest), value) if rest else value
     return {**tree, head: child}
+
+
+# --- null, which is Helm's word for "leave it out" --------------------------------------------------------------------
+
+
+def _nulled(paths: Iterable[tuple[str, ...]], value: Any = None) -> dict[str, Any]:
+    """Everything is switched on, and these are null."""
+    kept = {"persistence": {"enabled": True}}
+    tree: dict[str, Any] = merged(EVERYTHING, {"hub": kept, "stack": {"grafana": kept}})
+    for path in paths:
+        tree = merged(tree, at(path, value))
+    return tree
+
+
+def _made(values: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(item["kind"], item["metadata"]["name"]) for item in render(values).objects}
+
+
+def test_a_list_or_map_that_is_null_is_empty() -> None:
+    """Whatever the chart's default is; what remains is what an API server takes."""
+    full = [value.path for value in VALUES if isinstance(value.default, dict | list) and value.default]
+    assert len(full) > 25
+    rendered = render(_nulled(path for path in full if path[-1] != "accessModes"))
+    assert [mistake for item in rendered.objects for mistake in mistakes(item, VERSIONS[-1])] == []
+    assert {"tolerations", "affinity"}.isdisjoint(rendered.pod)
+    assert {"resources", "securityContext"}.isdisjoint(rendered.container)
+    assert "hub.persistence.accessModes is empty" in refusal(_nulled([("hub", "persistence", "accessModes")]))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_section_that_is_null_is_switched_off(depth: int) -> None:
+    sections = {value.path[:-1] for value in VALUES if value.path[-1] == "enabled" and len(value.path) == depth + 1}
+    sections.discard(("dashboards",))  # which Grafana needs
+    off = _nulled(sections, {"enabled": False})
+    if ("webConfig", "tls") in sections:
+        off = merged(off, at(("webConfig", "tls", "secretName"), ""))
+    assert _made(_nulled(sections)) == _made(off) < _made(_nulled([]))
+
+
+def test_a_single_value_that_is_null_has_its_default() -> None:
+    """There is no port that is not there."""
+    values = {"port": None, "image": None, "runtimeClassName": None, "service": {"type": None}, "knownValues": None}
+    assert render(values).texts == named("default").texts
+
+
+def test_the_schema_takes_null_for_every_value_and_section_as_helm_keeps_it() -> None:
+    schema = Draft7Validator(json.loads((CHART / "values.schema.json").read_text()))
+    trees: list[dict[str, Any]] = [{} for _ in range(5)]
+    for value in VALUES:
+        for depth, tree in enumerate(trees[:4], 1):
+            trees[depth - 1] = merged(tree, at(value.path[:depth], None))
+        if isinstance(value.default, dict):
+            trees[4] = merged(trees[4], at(value.path, dict.fromkeys(value.default)))
+    assert [error.message for tree in trees for error in schema.iter_errors(tree)] == []
+
+
+def test_null_stays_null_where_helm_keeps_the_values_of_a_release() -> None:
+    """It then comes as null, and not as something that is not there."""
+    nulls = {
+        "tolerations": None,
+        "networkPolicy": None,
+        "port": None,
+        "resources": {"limits": None},
+        "podLabels": {"team": None},
+        "readinessProbe": {"timing": None},
+        "securityContext": {"runAsUser": None},
+        "env": {"A": None},
+        "hub": {"enabled": True, "resources": None, "persistence": None},
+    }
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        # Helm writes the values that it keeps into the chart.
+        installed = config.install(chart(), RELEASE, {"dashboards": {"enabled": False}, **nulls})["manifest"]
+        upgraded = config.upgrade(Chart.load(CHART), RELEASE, {"fullnameOverride": ""}, reuse_values=True)["manifest"]
+    assert upgraded == installed
+    found = {item["kind"]: item for item in read(installed)}
+    assert "NetworkPolicy" not in found
+    spec = found["DaemonSet"]["spec"]["template"]["spec"]
+    assert "tolerations" not in spec
+    assert "limits" not in spec["containers"][0]["resources"]
 
 
 def test_helm_upgrades_a_first_release_with_its_values(tmp_path: Path) -> None:
@@ -224,7 +331,7 @@ def test_helm_upgrades_a_first_release_with_its_values(tmp_path: Path) -> None:
         with cluster.config() as config:
             installed = config.install(first, RELEASE, own)
             assert installed["status"] == "deployed"
-            upgraded = config.upgrade(chart(), RELEASE, {"fake": {"enabled": False}}, reuse_values=True)
+            upgraded = config.upgrade(Chart.load(CHART), RELEASE, {"fake": {"enabled": False}}, reuse_values=True)
             assert (upgraded["status"], upgraded["revision"]) == ("deployed", 2)
     objects = {item["kind"]: item for item in read(upgraded["manifest"])}
     assert {"ServiceMonitor", "PrometheusRule"} <= objects.keys(), "the cluster knows them, so they are made"
@@ -241,20 +348,50 @@ def test_a_claim_keeps_what_cannot_be_changed_and_the_notes_say_so() -> None:
     """An API server refuses another class or another access mode, and with them the whole upgrade."""
 
     def hub(**persistence: object) -> dict[str, Any]:
-        return {"hub": {"enabled": True, "persistence": {"enabled": True, **persistence}}}
+        little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}}
+        kept = {"enabled": True, "storageClassName": "fast", **persistence}
+        return {**little, "hub": {"enabled": True, "persistence": kept}}
 
+    told = "The claim gpu-gpu-exporter-hub keeps its class fast and ReadWriteOnce"
     with Cluster(OPERATOR) as cluster, cluster.config() as config:
-        installed = config.install(chart(), RELEASE, hub(storageClassName="fast"))
-        assert "keeps its class" not in installed["notes"]
-        other = hub(storageClassName="slow", accessModes=["ReadWriteMany"], size="9Gi")
-        upgraded = config.upgrade(chart(), RELEASE, other)
-    (claim,) = (item for item in read(upgraded["manifest"]) if item["kind"] == "PersistentVolumeClaim")
-    assert claim["spec"] == {
-        "accessModes": ["ReadWriteOnce"],
-        "storageClassName": "fast",
-        "resources": {"requests": {"storage": "9Gi"}},
-    }
-    assert "The claim gpu-gpu-exporter-hub keeps its class fast and ReadWriteOnce" in upgraded["notes"]
+        assert "keeps its class" not in config.install(chart(), RELEASE, hub())["notes"]
+        for phase, other, size, kept in (
+            ("Bound", {"storageClassName": "slow"}, "2Gi", True),
+            ("Bound", {"accessModes": ["ReadWriteMany"]}, "2Gi", True),
+            ("Bound", {"storageClassName": ""}, "2Gi", False),  # the cluster's default, which that one may be
+            ("Bound", {"size": "9Gi"}, "9Gi", False),
+            ("Bound", {"size": "9216Mi"}, "9216Mi", False),
+            ("Bound", {"size": "9G"}, "9216Mi", False),
+            ("Pending", {"size": "1Ti"}, "9216Mi", False),
+        ):
+            (there,) = (item for item in cluster.objects.values() if item["kind"] == "PersistentVolumeClaim")
+            there["status"] = {"phase": phase}
+            upgraded = config.upgrade(chart(), RELEASE, hub(**other))
+            (claim,) = (item for item in read(upgraded["manifest"]) if item["kind"] == "PersistentVolumeClaim")
+            assert claim["spec"] == {
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "fast",
+                "resources": {"requests": {"storage": size}},
+            }
+            assert (told in upgraded["notes"], "keeps its class" in upgraded["notes"]) == (kept, kept), other
+            wanted = other.get("size", size)
+            assert (f"gpu-gpu-exporter-hub keeps its size {size}" in upgraded["notes"]) is (wanted != size), other
+
+
+def test_what_selects_pods_stays_where_only_it_would_change() -> None:
+    little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "fullnameOverride": "gpus"}
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        config.install(chart(), RELEASE, {**little, "nameOverride": "one"})
+        upgraded = config.upgrade(chart(), RELEASE, {**little, "nameOverride": "two", "hub": {"enabled": True}})
+    objects = read(upgraded["manifest"])
+    for item in objects:
+        assert item["metadata"]["labels"]["app.kubernetes.io/name"] == "one"
+        if item["kind"] in {"DaemonSet", "Deployment"}:
+            assert item["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] == "one"
+    assert "The label app.kubernetes.io/name stays one" in upgraded["notes"]
+    fresh = render({**little, "nameOverride": "two"})
+    assert {item["metadata"]["labels"]["app.kubernetes.io/name"] for item in fresh.objects} == {"two"}
+    assert "The label app.kubernetes.io/name stays" not in fresh.notes
 
 
 def test_a_release_fits_where_helm_keeps_it() -> None:

@@ -21,7 +21,7 @@ from tools.lab.wait import wait_for
 from helm.api_server import LOG, Kubernetes, add_node, built
 from helm.lives import LEVELS, LIFE
 from helm.pod_security import violations
-from helm.rendering import CASES, CHART, NAMESPACE, case
+from helm.rendering import CASES, CHART, NAMESPACE, case, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -143,8 +143,23 @@ def _left(cluster: Kubernetes, namespace: str) -> list[str]:
 # --- from anything to anything ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart whose dashboards are empty, and without a schema: every object is the same but for their text.
+
+    Helm writes the chart into a release three times an upgrade: with all of it that takes twice as long. The files'
+    lives have it whole.
+    """
+    made = tmp_path_factory.mktemp("light") / CHART.name
+    shutil.copytree(CHART, made)
+    (made / "values.schema.json").unlink()
+    for path in (made / "files/dashboards").glob("*.json"):
+        path.write_text("{}")
+    return made
+
+
 @cases
-def test_every_case_becomes_others_and_comes_back(cluster: Kubernetes, namespace: str, path: Path) -> None:
+def test_every_case_becomes_others_and_comes_back(cluster: Kubernetes, namespace: str, light: Path, path: Path) -> None:
     """All tests together go from every case to every other: each to the half that follows in a circle, and back."""
     half, rest = divmod(len(CASES), 2)
     at = CASES.index(path)
@@ -154,23 +169,23 @@ def test_every_case_becomes_others_and_comes_back(cluster: Kubernetes, namespace
     # What a file's objects look like is checked in its life; here it is what cannot be changed.
     words = ("--disable-openapi-validation", "--reset-values", "--history-max", "2")
     program = built("helm3")
-    good(cluster.helm(program, "install", "gpu", CHART, "--values", path, namespace=namespace))
+    good(cluster.helm(program, "install", "gpu", light, "--values", path, namespace=namespace))
     failed = {}
     for before, after in [step for other in others for step in ((path, other), (other, path))]:
-        done = cluster.helm(program, "upgrade", "gpu", CHART, "--values", after, *words, namespace=namespace)
+        done = cluster.helm(program, "upgrade", "gpu", light, "--values", after, *words, namespace=namespace)
         if done.returncode:
             failed[f"{before.stem} to {after.stem}"] = done.stderr
     assert not failed, "\n".join(f"{step}: {why}" for step, why in failed.items())
     good(cluster.helm(program, "uninstall", "gpu", namespace=namespace))
 
 
-def test_every_case_becomes_the_next_by_helm_4(cluster: Kubernetes, namespace: str) -> None:
+def test_every_case_becomes_the_next_by_helm_4(cluster: Kubernetes, namespace: str, light: Path) -> None:
     """All in a row and back: Helm 4 says what it wants to own instead of what is to be changed."""
     program = built("helm4")
-    good(cluster.helm(program, "install", "gpu", CHART, "--values", CASES[0], namespace=namespace))
+    good(cluster.helm(program, "install", "gpu", light, "--values", CASES[0], namespace=namespace))
     for before, after in itertools.pairwise((*CASES, *reversed(CASES))):
         words = ("--reset-values", "--values", after, "--history-max", "2")
-        done = cluster.helm(program, "upgrade", "gpu", CHART, *words, namespace=namespace)
+        done = cluster.helm(program, "upgrade", "gpu", light, *words, namespace=namespace)
         assert done.returncode == 0, f"{before.stem} to {after.stem}: {done.stderr}"
     good(cluster.helm(program, "uninstall", "gpu", namespace=namespace))
 
@@ -195,14 +210,64 @@ def test_the_first_releases_values_are_taken_over(
 
 @helms
 def test_a_release_of_helm_3_is_taken_over_by_helm_4_and_back(cluster: Kubernetes, namespace: str, helm: str) -> None:
+    """Nothing is made anew, every value is kept, and each of both Helms may change what the other one made."""
     first, second = built(helm), built({"helm3": "helm4", "helm4": "helm3"}[helm])
     path = CHART / "ci/stack-full-values.yaml"
+    told = values_of(path)
     good(cluster.helm(first, "install", "gpu", CHART, "--values", path, namespace=namespace))
-    for program in (second, first):
-        words = ("--reuse-values", "--set", "revisionHistoryLimit=3")
+    made = _live(cluster, first, namespace)
+    for revision, program in enumerate((second, first, second), 2):
+        words = ["--reuse-values", "--set", f"revisionHistoryLimit={revision}"]
+        if revision == 4 and program == built("helm4"):
+            words += ["--server-side=true"]  # of what Helm 3 changed last
         good(cluster.helm(program, "upgrade", "gpu", CHART, *words, namespace=namespace))
-    good(cluster.helm(second, "rollback", "gpu", "1", namespace=namespace))
-    good(cluster.helm(first, "uninstall", "gpu", namespace=namespace))
+        _is_of_the_release(cluster, namespace, made, {**told, "revisionHistoryLimit": revision}, revision)
+    good(cluster.helm(first, "rollback", "gpu", "1", namespace=namespace))
+    _is_of_the_release(cluster, namespace, made, told, 5)
+    good(cluster.helm(second, "uninstall", "gpu", namespace=namespace))
+    assert _left(cluster, namespace) == []
+
+
+def _live(cluster: Kubernetes, program: Path, namespace: str) -> dict[str, dict[str, Any]]:
+    """The objects of the release's manifest as they are in the cluster, by kind and name."""
+    manifest = good(cluster.helm(program, "get", "manifest", "gpu", namespace=namespace))
+    file = cluster.folder / "manifest.yaml"
+    file.write_text(manifest)
+    done = cluster.run([built("kubectl"), "get", "--filename", file, "--output", "json", "--show-managed-fields"])
+    return {f"{item['kind']} {item['metadata']['name']}": item for item in json.loads(good(done))["items"]}
+
+
+def _is_of_the_release(
+    cluster: Kubernetes, namespace: str, made: Mapping[str, Any], values: Mapping[str, Any], revision: int
+) -> None:
+    """Both Helms tell the revision and its values; the objects are the same ones, and as the manifest has them."""
+    for program in (built("helm3"), built("helm4")):
+        history = json.loads(good(cluster.helm(program, "history", "gpu", "--output", "json", namespace=namespace)))
+        assert [(item["revision"], item["status"]) for item in history] == [
+            *((number, "superseded") for number in range(1, revision)),
+            (revision, "deployed"),
+        ]
+        kept = good(cluster.helm(program, "get", "values", "gpu", "--output", "json", namespace=namespace))
+        assert json.loads(kept) == values
+    live = _live(cluster, built("helm3"), namespace)
+    assert {name: item["metadata"]["uid"] for name, item in live.items()} == {
+        name: item["metadata"]["uid"] for name, item in made.items()
+    }
+    # An API server counts an empty list as a change, and keeps none.
+    compare: list[str | Path] = [
+        "env",
+        "KUBECTL_EXTERNAL_DIFF=diff -u -Igeneration",
+        built("kubectl"),
+        "diff",
+        "--server-side",
+    ]
+    done = cluster.run([*compare, "--force-conflicts", "--filename", cluster.folder / "manifest.yaml"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, item in live.items():
+        assert item["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm", name
+        assert item["metadata"]["annotations"]["meta.helm.sh/release-name"] == "gpu", name
+        managers = [entry["manager"] for entry in item["metadata"]["managedFields"] if "subresource" not in entry]
+        assert {*managers} == {"helm"}, f"{name}: one owner, whichever Helm: {managers}"
 
 
 # --- values that API servers are particular about ---------------------------------------------------------------------
@@ -226,8 +291,17 @@ PARTICULAR: list[dict[str, Any]] = [
     {"service": {"clusterIP": ""}},
     {"service": {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv6"]}}},
     {"service": {"type": "NodePort"}},
+    {"service": {"type": "LoadBalancer"}},
+    {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}},
+    {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}},
+    {"fullnameOverride": "fixed", "nameOverride": "one", "stack": {"enabled": True}},
+    {"fullnameOverride": "fixed", "nameOverride": "two", "stack": {"enabled": True}, "hub": {"enabled": True}},
+    {"sidecars": [{"name": "more", "image": "more"}], "networkPolicy": {"namespaces": ["monitoring"]}},
+    {"extraInitContainers": [{"name": "first", "image": "first"}], "networkPolicy": {"egress": [{}]}},
+    {"hostNetwork": True, "hub": {"enabled": True}, "networkPolicy": {"enabled": True, "namespaces": ["monitoring"]}},
+    {"tolerations": None, "networkPolicy": None, "containerSecurityContext": None, "updateStrategy": None},
     {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1Gi", "storageClassName": "a"}}},
-    {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1Gi", "storageClassName": "b"}}},
+    {"hub": {"enabled": True, "persistence": {"enabled": True, "size": "9Gi", "storageClassName": "b"}}},
 ]
 
 

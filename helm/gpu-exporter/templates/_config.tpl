@@ -39,10 +39,42 @@ What the exporter is told: its configuration file, its web configuration file, a
 {{- end }}
 {{- end }}
 
-{{- /* "true" where the exporter's pods have a NetworkPolicy. */}}
-{{- define "gpu-exporter.hasNetworkPolicy" -}}
-{{- $auto := and (eq (.Values.networkPolicy.enabled | toString) "auto") (not (or .Values.hostNetwork .Values.sidecars .Values.extraInitContainers)) }}
-{{- if or $auto (eq (.Values.networkPolicy.enabled | toString) "true") }}true{{ end }}
+{{/*
+What the exporter's NetworkPolicy restricts; empty where there is none. With auto, what other containers in the pod may
+need is restricted only where it was told.
+*/}}
+{{- define "gpu-exporter.policyTypes" -}}
+{{- $policy := .Values.networkPolicy }}
+{{- $enabled := toString $policy.enabled }}
+{{- if and (ne $enabled "false") (not .Values.hostNetwork) }}
+{{- $both := or (eq $enabled "true") (not (or .Values.sidecars .Values.extraInitContainers)) }}
+{{- $types := list }}
+{{- if or $both $policy.namespaces $policy.from $policy.extraIngress }}{{ $types = append $types "Ingress" }}{{ end }}
+{{- if or $both $policy.egress }}{{ $types = append $types "Egress" }}{{ end }}
+{{- join ", " $types }}
+{{- end }}
+{{- end }}
+
+{{/* The hub's. It may be asked by everybody until somebody is named, and its nodes may be anywhere. */}}
+{{- define "gpu-exporter.hubPolicyTypes" -}}
+{{- $policy := .Values.networkPolicy }}
+{{- $enabled := toString $policy.enabled }}
+{{- if and .Values.hub.enabled (ne $enabled "false") }}
+{{- $types := list }}
+{{- if or (eq $enabled "true") $policy.namespaces $policy.from }}{{ $types = append $types "Ingress" }}{{ end }}
+{{- if or (eq $enabled "true") .Values.hub.egress }}{{ $types = append $types "Egress" }}{{ end }}
+{{- join ", " $types }}
+{{- end }}
+{{- end }}
+
+{{/* Who may connect to exporters and hub, as a list of peers; empty for everybody. */}}
+{{- define "gpu-exporter.peers" -}}
+{{- $peers := .Values.networkPolicy.from | default list }}
+{{- with .Values.networkPolicy.namespaces }}
+{{- $expression := dict "key" "kubernetes.io/metadata.name" "operator" "In" "values" . }}
+{{- $peers = prepend $peers (dict "namespaceSelector" (dict "matchExpressions" (list $expression))) }}
+{{- end }}
+{{- with $peers }}{{ toYaml . }}{{ end }}
 {{- end }}
 
 {{- define "gpu-exporter.path" -}}

@@ -3,24 +3,65 @@ Names, labels, images: what every object has.
 */}}
 
 {{/*
-Every template begins with this. It completes the values that a release made by an older chart does not have
-(`helm upgrade --reuse-values` brings the old chart's defaults), then refuses what contradicts itself. The first template
+Every template begins with this. It completes the values, then refuses what contradicts itself. The first template
 (validation/of/values.yaml, which Helm renders before all others) does it for all: they share their values.
+
+Null empties a value. Helm takes out what is null, but not with `--reuse-values`, where it comes as null. What is not there
+at all the chart that made the release may not have had (`--reuse-values` brings the old chart's defaults): then it has its
+default. Helm does not tell which; knownValues, which comes with the defaults, does.
 */}}
 {{- define "gpu-exporter.begin" -}}
 {{- if not (hasKey .Values "complete") }}
 {{- $_ := set .Values "complete" true }}
-{{- range $path, $default := .Files.Get "files/defaults.json" | fromJson }}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
+{{- $emptied := eq (toString .Values.knownValues) $defaults.knownValues }}
+{{- $gone := dict }}
+{{- range $path, $default := $defaults }}
 {{- $keys := splitList "." $path }}
 {{- $place := $.Values }}
+{{- $section := "" }}
+{{- $off := false }}
 {{- range initial $keys }}
-{{- if not (kindIs "map" (get $place .)) }}{{ $_ := set $place . dict }}{{ end }}
+{{- $section = printf "%s.%s" $section . }}
+{{- if not (kindIs "map" (get $place .)) }}
+{{- if or $emptied $off (hasKey $place .) }}{{ $_ := set $gone $section true }}{{ end }}
+{{- $_ := set $place . dict }}
+{{- end }}
+{{- $off = hasKey $gone $section }}
 {{- $place = get $place . }}
 {{- end }}
-{{- if kindIs "invalid" (get $place (last $keys)) }}{{ $_ := set $place (last $keys) $default }}{{ end }}
-{{- if not (hasKey $place (last $keys)) }}{{ $_ := set $place (last $keys) $default }}{{ end }}
+{{- $key := last $keys }}
+{{- $null := or $emptied $off (and (hasKey $place $key) (kindIs "invalid" (get $place $key))) }}
+{{- if kindIs "invalid" (get $place $key) }}{{ $_ := unset $place $key }}{{ end }}
+{{- if kindIs "map" $default }}{{ include "gpu-exporter.withoutNull" (dict "value" (get $place $key) "default" $default) }}{{ end }}
+{{- if not (hasKey $place $key) }}
+{{- $value := $default }}
+{{- if $null }}
+{{- if kindIs "map" $default }}{{ $value = dict }}
+{{- else if kindIs "slice" $default }}{{ $value = list }}
+{{- else if and (eq $key "enabled") $off }}{{ $value = false }}
+{{- end }}
+{{- end }}
+{{- $_ := set $place $key $value }}
+{{- end }}
+{{- end }}
+{{- range .Files.Get "files/texts.json" | fromJsonArray }}
+{{- $place := $.Values }}
+{{- range splitList "." . }}{{ $place = get $place . }}{{ end }}
+{{- if kindIs "map" $place }}{{ include "gpu-exporter.withoutNull" (dict "value" $place "default" (deepCopy $place)) }}{{ end }}
 {{- end }}
 {{- include "gpu-exporter.validate" . }}
+{{- end }}
+{{- end }}
+
+{{/* Take out of a value what is null and has a default, as Helm itself mostly does: value, default. */}}
+{{- define "gpu-exporter.withoutNull" -}}
+{{- range $key, $default := .default }}
+{{- if and (kindIs "map" $.value) (hasKey $.value $key) }}
+{{- if kindIs "invalid" (get $.value $key) }}{{ $_ := unset $.value $key }}
+{{- else if kindIs "map" $default }}{{ include "gpu-exporter.withoutNull" (dict "value" (get $.value $key) "default" $default) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -50,8 +91,25 @@ The release's name is always a part of it, and it is never cut without a digest:
 {{- .Values.namespaceOverride | default .Release.Namespace }}
 {{- end }}
 
+{{/*
+With fullnameOverride, nameOverride changes no object's name but what selects its pods, which no upgrade can change: what
+the DaemonSet has stays. Kept in the values, as the cluster is to be asked once.
+*/}}
+{{- define "gpu-exporter.selectedName" -}}
+{{- if not (hasKey .Values "selectedName") }}
+{{- $name := include "gpu-exporter.name" . }}
+{{- if and .Values.fullnameOverride .Release.IsUpgrade }}
+{{- with lookup "apps/v1" "DaemonSet" (include "gpu-exporter.namespace" .) (include "gpu-exporter.fullname" .) }}
+{{- $name = get .spec.selector.matchLabels "app.kubernetes.io/name" | default $name }}
+{{- end }}
+{{- end }}
+{{- $_ := set .Values "selectedName" $name }}
+{{- end }}
+{{- .Values.selectedName }}
+{{- end }}
+
 {{- define "gpu-exporter.selector" -}}
-app.kubernetes.io/name: {{ include "gpu-exporter.name" . | quote }}
+app.kubernetes.io/name: {{ include "gpu-exporter.selectedName" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
@@ -141,8 +199,8 @@ imagePullSecrets:
 {{- end }}
 
 {{/*
-The Service's name. Address and first family of a Service cannot be changed once it is made, so that one with an address
-or a family of its own is another Service.
+The Service's name. Address, first family and class of a Service cannot be changed once it is made, so that one with an
+address, a family or a class of its own is another Service.
 */}}
 {{- define "gpu-exporter.serviceName" -}}
 {{- $name := include "gpu-exporter.fullname" . }}
@@ -150,6 +208,7 @@ or a family of its own is another Service.
 {{- if eq $service.clusterIP "None" }}{{ $name = printf "%s-headless" $name }}
 {{- else if $service.clusterIP }}{{ $name = printf "%s-%s" $name (sha256sum $service.clusterIP | trunc 7) }}
 {{- end }}
+{{- with $service.loadBalancerClass }}{{ $name = printf "%s-%s" $name (sha256sum . | trunc 7) }}{{ end }}
 {{- if and $service.ipDualStack.enabled $service.ipDualStack.ipFamilies }}
 {{- if eq (first $service.ipDualStack.ipFamilies) "IPv6" }}{{ $name = printf "%s-ipv6" $name }}{{ end }}
 {{- end }}

@@ -206,7 +206,13 @@ lifecycle:
 {{- end }}
 {{- with .Values.resources }}
 resources:
+  {{- with .claims }}
+  claims:
+    {{- include "gpu-exporter.joined" (dict "items" . "key" "name") | nindent 4 }}
+  {{- end }}
+  {{- with omit . "claims" }}
   {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- with .Values.containerSecurityContext }}
 securityContext:

@@ -54,6 +54,9 @@ them are Prometheus's.
 {{- end }}
 {{- /* Alerts of one's own groups are ours as well: they are mailed as the others are. */}}
 {{- range $group := deepCopy $values.additionalGroups }}
+{{- range $groups }}
+{{- if eq .name $group.name }}{{ fail (printf "rules.additionalGroups: there is a group '%s' already; give it another name." .name) }}{{ end }}
+{{- end }}
 {{- range $rule := $group.rules }}
 {{- if hasKey $rule "alert" }}
 {{- $_ := set $rule "labels" (mergeOverwrite (dict "bundle" "gpu-exporter") (get $rule "labels" | default dict)) }}

@@ -6,7 +6,11 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- include "gpu-exporter.validateMoved" . }}
 {{- include "gpu-exporter.validateShape" . }}
 
-{{- /* The exporter's settings that are this chart's business. */}}
+{{- /* The exporter's settings that are this chart's business, as a file, a flag or a variable has them. */}}
+{{- $variables := dict }}
+{{- if kindIs "map" $v.env }}{{ $variables = $v.env }}
+{{- else }}{{ range $v.env }}{{ $_ := set $variables .name true }}{{ end }}
+{{- end }}
 {{- range $key, $instead := dict
   "source" "fake.enabled (without it the chart runs what the node has)" "fake" "the chart's own fake"
   "web.listen_address" "port" "web.config_file" "webConfig" "processes.enabled" "the chart's own processes.enabled"
@@ -17,7 +21,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- $place := $v.config }}
 {{- range initial $steps }}{{ $place = get $place . | default dict }}{{ end }}
 {{- if hasKey $place (last $steps) }}{{ fail (printf "config.%s: the chart sets it itself; use %s instead." $key $instead) }}{{ end }}
+{{- include "gpu-exporter.validateFlag" (dict "root" $ "key" $key "variables" $variables "instead" $instead) }}
 {{- end }}
+{{- include "gpu-exporter.validateFlag" (dict "root" $ "key" "web.telemetry_path" "variables" $variables "instead" "config.web.telemetry_path") }}
 
 {{- /* Processes, owners, the host. */}}
 {{- $hostPID := toString $v.hostPID }}
@@ -36,14 +42,14 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (include "gpu-exporter.hostPort" .) $v.hostNetwork (ne (include "gpu-exporter.hostPort" . | int) (int $v.port)) }}
 {{- fail "hostPort: with hostNetwork: true it is the port itself; leave it 0." }}
 {{- end }}
-{{- if and $v.hostNetwork (eq ($v.networkPolicy.enabled | toString) "true") }}
+{{- if and $v.hostNetwork (ne ($v.networkPolicy.enabled | toString) "false") }}
+{{- range $key, $hubs := dict "namespaces" true "from" true "extraIngress" false "egress" false }}
+{{- if and (get $v.networkPolicy $key) (not (and $hubs $v.hub.enabled)) }}
+{{- fail (printf "networkPolicy.%s is told, but no NetworkPolicy has an effect on the exporter's pods with hostNetwork: true; leave it empty, and guard the port by config.web.allow." $key) }}
+{{- end }}
+{{- end }}
+{{- if and (eq ($v.networkPolicy.enabled | toString) "true") (not $v.hub.enabled) }}
 {{- fail "networkPolicy.enabled: true has no effect on pods with hostNetwork: true; switch one of them off." }}
-{{- end }}
-{{- if and (eq ($v.networkPolicy.enabled | toString) "auto") (not (include "gpu-exporter.hasNetworkPolicy" .)) }}
-{{- range $key := list "namespaces" "from" "extraIngress" "egress" }}
-{{- if get $v.networkPolicy $key }}
-{{- fail (printf "networkPolicy.%s is told, but networkPolicy.enabled: auto makes no NetworkPolicy with hostNetwork, sidecars or extraInitContainers%s." $key (ternary ", and none has an effect with hostNetwork: leave it empty, and guard the port by config.web.allow" "; set enabled to true, and egress to what those need" $v.hostNetwork)) }}
-{{- end }}
 {{- end }}
 {{- end }}
 {{- if and $v.fake.scenario (not $v.fake.enabled) }}
@@ -164,6 +170,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $part.persistence.existingClaim (not $part.persistence.enabled) }}
 {{- fail (printf "%s.persistence.existingClaim is told, but %s.persistence.enabled is false." $name $name) }}
 {{- end }}
+{{- if and $part.persistence.enabled (not $part.persistence.existingClaim) (not $part.persistence.accessModes) }}
+{{- fail (printf "%s.persistence.accessModes is empty; name at least one, such as ReadWriteOnce." $name) }}
+{{- end }}
 {{- if hasKey $part "ingress" }}
 {{- if and $part.ingress.enabled (not $part.ingress.hosts) }}{{ fail (printf "%s.ingress.enabled: true needs %s.ingress.hosts." $name $name) }}{{ end }}
 {{- if and $part.httpRoute.enabled (not $part.httpRoute.parentRefs) }}{{ fail (printf "%s.httpRoute.enabled: true needs %s.httpRoute.parentRefs." $name $name) }}{{ end }}
@@ -177,6 +186,23 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- end }}
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled (not $v.rbac.create) (not $v.serviceAccount.name) }}
 {{- fail "stack.prometheus lists pods: with rbac.create: false, give its account the right by hand and tell serviceAccount.name." }}
+{{- end }}
+{{- end }}
+
+{{/*
+A flag or a variable wins over the file, behind the back of probes, Services and monitors: root, key (of the exporter's
+setting), variables, instead.
+*/}}
+{{- define "gpu-exporter.validateFlag" -}}
+{{- $flag := .key | replace "_" "-" }}
+{{- range .root.Values.extraArgs }}
+{{- if regexMatch (printf "^--(no-)?%s(=.*)?$" ($flag | replace "." "[.]")) (tpl . $.root) }}
+{{- fail (printf "extraArgs: %s: the chart sets it itself; use %s instead." . $.instead) }}
+{{- end }}
+{{- end }}
+{{- $variable := printf "GPU_EXPORTER_%s" (.key | replace "." "_" | upper) }}
+{{- if hasKey .variables $variable }}
+{{- fail (printf "env.%s: the chart sets it itself; use %s instead." $variable .instead) }}
 {{- end }}
 {{- end }}
 

@@ -121,21 +121,35 @@ metadata:
 spec:
   {{- $wanted := dict "accessModes" $part.persistence.accessModes }}
   {{- with $part.persistence.storageClassName }}{{ $_ := set $wanted "storageClassName" . }}{{ end }}
-  {{- include "gpu-exporter.claimed" (dict "root" $root "name" $full) | fromYaml | default $wanted | toYaml | nindent 2 }}
+  {{- $claimed := include "gpu-exporter.claimed" (dict "root" $root "name" $full "size" $part.persistence.size) | fromYaml }}
+  {{- omit $claimed "size" | default $wanted | toYaml | nindent 2 }}
   resources:
     requests:
-      storage: {{ $part.persistence.size | quote }}
+      storage: {{ $claimed.size | default $part.persistence.size | quote }}
 {{- end }}
 {{- end }}
 
 {{/*
-What an API server lets nobody change of a claim that is there already: root, name. Empty where there is none, or where Helm
-asks no cluster.
+What an API server lets nobody change of a claim that is there already: root, name, size (which is wanted). Empty where there
+is none, or where Helm asks no cluster. A claim never shrinks, and grows only when it has a volume.
 */}}
 {{- define "gpu-exporter.claimed" -}}
+{{- $size := .size }}
 {{- with lookup "v1" "PersistentVolumeClaim" (include "gpu-exporter.namespace" .root) .name }}
-{{- toYaml (pick .spec "accessModes" "storageClassName") }}
+{{- $kept := pick .spec "accessModes" "storageClassName" }}
+{{- $had := .spec.resources.requests.storage }}
+{{- $smaller := lt (include "gpu-exporter.bytes" $size | float64) (include "gpu-exporter.bytes" $had | float64) }}
+{{- if or $smaller (not (has (dig "status" "phase" "Bound" .) (list "Bound"))) }}{{ $_ := set $kept "size" $had }}{{ end }}
+{{- toYaml $kept }}
 {{- end }}
+{{- end }}
+
+{{/* A quantity as a number. */}}
+{{- define "gpu-exporter.bytes" -}}
+{{- $number := regexFind "^[0-9.]+([eE][-+]?[0-9]+)?" (toString .) }}
+{{- $factors := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0
+  "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 }}
+{{- printf "%f" (mulf (float64 $number) (get $factors (trimPrefix $number (toString .)) | default 1.0)) }}
 {{- end }}
 
 {{/* Ingress and HTTPRoute to a part: values (ingress, httpRoute), port. */}}

@@ -157,7 +157,7 @@ prometheus.yml of the stack: deploy/prometheus/prometheus.yml, with the release'
     names: [{{ include "gpu-exporter.namespace" . | quote }}]
   selectors:
     - role: pod
-      label: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=exporter" (include "gpu-exporter.name" .) .Release.Name | quote }}
+      label: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=exporter" (include "gpu-exporter.selectedName" .) .Release.Name | quote }}
 {{- end }}
 
 {{/* alertmanager.yml of the stack: the file, with stack.alertmanager.extraConfig in it. */}}
