@@ -185,7 +185,7 @@ def by_pipx(bare: Bare) -> None:
     bare.does(f"apt-get install --yes --no-install-recommends systemd\n{hub.replace(' --now', '')}")
     assert "gpu-exporter-hub.service" in bare.does("ls /etc/systemd/system/multi-user.target.wants").split()
     (started,) = re.findall(
-        r"^ExecStart=(\S+ hub) ", (ROOT / "deploy/systemd/gpu-exporter-hub.service").read_text(), re.M
+        r"^ExecStart=(\S+ hub) ", (ROOT / "deploy/systemd/gpu-exporter-hub.service").read_text(), re.MULTILINE
     )
     the_hub_answers(bare, started)  # pipx had the exporter already, without the hub
 
