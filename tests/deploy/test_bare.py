@@ -106,6 +106,7 @@ def the_debian_package(bare: Bare) -> None:
     refused = bare.run("gpu-exporter check-config --web.config.file web.yml")
     (advice,) = re.findall(r"needs the package bcrypt; run: (apt-get install .+)$", refused.stderr)
     bare.does(f"{advice.replace('install', 'install --yes')}; gpu-exporter check-config --web.config.file web.yml")
+    without_any_gpu(bare)
     more_of_it(bare, "gpu-exporter")
     beside_the_package(bare)
     assert (
@@ -131,6 +132,17 @@ def more_of_it(bare: Bare, program: str) -> None:
     bare.does(installing.replace("apt-get install", "apt-get install --yes"))
     assert "free" in bare.does(f"{running} top --once --source fake")
     bare.does("rm -r ~/gpu")
+
+
+def without_any_gpu(bare: Bare) -> None:
+    """docs/START_NO_GPU.md, once the program is installed. The port is another: the network is this machine's."""
+    page = (ROOT / "docs/START_NO_GPU.md").read_text()
+    _, block = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    *looks, serving = block.replace(":9435", ":19437").splitlines()
+    assert [bare.does(look) != "" for look in looks] == [True, True]
+    fetch = "import urllib.request as web; print(web.urlopen('http://127.0.0.1:19437/metrics').read().decode())"
+    waiting = f'until python3 -c "{fetch}" 2>/dev/null | grep "^gpu_up{{"; do sleep 0.2; done'
+    assert len(bare.does(f"{serving} & trap 'kill $!; wait' EXIT; {waiting}").splitlines()) == 8
 
 
 def beside_the_package(bare: Bare) -> None:
