@@ -236,13 +236,16 @@ def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (2, "gpu-exporter: standard output: No space left on device\n")
 
 
-def test_ctrl_c_while_modules_are_read_is_no_traceback(tmp_path: Path) -> None:
-    # A module that every command needs, in the place of the true one, which interrupts as a person would.
+@pytest.mark.parametrize(
+    "when", ["name.partition('.')[0] != 'gpu_exporter'", "name == 'click'"], ids=["first", "later"]
+)
+def test_ctrl_c_while_modules_are_read_is_no_traceback(tmp_path: Path, when: str) -> None:
+    # Whoever looks for that module interrupts as a person would.
     code = (
-        "import os, signal, sys, types\n"
+        f"import os, sys; interrupt = {signal.SIGINT.value}\n"
         "class Interrupts:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if {when}: os.kill(os.getpid(), interrupt)\n"
         "sys.meta_path.insert(0, Interrupts())\n"
         "from gpu_exporter.cli import main\n"
         "main()\n"

@@ -98,7 +98,7 @@ def test_the_ways_of_installing(bare: Bare) -> None:
 
 
 def the_debian_package(bare: Bare) -> None:
-    (installing,) = blocks(INSTALL, "Debian and Ubuntu")
+    installing = blocks(INSTALL, "Debian and Ubuntu")[0]
     assert "simulated data" in bare.does(f"{installing}gpu-exporter sample 2>&1")
     assert bare.does("gpu-exporter --version") == f"gpu-exporter {__version__}\n"
     assert "gpu-exporter.service" in bare.does("ls /etc/systemd/system/multi-user.target.wants").split()
@@ -106,7 +106,9 @@ def the_debian_package(bare: Bare) -> None:
     refused = bare.run("gpu-exporter check-config --web.config.file web.yml")
     (advice,) = re.findall(r"needs the package bcrypt; run: (apt-get install .+)$", refused.stderr)
     bare.does(f"{advice.replace('install', 'install --yes')}; gpu-exporter check-config --web.config.file web.yml")
+    without_any_gpu(bare)
     more_of_it(bare, "gpu-exporter")
+    beside_the_package(bare)
     assert (
         bare.does("apt-get purge --yes gpu-exporter; ls /usr/lib/gpu-exporter /etc/gpu-exporter 2>&1 || true").count(
             "No such file"
@@ -132,6 +134,50 @@ def more_of_it(bare: Bare, program: str) -> None:
     bare.does("rm -r ~/gpu")
 
 
+def without_any_gpu(bare: Bare) -> None:
+    """docs/START_NO_GPU.md, once the program is installed. The port is another: the network is this machine's."""
+    page = (ROOT / "docs/START_NO_GPU.md").read_text()
+    _, block = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    *looks, serving = block.replace(":9435", ":19437").splitlines()
+    assert [bare.does(look) != "" for look in looks] == [True, True]
+    fetch = "import urllib.request as web; print(web.urlopen('http://127.0.0.1:19437/metrics').read().decode())"
+    waiting = f'until python3 -c "{fetch}" 2>/dev/null | grep "^gpu_up{{"; do sleep 0.2; done'
+    assert len(bare.does(f"{serving} & trap 'kill $!; wait' EXIT; {waiting}").splitlines()) == 8
+
+
+def beside_the_package(bare: Bare) -> None:
+    """The page's own lines for the terminal, and what it says that the hub needs as well."""
+    (block,) = blocks(INSTALL, "Debian and Ubuntu")[1:]
+    assert "free" in bare.does(f"{block.rstrip()} --once --source fake")
+    (more,) = re.findall(r"The hub needs ((?:`\w+`(?:, | and )?)+) as well", INSTALL.read_text())
+    bare.does(f"~/gpu/bin/pip install {more.replace('`', '').replace(',', '').replace(' and ', ' ')}")
+    the_hub_answers(bare, f"{block.splitlines()[-1].removesuffix(' top')} hub")
+    bare.does("rm -r ~/gpu")
+
+
+def the_hub_answers(bare: Bare, command: str) -> None:
+    """With a machine that is there: the page names it as online."""
+    bare.does(
+        f"""\
+        printf -- "- targets: ['127.0.0.1:19435']\\n  labels: {{alias: gpu-a}}\\n" > nodes.yml
+        python3 gpu-exporter.pyz --web.listen-address=127.0.0.1:19435 &
+        {command} --nodes.file=nodes.yml --history.path=/tmp/history.db --web.listen-address=127.0.0.1:19436 &
+        trap 'kill $(jobs -p); wait' EXIT
+        python3 - <<'END'
+import time, urllib.request
+while True:
+    try:
+        text = urllib.request.urlopen("http://127.0.0.1:19436/api/v1/nodes").read().decode()
+    except OSError:
+        text = ""
+    if '"gpu-a"' in text and '"online"' in text:
+        break
+    time.sleep(0.2)
+END
+        """
+    )
+
+
 def a_virtual_environment(bare: Bare) -> None:
     (installing,) = blocks(INSTALL, "A virtual environment")
     bare.does("apt-get install --yes --no-install-recommends python3-venv python3-pip")
@@ -147,6 +193,13 @@ def by_pipx(bare: Bare) -> None:
     (installing,) = blocks(INSTALL, "pipx")
     bare.does(f"apt-get install --yes --no-install-recommends pipx\n{installing}")
     assert bare.does("/usr/local/bin/gpu-exporter --version") == f"gpu-exporter {__version__}\n"
+    (hub,) = blocks(INSTALL, "The hub")
+    bare.does(f"apt-get install --yes --no-install-recommends systemd\n{hub.replace(' --now', '')}")
+    assert "gpu-exporter-hub.service" in bare.does("ls /etc/systemd/system/multi-user.target.wants").split()
+    (started,) = re.findall(
+        r"^ExecStart=(\S+ hub) ", (ROOT / "deploy/systemd/gpu-exporter-hub.service").read_text(), re.MULTILINE
+    )
+    the_hub_answers(bare, started)  # pipx had the exporter already, without the hub
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import platform
 import re
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.tags import platform_tags
 from tools.lab import ROOT
 from tools.lab.debian import impossible
 from tools.lab.emulation import arm64, cannot_emulate
@@ -98,7 +101,7 @@ def built(folder: Path, processor: str = "") -> Iterator[Image]:
         settings = json.loads(buildah("inspect", "--type=image", "image"))["Docker"]["config"]
         buildah("push", "--quiet", "image", f"oci:{folder / 'pushed'}:image")
         size = sum(path.stat().st_size for path in (folder / "pushed/blobs").rglob("*") if path.is_file())
-        container = buildah("from", "image").strip()
+        container = buildah("from", *buildah.where(processor), "image").strip()
         yield Image(Path(buildah("mount", container).strip()), settings, size, log)
 
 
@@ -109,6 +112,7 @@ def test_the_image(tmp_path: Path, library: Path) -> None:
         it_says_what_it_is(image)
         it_is_small(image)
         it_holds_what_it_needs_and_no_pip(image)
+        it_is_compiled_for_its_own_processor(image)
         it_serves_on_a_read_only_root_as_nobody(image)
         it_reads_gpus_where_the_library_is_mounted(image, tmp_path, library)
         the_single_file_runs_on_its_bare_python(image, tmp_path)
@@ -127,6 +131,7 @@ def test_the_image_for_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         it_says_what_it_is(image)
         it_is_small(image)
         it_holds_what_it_needs_and_no_pip(image)
+        it_is_compiled_for_its_own_processor(image)
         it_serves_on_a_read_only_root_as_nobody(image)
         it_reads_gpus_where_the_library_is_mounted(image, tmp_path, library)
 
@@ -162,6 +167,15 @@ def it_holds_what_it_needs_and_no_pip(image: Image) -> None:
     assert all(f"cpython-{version}." in name for name in compiled), "and none that was made elsewhere"
     for what in ("tests", "src", "var/lib/apt/lists/lock"):
         assert not (image.root / what).exists()
+
+
+def it_is_compiled_for_its_own_processor(image: Image) -> None:
+    """Every library in it as its Python, by what their heads say (ELF's e_machine)."""
+    python = next((image.root / "usr/bin").glob("python3.[0-9]*"))
+    libraries = list((image.root / "opt/gpu-exporter").rglob("*.so"))
+    assert len(libraries) > 10
+    machines = {path.read_bytes()[18:20] for path in [*libraries, python]}
+    assert len(machines) == 1
 
 
 def it_serves_on_a_read_only_root_as_nobody(image: Image) -> None:
@@ -255,11 +269,52 @@ def other_processors_get_the_same(image: Image, folder: Path) -> None:
     assert len(list((folder / "arm64").glob("*aarch64.whl"))) == len(owners)
 
 
-def test_the_dockerfile_is_the_same_for_every_processor() -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    instructions = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
-    assert not re.search(r"amd64|arm64|x86|aarch64|linux-gnu|--platform", instructions)
-    assert re.search(r"^USER 65534:65534$", instructions, re.MULTILINE), "Kubernetes' runAsNonRoot wants a number"
+def dockerfile() -> str:
+    return re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_image_is_the_same_for_every_processor() -> None:
+    build, _, image = dockerfile().rpartition("\nFROM ")
+    assert not re.search(r"amd64|arm64|x86|aarch64|linux-gnu|--platform", image)
+    assert re.search(r"^USER 65534:65534$", image, re.MULTILINE), "Kubernetes' runAsNonRoot wants a number"
+    # A builder that does not tell its own platform would refuse an empty one.
+    assert re.findall(r"--platform=(\$\S+)", build) == ["${BUILDPLATFORM:-$BUILDER}"]
+    assert "\nARG BUILDER=linux/amd64\n" in build
+    assert build.count("amd64") == 2, "as the default, and where it is told by another name"
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [("amd64", "x86_64"), ("arm64", "aarch64"), ("ppc64le", "ppc64le"), ("", platform.machine())],
+    ids=["amd64", "arm64", "ppc64le", "not told"],
+)
+def test_pip_asks_for_what_that_processor_could_load(told: str, asked: str) -> None:
+    """By the Dockerfile's own lines, against what this glibc's Python asks for by itself."""
+    lines = dockerfile()
+    (naming,) = re.findall(r"case .*esac", lines)
+    (counting,) = re.findall(r"minor=.*\)", lines)
+    (listing,) = re.findall(r"(\$\(seq .*\) \S+) \\\n", lines)
+    script = f"{naming}\n{counting}\nprintf '%s\\n' {listing}"
+    done = subprocess.run(
+        ["sh", "-ec", script],
+        env={"PATH": os.environ["PATH"], **({"TARGETARCH": told} if told else {})},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    platforms = [line.removeprefix("--platform=") for line in done.stdout.splitlines()]
+    assert {re.sub(r"^manylinux(2014|_2_\d+)_", "", each) for each in platforms} == {asked}
+    own = [tag.replace(platform.machine(), asked) for tag in platform_tags() if re.match("manylinux(_|2014)", tag)]
+    assert set(own) <= set(platforms)
+    ranked = [each for each in platforms if each in own and "2014" not in each]
+    assert ranked == [each for each in own if "2014" not in each], "the newest first, as there"
+
+
+def test_what_is_locked_for_the_image_asks_no_processor() -> None:
+    """pip judges such conditions by the processor that builds."""
+    conditions = re.findall(r"^\S+==\S+ ; (.*?) \\$", (ROOT / "requirements/image.txt").read_text(), re.MULTILINE)
+    assert conditions
+    assert {re.split(r" [<=>]", condition)[0] for condition in conditions} == {"python_full_version"}
 
 
 def test_the_builder_is_sent_little() -> None:

@@ -280,7 +280,7 @@ def test_the_base_is_pinned_by_the_digest_of_all_processors() -> None:
 def test_what_cannot_be_emulated_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(images, "impossible", lambda: "")
     monkeypatch.setattr(images, "cannot_emulate", lambda: "arm64 is foreign here: apt-get install qemu-user-static")
-    monkeypatch.setattr(images, "_OWN", "amd64")
+    monkeypatch.setattr(images, "OWN", "amd64")
     with pytest.raises(LeftOutError, match="qemu-user-static"):
         next(images.image(tmp_path, "arm64"))
 

@@ -78,3 +78,25 @@ def test_what_doctor_tells_of_a_source_comes_from_the_source(tmp_path: Path) -> 
     assert told["kernel driver"].detail == "590.48.01"
     assert (told["device nodes"].state, told["device nodes"].detail) == ("warn", "no /dev/nvidiactl")
     assert "container" in told
+
+
+@pytest.mark.parametrize(
+    ("nodes", "state", "detail"),
+    [
+        (("nvidiactl", "nvidia0", "nvidia11"), "ok", "nvidia0, nvidia11, nvidiactl"),
+        (("nvidiactl", "nvidia-uvm", "nvidia-modeset"), "warn", "no /dev/nvidia0 or other GPU's node, only nvidiactl"),
+        (("nvidia0", "nvidia-uvm"), "warn", "no /dev/nvidiactl, only nvidia0"),
+        (("nvidia-uvm", "nvidia-caps"), "warn", "no /dev/nvidiactl"),
+    ],
+    ids=["all", "no GPU's", "not the driver's own", "others"],
+)
+def test_doctor_misses_device_nodes(tmp_path: Path, nodes: tuple[str, ...], state: str, detail: str) -> None:
+    (tmp_path / "dev").mkdir()
+    for name in nodes:
+        (tmp_path / "dev" / name).touch()
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text("")
+    told = {finding.what: finding for finding in source_kind(of("nvml")).findings(of("nvml"), tmp_path)}
+    assert (told["device nodes"].state, told["device nodes"].detail) == (state, detail)
+    assert (told["device nodes"].advice != "") == (state != "ok")
+    assert told["kernel driver"].detail == "of no version"

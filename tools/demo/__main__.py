@@ -165,6 +165,7 @@ class Demo:
         print(f"Prometheus    {self._prometheus}{_answering(self._prometheus, 'alerts', 'classic/alerts')}")
         print(f"              {self._prometheus}graph?g0.expr=gpu_temperature_celsius&g0.tab=0&g0.range_input=5m")
         print("Rules, routes and mails are those of deploy/; what waits for a minute there waits for a second here.")
+        print("Mails go to a mailbox in this process, which wants neither a login nor TLS; nobody else is mailed.")
         print("What looks back for five minutes does so here as well: the mail that it is over comes after these.")
         print("Without a Grafana here, the mails' Dashboard is the hub's page of the GPU.")
         return box

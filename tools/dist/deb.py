@@ -162,8 +162,8 @@ def package(folder: Path, when: int) -> Made:
 def _runs(path: Path, file: Path) -> bool:
     if path.is_relative_to(SHARE):
         return os.access(file, os.X_OK)  # as in the checkout
-    return (
-        path.parts[:2] == ("usr", "bin") or path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
+    return path.parts[:2] == ("usr", "bin") or (
+        path.parts[0] == "DEBIAN" and path.name in {"postinst", "prerm", "postrm"}
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import subprocess
 import tempfile
@@ -15,13 +14,12 @@ from tools.dist.made import LeftOutError, Made, RefusedError
 from tools.lab import ROOT
 from tools.lab.debian import NoSuchMachineError, impossible
 from tools.lab.emulation import arm64, cannot_emulate
-from tools.lab.image import Buildah, BuildError
+from tools.lab.image import OWN, Buildah, BuildError
 from tools.lab.programs import MissingProgramError
 
 from gpu_exporter import __version__
 
 PROCESSORS: Final = ("amd64", "arm64")
-_OWN: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
 NAME: Final = f"ghcr.io/gpu-exporter/gpu-exporter:{__version__}"
 
 
@@ -32,10 +30,10 @@ def pinned() -> str:
 
 
 def image(folder: Path, processor: str) -> Iterator[Made]:
-    """Build it, run it once, and keep it. Where the registry cannot be reached, its base is made of Debian's packages."""
+    """Build it, run it once, and keep it. Out of the registry's reach, its base is made of Debian's packages."""
     if reason := impossible():
         raise LeftOutError(reason)
-    foreign = processor != _OWN
+    foreign = processor != OWN
     if foreign and (reason := cannot_emulate() if processor == "arm64" else f"{processor} is foreign here"):
         raise LeftOutError(reason)
     target = folder / f"gpu-exporter-{__version__}.{processor}.oci.tar"
@@ -43,10 +41,10 @@ def image(folder: Path, processor: str) -> Iterator[Made]:
     with tempfile.TemporaryDirectory(prefix="gpu-exporter-image-") as name, arm64() if foreign else nullcontext():
         try:
             with Buildah(Path(name), processor) as buildah:
-                base, note = _base(buildah)
-                buildah.build("image", base=base, VERSION=__version__, REVISION=_revision())
+                bases, note = _bases(buildah)
+                buildah.build("image", bases=bases, VERSION=__version__, REVISION=_revision())
                 buildah("tag", "image", NAME)
-                container = buildah("from", "image").strip()
+                container = buildah("from", *buildah.where(processor), "image").strip()
                 said = buildah("run", "--isolation=chroot", container, "gpu-exporter", "--version").strip()
                 if said != f"gpu-exporter {__version__}":
                     raise RefusedError(f"the image for {processor} says {said}")
@@ -58,14 +56,14 @@ def image(folder: Path, processor: str) -> Iterator[Made]:
     yield Made(f"image, {processor}", target, note)
 
 
-def _base(buildah: Buildah) -> tuple[str, str]:
-    """The pinned base, or one that is made here; and what is said of it."""
+def _bases(buildah: Buildah) -> tuple[dict[str, str], str]:
+    """The pinned base for each processor, or one that is made here; and what is said of it."""
     base = pinned()
     try:
-        buildah("pull", "--quiet", base)
+        pulled = {one: buildah("pull", "--quiet", *buildah.where(one), base).strip() for one in buildah.processors}
     except BuildError:
-        return buildah.base(), "on a Debian made here: the pinned base's registry is out of reach"
-    return base, f"on {base.rpartition('/')[2].partition('@')[0]}, by digest"
+        return buildah.bases(), "on a Debian made here: the pinned base's registry is out of reach"
+    return pulled, f"on {base.rpartition('/')[2].partition('@')[0]}, by digest"
 
 
 def _revision() -> str:

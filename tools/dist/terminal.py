@@ -18,7 +18,8 @@ NAME: Final = "gpu-exporter"
 _FIRST: Final = "serve"
 _END: Final = """\
 .SH ENVIRONMENT
-Each option has a variable: --web.listen-address is GPU_EXPORTER_WEB_LISTEN_ADDRESS. One that no command knows is refused.
+Each option has a variable: --web.listen-address is GPU_EXPORTER_WEB_LISTEN_ADDRESS.
+One that no command knows is refused.
 .SH FILES
 .TP
 .I /etc/gpu-exporter/environment

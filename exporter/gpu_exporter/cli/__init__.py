@@ -1,15 +1,15 @@
 """The command line: the only reader of arguments and environment."""
 
-from __future__ import annotations
-
-import signal
-
-TYPE_CHECKING = False  # without importing it: until main() has begun Ctrl-C would print a traceback
+# Nothing is imported here that Python has not read by itself: until main() has begun, Ctrl-C would print a traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import NoReturn
+else:
+    import _signal as signal
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Run the command line."""
     # Ctrl-C while modules are read ends the process as it ends any program, without a traceback.
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler

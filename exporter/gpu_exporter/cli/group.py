@@ -43,7 +43,7 @@ def main() -> NoReturn:
     """Run the command line; every refusal is one line on standard error and status 2 (of ``check`` 3)."""
     try:
         status = cli.main(prog_name="gpu-exporter", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

@@ -47,7 +47,7 @@ def _kernel_driver(root: Path) -> Iterator[Finding]:
         )
         return
     match = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)
-    yield Finding("ok", "kernel driver", match[1] if match else text.splitlines()[0])
+    yield Finding("ok", "kernel driver", match[1] if match else text.strip().partition("\n")[0] or "of no version")
 
 
 def _device_nodes(root: Path) -> Iterator[Finding]:
@@ -68,15 +68,23 @@ def _device_nodes(root: Path) -> Iterator[Finding]:
         )
     else:
         names = [path.name for path in nodes]
-        if any(re.fullmatch(r"nvidia\d+", name) for name in names):
-            yield Finding("ok", "device nodes", ", ".join(names))
-        else:
+        missing = [
+            what
+            for what, there in (
+                ("/dev/nvidiactl", "nvidiactl" in names),
+                ("/dev/nvidia0 or other GPU's node", names != ["nvidiactl"]),
+            )
+            if not there
+        ]
+        if missing:
             yield Finding(
                 "warn",
                 "device nodes",
-                f"no /dev/nvidia0 or other GPU's node, only {', '.join(names)}",
+                f"no {missing[0]}, only {', '.join(names)}",
                 "run nvidia-smi once as root, or start the container with GPUs",
             )
+        else:
+            yield Finding("ok", "device nodes", ", ".join(names))
 
 
 def _container(root: Path) -> Iterator[Finding]:
