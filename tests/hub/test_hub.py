@@ -111,7 +111,9 @@ def test_processes_of_a_user(lab: Hub) -> None:
 
 
 def test_people(lab: Hub) -> None:
-    people = lab.json("/api/v1/people")["people"]
+    told = lab.json("/api/v1/people")
+    people = told["people"]
+    assert told["simulated"] is True
     gpus = [gpu for gpu in lab.json("/api/v1/gpus")["gpus"] if gpu.get("holders")]
     assert sum(person["gpus"] for person in people) >= len(gpus) > 0
     assert {"gpu-a"} <= {name for person in people for name in person["nodes"]}
@@ -124,6 +126,8 @@ def test_the_table(lab: Hub) -> None:
     assert len(rows) == 8
     assert {row["state"] for row in rows} <= STATES
     assert float(rows[0]["memory_total_bytes"]) > 0
+    assert all(row["model"].endswith(" (simulated)") for row in rows)
+    assert all(gpu["simulated"] is True for gpu in lab.json("/api/v1/gpus")["gpus"])
 
 
 def test_measures_of_its_own(lab: Hub) -> None:

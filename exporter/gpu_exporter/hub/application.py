@@ -156,8 +156,7 @@ class Application:
         )
 
     async def _people(self, request: Request) -> Response:
-        people = [documents.person_document(person) for person in self._fleet.people()]
-        return as_json(request, {"timestamp_seconds": round(self._clock(), 3), "people": people})
+        return as_json(request, documents.people_document(self._fleet, self._clock()))
 
     async def _events(self, _request: Request) -> Response:
         try:
