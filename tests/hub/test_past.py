@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -76,6 +77,18 @@ def test_a_curve(hub: Hub) -> None:
     assert hub.json("/api/v1/history?gpu=GPU-3&metric=gpu_temperature_celsius")["means"].count(43.0) > 10
     long = hub.json("/api/v1/history?gpu=GPU-0&node=gpu-b&metric=gpu_power_watts&from=2020-01-01&to=2020-01-02")
     assert set(long["means"]) == {None}
+
+
+def test_pages_say_each_of_several_only(hub: Hub) -> None:
+    free = hub.get("/free").text
+    assert "1 GPU is free" in free
+    assert re.search(r"80 GiB · free for (at least )?\d", free)
+    held = [line for line in free.splitlines() if "· idle" in line]
+    assert len(held) == 2, "one of gpu-a, one of gpu-b"
+    assert all(re.search(r"· idle for (at least )?\d", line) for line in held)
+    # bob has one on each machine: only the oldest has idled for so long.
+    people = hub.get("/people").text
+    assert re.search(r'class="state idle">2</span><small>the longest for (at least )?\d', people)
 
 
 def test_results_of_simulated_gpus_say_so() -> None:
