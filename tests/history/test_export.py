@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tools.lab.exporter import environment, run
 
+from gpu_exporter.catalog.simulated import UUID_END
 from gpu_exporter.history import TABLES, Reader, csv_lines
 from history_story import GIB, START, Clock, Machine, record, recorder
 
@@ -57,6 +58,25 @@ def test_the_header_has_the_units_and_never_changes(path: Path, table: str) -> N
     assert len(text.splitlines()) == {"processes": 2}.get(table, 4)
     nothing = exported(path, f"--table={table}", "--from=2001-01-01", "--to=2001-01-02")
     assert nothing == f"{HEADERS[table]}\n", "no rows is no reason for no header"
+
+
+def test_simulated_gpus_are_told_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    machine = Machine(gpus=2)
+    machine.gpus[1].uuid = f"GPU-df866826-9560-400e-ba46-{UUID_END}"
+    record(path, machine, 36, owners={("user", "alice", ""): 1.0})
+    for name in TABLES:
+        done = run("export", f"--history.path={path}", f"--table={name}")
+        assert (done.returncode, done.stderr) == (0, "gpu-exporter: simulated data: 1 of 2 GPUs are not real\n")
+        assert done.stdout.splitlines()[0] == HEADERS[name]
+    assert {(row["gpu"], row["model"].endswith(" (simulated)")) for row in rows(path, "gpus")} == {
+        ("0", False), ("1", True),
+    }  # fmt: skip
+    day = ("--window=10m", f"--end={int(START) + 600}")
+    done = run("report", f"--history.path={path}", *day)
+    assert done.stdout.splitlines()[-1] == "simulated data: 1 of 2 GPUs are not real"
+    done = run("report", f"--history.path={path}", *day, "--format=csv")
+    assert "simulated data: 1 of 2 GPUs are not real" in done.stderr
 
 
 def test_a_file_without_anything_has_headers(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_processes_of_a_user(lab: Hub) -> None:
 
 
 def test_people(lab: Hub) -> None:
-    people = lab.json("/api/v1/people")["people"]
+    told = lab.json("/api/v1/people")
+    people = told["people"]
+    assert told["simulated"] is True
     gpus = [gpu for gpu in lab.json("/api/v1/gpus")["gpus"] if gpu.get("holders")]
     assert sum(person["gpus"] for person in people) >= len(gpus) > 0
     assert {"gpu-a"} <= {name for person in people for name in person["nodes"]}
@@ -124,6 +126,8 @@ def test_the_table(lab: Hub) -> None:
     assert len(rows) == 8
     assert {row["state"] for row in rows} <= STATES
     assert float(rows[0]["memory_total_bytes"]) > 0
+    assert all(row["model"].endswith(" (simulated)") for row in rows)
+    assert all(gpu["simulated"] is True for gpu in lab.json("/api/v1/gpus")["gpus"])
 
 
 def test_measures_of_its_own(lab: Hub) -> None:
@@ -164,6 +168,14 @@ def test_what_is_not_there(lab: Hub, path: str, status: int) -> None:
     answered = lab.get(path)
     assert answered.status == status
     assert (answered.headers["content-type"] == "application/json") == path.startswith("/api/")
+    page = path.startswith(("/nothing", "/machines/"))
+    assert (answered.headers["content-type"] == "text/html; charset=utf-8") == page
+    if page:
+        assert '<a href="/">All machines</a>' in answered.text
+        assert lab.get(path, {"If-None-Match": answered.headers["etag"]}).text == answered.text
+        for accept, html in (("text/html,*/*;q=0.8", True), ("*/*", True), ("text/plain", False)):
+            again = lab.get(path, {"Accept": accept})
+            assert (again.status, again.headers["content-type"].startswith("text/html")) == (status, html)
 
 
 def test_nothing_can_be_written(lab: Hub) -> None:

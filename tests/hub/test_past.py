@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -19,10 +20,12 @@ from tools.lab.exporter import Exporter, run
 from tools.lab.hub import Hub, write_nodes
 from tools.lab.web import ask
 
+from gpu_exporter.catalog.simulated import UUID_END
 from gpu_exporter.history import METRICS, Reader
 from gpu_exporter.history.document import read_document
+from gpu_exporter.hub.archive import Total, Totals
 from gpu_exporter.hub.document import kept, whole
-from gpu_exporter.hub.results import grade
+from gpu_exporter.hub.results import analyse, grade, results_document
 from gpu_exporter.hub.settings import Thresholds
 from gpu_exporter.model import Device, Hold, Owner, Reading
 from machines import Told, exporter, nobody
@@ -67,12 +70,42 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def test_a_curve(hub: Hub) -> None:
     told = hub.json("/api/v1/history?node=gpu-a&gpu=0&metric=gpu_utilization_ratio&step=10m")
     assert (told["unit"], told["step_seconds"], told["uuid"]) == ("ratio", 600.0, "GPU-0")
+    assert told["simulated"] is False
     known = [value for value in told["means"] if value is not None]
     assert known
     assert all(value == pytest.approx(0.9, abs=0.02) for value in known)
     assert hub.json("/api/v1/history?gpu=GPU-3&metric=gpu_temperature_celsius")["means"].count(43.0) > 10
     long = hub.json("/api/v1/history?gpu=GPU-0&node=gpu-b&metric=gpu_power_watts&from=2020-01-01&to=2020-01-02")
     assert set(long["means"]) == {None}
+
+
+def test_pages_say_each_of_several_only(hub: Hub) -> None:
+    free = hub.get("/free").text
+    assert "1 GPU is free" in free
+    assert re.search(r"80 GiB · free for (at least )?\d", free)
+    held = [line for line in free.splitlines() if "· idle" in line]
+    assert len(held) == 2, "one of gpu-a, one of gpu-b"
+    assert all(re.search(r"· idle for (at least )?\d", line) for line in held)
+    # bob has one on each machine: only the oldest has idled for so long.
+    people = hub.get("/people").text
+    assert re.search(r'class="state idle">2</span><small>the longest for (at least )?\d', people)
+
+
+def test_results_of_simulated_gpus_say_so() -> None:
+    def asked(*uuids: str) -> dict[str, Any]:
+        totals = tuple(
+            Total("a", n, uuid, "H100", None, {"idle_free": 60.0}, None, 0.0) for n, uuid in enumerate(uuids)
+        )
+        made = analyse(Totals(0.0, 60.0, 60.0, totals), Thresholds(), made=60.0, source="a file")
+        return results_document(made, made.gpus)
+
+    mixed = asked("GPU-1", f"GPU-{UUID_END}")
+    assert mixed["simulated"] is True
+    assert [one.get("simulated", False) for one in sorted(mixed["results"], key=lambda one: one["gpu"])] == [
+        False,
+        True,
+    ]
+    assert asked("GPU-1")["simulated"] is False
 
 
 @pytest.mark.parametrize(

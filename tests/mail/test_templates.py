@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tools.lab.programs import Release
 
+from gpu_exporter.sources.fake import FakeFleet
 from mail import GPU, HELD, HOST, TEMPLATES, Told, hot, ill, other, render, told, xid
 
 
@@ -279,3 +280,30 @@ def test_what_only_expired_is_no_all_clear(
     assert page.count("&#10003;") == max(0, min(1, len(ended) - expired)) if len(ended) < 12 else "&#10003;" not in page
     if len(ended) == 1 or len(ended) > 12:
         assert bool(re.search(r"^EXPIRED", text, re.MULTILINE)) == bool(expired)
+
+
+REAL = {"uuid": "GPU-7b8bace7-f031-48d1-9451-c1fcd4f8ad29"}
+FAKE = {"uuid": FakeFleet(model="h100", gpus=1, seed=1).devices[0].uuid}
+
+
+@pytest.mark.parametrize(
+    ("alerts", "sentence", "marks"),
+    [
+        ([hot(3, **REAL), hot(4, **REAL)], "", 0),
+        ([hot(3, **FAKE), hot(4, **FAKE), other("GPUExporterDown", **HOST)], "no real GPU is concerned.", 2),
+        ([hot(3, **REAL), hot(4, **FAKE)], "some of these GPUs are not real.", 1),
+        ([hot(gpu, **FAKE) for gpu in range(20)], "no real GPU is concerned.", 0),
+    ],
+    ids=["real", "simulated", "both", "a crowd"],
+)
+def test_simulated_gpus_are_told_to_be(
+    tmp_path: Path, release: Release, alerts: list[Told], sentence: str, marks: int
+) -> None:
+    for name in ("email", "owner", "digest", "chat"):
+        for kind in ("text",) if name == "chat" else ("text", "html"):
+            text = render(tmp_path, f"gpu.{name}.{kind}", *alerts, kind=kind, release=release)
+            told_so = re.findall("SIMULATED DATA: ([^<\n]*)", text)
+            assert told_so == ([sentence] if sentence else []), (name, kind)
+            assert name in {"chat", "digest"} or text.count("(simulated)") == marks, (name, kind)
+    ended = [{**found, "status": "resolved"} for found in alerts]
+    assert (sentence in render(tmp_path, "gpu.email.text", *ended, release=release)) or not sentence

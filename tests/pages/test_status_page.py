@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import count
 
@@ -11,6 +12,7 @@ import pytest
 from gpu_exporter.catalog import XID_ERRORS
 from gpu_exporter.model import Device, Driver, Failure, Identity, Process, Reading, Reason, Snapshot
 from gpu_exporter.pages.status_page import render
+from gpu_exporter.pages.trail import MINUTES
 from snapshots import FULL, NASTY, reading, row, snapshot
 
 
@@ -199,15 +201,21 @@ def test_several_reasons_are_one_cause(active: tuple[str, ...], words: str, *, a
 
 
 def test_the_last_hour_is_a_line() -> None:
-    def drawn(*minutes: float | None) -> str:
-        html = render(
+    def html_of(minutes: Sequence[float | None]) -> str:
+        return render(
             snapshot(reading()), live=None, ready=None, now=1.0, telemetry_path="/metrics", trail=lambda _: minutes
         )
+
+    def drawn(*minutes: float | None) -> str:
+        html = html_of(minutes)
         found = re.search(r'aria-label="([^"]*)"><path d="([^"]*)">', html)
         return "" if found is None else f"{found[1]}: {found[2]}"
 
     assert drawn() == drawn(0.5) == drawn(None, 0.5) == "", "one point is no line"
     assert drawn(0.0, 1.0) == "the last 2 minutes: 50% on average, 100% at most: M58 20.0L59 0.0"
+    alone = html_of((0.5, None, 0.25, *(None,) * (MINUTES - 4), 1.0))
+    (columns,) = re.findall(r'class="minutes" d="([^"]*)"', alone)
+    assert columns == "M0 20V10.0H0.5V20M1.5 20V15.0H2.5V20M58.5 20V0.0H59V20", "minutes between gaps are seen"
     assert drawn(0.5, None, 0.25, 0.25) == "the last 4 minutes: 33% on average, 50% at most: M56 10.0M58 15.0L59 15.0"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tools.lab.exporter import run as command
 
+from gpu_exporter.catalog.simulated import UUID_END
 from gpu_exporter.report import Options, ReportError, access, run
 from gpu_exporter.report.client import Access, Series
 from gpu_exporter.report.history import Grid, History
@@ -98,6 +99,30 @@ def test_csv_quotes_what_must_be_quoted() -> None:
 def test_no_name_is_a_formula(name: str) -> None:
     (row,) = csv.DictReader(io.StringIO(as_csv(made([holds(name)]))))
     assert row["user"] == f"'{name}"
+
+
+REAL, FAKE = "GPU-7b8bace7-f031-48d1-9451-c1fcd4f8ad29", f"GPU-7b8bace7-f031-48d1-9451-{UUID_END}"
+
+
+@pytest.mark.parametrize(
+    ("uuids", "said"),
+    [
+        ([REAL], ""),
+        ([FAKE, FAKE], "simulated data: no real GPU was read"),
+        ([REAL, FAKE], "simulated data: 1 of 2 GPUs are not real"),
+    ],
+)
+@pytest.mark.parametrize("by", ["user", "gpu"])
+def test_what_is_simulated_is_told_to_be(uuids: list[str], said: str, by: str) -> None:
+    states = [({**gpu(number, state="active"), "uuid": uuid}, lambda t: 2e6 + t) for number, uuid in enumerate(uuids)]
+    client: Any = Answers(gpu_state_seconds_total=states, gpu_owner_seconds_total=[])
+    told = report(History(client, GRID), by=by, grid=GRID, warnings=())
+    text = table(told)
+    assert text.splitlines()[-1] == said if said else "simulated" not in text
+    assert json.loads(as_json(told))["simulated"] is bool(said)
+    marked = [row["model"] for row in csv.DictReader(io.StringIO(as_csv(told))) if by == "gpu"]
+    if marked:
+        assert sorted(marked) == sorted("H100 (simulated)" if uuid == FAKE else "H100" for uuid in uuids)
 
 
 def test_nobody_held_anything() -> None:

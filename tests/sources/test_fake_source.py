@@ -15,6 +15,7 @@ from tools.lab.clock import Clock
 from fake_story import quantities
 from gpu_exporter.catalog import ASKED, DEVICE_METRICS, by_name, mig
 from gpu_exporter.catalog.row import Board, Constant, Metric
+from gpu_exporter.catalog.simulated import UUID_END, is_simulated
 from gpu_exporter.config import MODELS as CONFIGURED
 from gpu_exporter.model import Reading
 from gpu_exporter.sampling.tenancy import owner_of
@@ -43,6 +44,16 @@ def test_what_can_be_configured_is_what_boards_offer() -> None:
     lines = (ROOT / path).read_text("utf-8").splitlines()
     number = next(number for number, line in enumerate(lines, 1) if line.startswith("MODELS: Final"))
     assert offered == CONFIGURED, f"{path}:{number}: write MODELS: Final = {offered}"
+
+
+def test_uuids_say_that_no_such_gpu_exists() -> None:
+    uuids = [device.uuid for name in ALL for device in FakeFleet(model=name, gpus=16, seed=1).devices]
+    assert len(set(uuids)) == 16 * len(ALL)
+    assert all(re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", uuid) for uuid in uuids)
+    assert all(is_simulated(uuid) for uuid in uuids)
+    real = "GPU-7b8bace7-f031-48d1-9451-c1fcd4f8ad29"
+    assert not is_simulated(real)
+    assert UUID_END in (ROOT / "deploy/alertmanager/templates/email.tmpl").read_text("utf-8")
 
 
 def test_catalogue_and_simulation_name_the_same_quantities() -> None:

@@ -24,7 +24,7 @@ from build.looks import (
 )
 from build.panels import Json, Panel, colored, limit, series, stat, timeline
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_NODE, alerts, per_gpu, processes
-from build.promql import FIRING_GPU, GPU, GPU_LEGEND, host
+from build.promql import FIRING_GPU, GPU, GPU_LEGEND, host, power_share, share
 from build.tables import Column, table
 
 _REASONS: Final[Names] = {"0": ("no", GREY), "1": ("YES", ORANGE)}
@@ -76,7 +76,7 @@ _STATE = [
     stat(
         "Memory used",
         "Device memory in use, of what is fitted.",
-        f"sum(gpu_memory_used_bytes{{{GPU}}}) / sum(gpu_memory_total_bytes{{{GPU}}})",
+        share(f"sum(gpu_memory_used_bytes{{{GPU}}})", f"sum(gpu_memory_total_bytes{{{GPU}}})"),
         unit="percentunit",
         steps=FULL,
         spark=True,
@@ -94,7 +94,7 @@ _STATE = [
     stat(
         "Power, of its limit",
         "Power draw, of the limit in force. Near 100 % is normal under load.",
-        f"sum(gpu_power_watts{{{GPU}}}) / sum(gpu_power_limit_watts{{{GPU}}})",
+        power_share(GPU),
         unit="percentunit",
         spark=True,
         decimals=0,
@@ -271,7 +271,7 @@ _TRAFFIC = [
     _course(
         "Fans",
         "Intended speed of each fan; boards that the chassis cools have none.",
-        (f"gpu_fan_speed_ratio{{{GPU}}}", "fan {{fan}}"),
+        (share(f"gpu_fan_speed_ratio{{{GPU}}}"), "fan {{fan}}"),
         unit="percentunit",
         highest=1,
         width=6,
@@ -292,7 +292,7 @@ _MODES = table(
         "lanes": per_gpu(f"gpu_pcie_link_width_max{{{GPU}}}"),
         "nvlinks": per_gpu(f'gpu_nvlink_links{{{GPU}, state="active"}}'),
         "fabric": per_gpu(f"gpu_fabric_state{{{GPU}}}"),
-        "bar": per_gpu(f"gpu_bar1_memory_used_bytes{{{GPU}}} / gpu_bar1_memory_total_bytes{{{GPU}}}"),
+        "bar": per_gpu(share(f"gpu_bar1_memory_used_bytes{{{GPU}}}", f"gpu_bar1_memory_total_bytes{{{GPU}}}")),
     },
     {
         **GPU_COLUMNS,

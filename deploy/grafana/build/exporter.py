@@ -8,7 +8,7 @@ from build.dashboard import Dashboard, Row
 from build.looks import BAD_ABOVE_ZERO, GREEN, ORANGE, RED, UP, WARN_ABOVE_ZERO, YELLOW
 from build.panels import Panel, series, stat, timeline
 from build.parts import ADDRESS, ROW_TO_NODE, SERIES_TO_NODE, per_host
-from build.promql import HOST_LEGEND, NODE, host, most
+from build.promql import HOST_LEGEND, NODE, host, most, share
 from build.tables import Column, table
 
 _AGE: Final = ((None, GREEN), (60, YELLOW), (300, RED))  # 300 s: GPUCollectionStale
@@ -184,8 +184,8 @@ _COURSE = [
     _lines("Failed scrapes", "Share of scrapes that failed.", f"1 - avg_over_time(up{{{NODE}}}[5m])", "percentunit"),
     _lines(
         "CPU",
-        "CPU time of the exporter, as a share of one core.",
-        f"rate(process_cpu_seconds_total{{{NODE}}}[$__rate_interval])",
+        "CPU time of the exporter, as a share of one core; at most all of it.",
+        share(f"rate(process_cpu_seconds_total{{{NODE}}}[$__rate_interval])"),
         "percentunit",
     ),
     _lines("Memory", "Resident memory of the exporter.", f"process_resident_memory_bytes{{{NODE}}}", "bytes"),

@@ -23,7 +23,7 @@ from build.looks import (
 )
 from build.panels import NOT_THERE, colored, gauges, series, stat, strip
 from build.parts import ADDRESS, ROW_TO_NODE, SERIES_TO_DEVICE, SERIES_TO_NODE, alert_count, alerts, idle_held, per_host
-from build.promql import GPU_LEGEND, HOST_LEGEND, NODE, most, severities
+from build.promql import GPU_LEGEND, HOST_LEGEND, NODE, most, severities, share
 from build.tables import Column, table
 
 _MOST_TILES: Final = 256
@@ -65,7 +65,7 @@ _STATE = [
     stat(
         "Memory used",
         "Device memory in use, of all that is fitted.",
-        f"sum(gpu_memory_used_bytes{{{NODE}}}) / sum(gpu_memory_total_bytes{{{NODE}}})",
+        share(f"sum(gpu_memory_used_bytes{{{NODE}}})", f"sum(gpu_memory_total_bytes{{{NODE}}})"),
         unit="percentunit",
         steps=FULL,
         width=3,
@@ -143,7 +143,10 @@ _HOSTS = table(
         "down": per_host(f"sum {_BY_HOST} (1 - gpu_up{{{NODE}}})"),
         "busy": per_host(f"avg {_BY_HOST} (instance_gpu:gpu_busy:rate5m{{{NODE}}})"),
         "memory": per_host(
-            f"sum {_BY_HOST} (gpu_memory_used_bytes{{{NODE}}}) / sum {_BY_HOST} (gpu_memory_total_bytes{{{NODE}}})"
+            share(
+                f"sum {_BY_HOST} (gpu_memory_used_bytes{{{NODE}}})",
+                f"sum {_BY_HOST} (gpu_memory_total_bytes{{{NODE}}})",
+            )
         ),
         "hottest": per_host(f"gpu_temperature_celsius{{{NODE}}}"),
         "power": per_host(f"sum {_BY_HOST} (gpu_power_watts{{{NODE}}})"),

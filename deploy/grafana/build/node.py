@@ -8,7 +8,7 @@ from build.dashboard import Dashboard, Row, jump
 from build.looks import BAD_ABOVE_ZERO, CLASSES, FULL, GOOD, HEAT, P_STATES, UP, USE, WARN_ABOVE_ZERO, Steps
 from build.panels import Panel, series, stat, strip, timeline
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_DEVICE, alert_count, alerts, idle_held, per_gpu, processes
-from build.promql import DEVICE, FIRING_GPU, GPU, GPU_LEGEND, NODE, host
+from build.promql import DEVICE, FIRING_GPU, GPU, GPU_LEGEND, NODE, host, power_share, share
 from build.tables import Column, table
 
 _STATE = [
@@ -45,7 +45,7 @@ _STATE = [
     stat(
         "Memory used",
         "Device memory in use, of all that is fitted.",
-        f"sum(gpu_memory_used_bytes{{{GPU}}}) / sum(gpu_memory_total_bytes{{{GPU}}})",
+        share(f"sum(gpu_memory_used_bytes{{{GPU}}})", f"sum(gpu_memory_total_bytes{{{GPU}}})"),
         unit="percentunit",
         steps=FULL,
         spark=True,
@@ -55,7 +55,7 @@ _STATE = [
     stat(
         "Power, of its limit",
         "What the GPUs draw, of what they may. Near 100 % is normal under load.",
-        f"sum(gpu_power_watts{{{GPU}}}) / sum(gpu_power_limit_watts{{{GPU}}})",
+        power_share(GPU),
         unit="percentunit",
         spark=True,
         width=3,
@@ -81,7 +81,7 @@ _GPUS = table(
         "up": per_gpu(f"gpu_up{{{GPU}}}"),
         "alerts": per_gpu(f"count by (cluster, instance, alias, gpu, model) ({FIRING_GPU}) or 0 * gpu_up{{{GPU}}}"),
         "busy": per_gpu(f"instance_gpu:gpu_busy:rate5m{{{GPU}}}"),
-        "memory": per_gpu(f"gpu_memory_used_bytes{{{GPU}}} / gpu_memory_total_bytes{{{GPU}}}"),
+        "memory": per_gpu(share(f"gpu_memory_used_bytes{{{GPU}}}", f"gpu_memory_total_bytes{{{GPU}}}")),
         "temperature": per_gpu(f"gpu_temperature_celsius{{{GPU}}}"),
         "power": per_gpu(f"gpu_power_watts{{{GPU}}}"),
         "state": per_gpu(f"gpu_performance_state{{{GPU}}}"),

@@ -9,7 +9,7 @@ from build.device import STATES
 from build.looks import COLD, COOL, GREEN, ORANGE, PLAIN, RED, USE, YELLOW
 from build.panels import colored, gauges, series, stat
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_DEVICE, idle_held, processes
-from build.promql import GPU, GPU_LEGEND, NODE, OWNER, host, most
+from build.promql import GPU, GPU_LEGEND, NODE, OWNER, host, most, share
 from build.tables import Column, table
 
 _OWNED: Final = f"{GPU}, {OWNER}"
@@ -20,6 +20,7 @@ _ENERGY: Final = (
 _SCORED: Final = f'cluster=~"$cluster", {OWNER}'  # recorded over all machines
 _BY_OWNER: Final = "by (owner_kind, owner, namespace)"
 _SCORE: Final = f"sum {_BY_OWNER} (owner:gpu_score:sum{{{_SCORED}}})"
+_SCORED_TIME: Final = f"(sum {_BY_OWNER} (owner:gpu_scored:sum{{{_SCORED}}}) > 0)"
 _LEGEND: Final = "{{owner_kind}} {{namespace}} {{owner}}"
 _TO_OWNER: Final = jump("gpu-owners", owner="${__field.labels.owner}")
 _IDLE_SHARE: Final = ((None, GREEN), (0.2, YELLOW), (0.5, ORANGE), (0.8, RED))
@@ -109,8 +110,10 @@ _LEADERS = table(
         "power": f"{_ENERGY} * $kwh",
         "carbon": f"{_ENERGY} * $carbon / 1000",
         "memory": f"sum {_BY_OWNER} (gpu_owner_memory_used_bytes{{{_OWNED}}})",
-        "score": f"sum {_BY_OWNER} (sum_over_time(owner:gpu_score:sum{{{_SCORED}}}[$__range]))\n"
-        f"/ (sum {_BY_OWNER} (sum_over_time(owner:gpu_scored:sum{{{_SCORED}}}[$__range])) > 0)",
+        "score": share(
+            f"sum {_BY_OWNER} (sum_over_time(owner:gpu_score:sum{{{_SCORED}}}[$__range]))\n",
+            f"(sum {_BY_OWNER} (sum_over_time(owner:gpu_scored:sum{{{_SCORED}}}[$__range])) > 0)",
+        ),
     },
     {
         "owner": Column(name="Owner", link=jump("gpu-owners", owner="${__data.fields.owner}")),
@@ -223,7 +226,7 @@ _COURSE = [
         "Score by owner",
         "Score of the GPUs of each owner, weighed by how long the owner held each; the twenty lowest.",
         (
-            f"bottomk(20, {_SCORE} / (sum {_BY_OWNER} (owner:gpu_scored:sum{{{_SCORED}}}) > 0))",
+            f"bottomk(20, {share(_SCORE, _SCORED_TIME)})",
             _LEGEND,
         ),
         unit="percentunit",

@@ -6,8 +6,8 @@ from typing import Final
 
 from build.dashboard import jump
 from build.looks import SEVERITY, WARN_ABOVE_ZERO
-from build.panels import Panel, stat
-from build.promql import GPU, NODE, firing, host, severities
+from build.panels import Panel, series, stat
+from build.promql import GPU, GPU_LEGEND, NODE, firing, host, most, severities
 from build.tables import Column, table
 
 # From a cell of a table, and from a series.
@@ -107,4 +107,18 @@ def processes() -> Panel:
         },
         sort="memory",
         empty="no process holds memory",
+    )
+
+
+def error_lines(title: str, description: str, expr: str, legend: str, unit: str, *, bars: bool = False) -> Panel:
+    """Errors over time of the GPUs that have some: a line at zero tells nothing."""
+    return series(
+        title,
+        description,
+        (most(expr), f"{GPU_LEGEND} {legend}".rstrip()),
+        unit=unit,
+        bars=bars,
+        width=8,
+        links=[SERIES_TO_DEVICE],
+        empty="none in this time",
     )

@@ -27,6 +27,20 @@ def host(expression: str) -> str:
     )
 
 
+def share(part: str, whole: str = "") -> str:
+    """A part of a whole, or what is a share already: at most all of it.
+
+    Scrape times and counters drift, a board draws more than its limit for a moment, a fan may turn faster than 100 %.
+    """
+    return f"clamp_max({f'{part} / {whole}' if whole else part}, 1)"
+
+
+def power_share(selector: str) -> str:
+    """Power of all GPUs that tell a limit, of that limit."""
+    told = f"gpu_power_limit_watts{{{selector}}}"
+    return share(f"sum(gpu_power_watts{{{selector}}} and on ({DEVICE}) {told})", f"sum({told})")
+
+
 _HOST: Final = '"host", "$1", "instance", "(.+?)(?::[0-9]+)?"'
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from gpu_exporter.catalog.simulated import is_simulated
 from gpu_exporter.cli.history import parsed, with_history
 from gpu_exporter.cli.options import check_environment
 from gpu_exporter.config.parsers import moment
@@ -40,6 +41,10 @@ def export(*, history: Path, form: str, table: str, start: str | None, end: str 
         raise click.ClickException(f"--to: '{end}' is not after --from; write a later time")
     try:
         with closing(Reader(history)) as reader:
+            known = reader.gpus()
+            if simulated := sum(is_simulated(gpu.uuid) for gpu in known):
+                # Not every table has a column for it, and what programs read is not changed.
+                click.echo(f"gpu-exporter: simulated data: {simulated} of {len(known)} GPUs are not real", err=True)
             for line in csv_lines(reader, table, start=since, end=until):
                 sys.stdout.write(line)
             sys.stdout.flush()

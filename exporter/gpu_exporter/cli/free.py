@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from gpu_exporter.catalog.simulated import SIMULATED
 from gpu_exporter.cli.history import parsed
 from gpu_exporter.cli.origin import beat, missing_libraries, origin, with_origin
 from gpu_exporter.config.parsers import duration_between, size
@@ -129,7 +130,7 @@ def _look(
         tell(shortage(view, wanted))
         status = 1
     if view.simulated():
-        tell("simulated data: no real GPU was read")
+        tell(SIMULATED)
     if client.hung:
         quit_now(status)
     return status

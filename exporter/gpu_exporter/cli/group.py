@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from gpu_exporter import __version__
+from gpu_exporter.cli.meant import said
 from gpu_exporter.config import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def main() -> NoReturn:
     except click.NoSuchOption as error:
         _refuse(_no_such_option(error), status=_status_of(error))
     except click.ClickException as error:
-        _refuse(error.format_message(), status=_status_of(error))
+        _refuse(said(error), status=_status_of(error))
     except ConfigError as error:
         _refuse(str(error))
     except BrokenPipeError:

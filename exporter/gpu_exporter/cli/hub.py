@@ -11,7 +11,7 @@ import click
 
 from gpu_exporter.cli.arenas import bound_arenas
 from gpu_exporter.cli.extras import need
-from gpu_exporter.cli.options import check_environment
+from gpu_exporter.cli.options import check_environment, completed
 from gpu_exporter.config import ConfigError, LogConfig, settings
 from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
 
@@ -84,8 +84,22 @@ def _file(flag: str, name: str, variable: str, text: str, default: Path | None =
     metavar="URL",
     help="Alertmanager whose firing alerts are shown beside the machines; the hub itself alerts nobody.",
 )
-@click.option("--log.level", "level", envvar="GPU_EXPORTER_LOG_LEVEL", metavar="LEVEL", help=_LOG["log.level"].help)
-@click.option("--log.format", "form", envvar="GPU_EXPORTER_LOG_FORMAT", metavar="FORMAT", help=_LOG["log.format"].help)
+@click.option(
+    "--log.level",
+    "level",
+    envvar="GPU_EXPORTER_LOG_LEVEL",
+    metavar="LEVEL",
+    help=_LOG["log.level"].help,
+    shell_complete=completed(_LOG["log.level"]),
+)
+@click.option(
+    "--log.format",
+    "form",
+    envvar="GPU_EXPORTER_LOG_FORMAT",
+    metavar="FORMAT",
+    help=_LOG["log.format"].help,
+    shell_complete=completed(_LOG["log.format"]),
+)
 def hub(
     *,
     listen: tuple[str, ...],

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from gpu_exporter.config import Config, Setting, from_environment, load, refuse_unknown, settings
+from gpu_exporter.config import Config, Setting, from_environment, load, parsers, refuse_unknown, settings
 from gpu_exporter.config.environment import PREFIX
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Overrides: TypeAlias = dict[str, tuple[str, str]]
 
@@ -52,6 +55,7 @@ def with_settings(
             flag_value=switch,
             multiple=setting.many,
             hidden=shown is not None and not setting.key.startswith(shown),
+            shell_complete=completed(setting),
         )(command)
     return click.option(
         "--config.file",
@@ -61,6 +65,21 @@ def with_settings(
         metavar="FILE",
         help="YAML file with these settings; flags and environment go over it. SIGHUP reads it again.",
     )(command)
+
+
+def completed(setting: Setting) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What a shell offers as the value: the words that are known, or files."""
+
+    def items(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only who completes needs it
+
+        if setting.parse is parsers.file_path:
+            return [CompletionItem(incomplete, type="file")]
+        if setting.parse is parsers.folder:
+            return [CompletionItem(incomplete, type="dir")]
+        return [CompletionItem(word) for word in parsers.offered(setting.parse) if word.startswith(incomplete)]
+
+    return items
 
 
 def load_config(config_file: Path | None, given: dict[str, Any], *, told: bool = True) -> tuple[Config, Overrides]:

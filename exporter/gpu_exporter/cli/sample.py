@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from gpu_exporter.catalog import by_name
+from gpu_exporter.catalog.simulated import SIMULATED
 from gpu_exporter.cli.options import load_config, with_settings
 from gpu_exporter.config import Config
 from gpu_exporter.config.parsers import printable
@@ -144,7 +145,7 @@ def _table(snapshot: Snapshot, machine: str, *, width: int | None) -> str:
     driver = snapshot.driver.driver_version if snapshot.driver is not None else ""
     lines.append(f"{machine or 'this machine'}: {f'driver {driver}, ' if driver else ''}source {snapshot.source}")
     if snapshot.simulated:
-        lines.append("simulated data: no real GPU was read")
+        lines.append(SIMULATED)
     return "\n".join(lines)
 
 

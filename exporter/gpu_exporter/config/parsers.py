@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 _UNITS: Final = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m(?!s)": 60.0, "s": 1.0, "ms": 0.001}
@@ -118,19 +118,57 @@ def size_between(low: float, high: float) -> Callable[[Any], float]:
     return parse
 
 
-def subset(*names: str) -> Callable[[Any], tuple[str, ...]]:
-    """Some of these words, as a list or with commas; empty is none of them."""
+@dataclass(frozen=True)
+class _Known(Generic[Word]):
+    """A parser of words that are known beforehand; ``offered`` are those that a shell completes."""
 
-    def parse(value: Any) -> tuple[str, ...]:
+    names: tuple[Word, ...]
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        return self.names
+
+
+class _Subset(_Known[str]):
+    def __call__(self, value: Any) -> tuple[str, ...]:
         items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
         if not isinstance(items, list):
-            raise RefusedError(f"{quoted(value)} is not a list; write some of {', '.join(names)}")
+            raise RefusedError(f"{quoted(value)} is not a list; write some of {', '.join(self.names)}")
         for item in items:
-            if item not in names:
-                raise RefusedError(f"{quoted(item)} is not known; write some of {', '.join(names)}")
-        return tuple(name for name in names if name in items)
+            if item not in self.names:
+                raise RefusedError(f"{quoted(item)} is not known; write some of {', '.join(self.names)}")
+        return tuple(name for name in self.names if name in items)
 
-    return parse
+
+class _OneOf(_Known[Word]):
+    def __call__(self, value: Any) -> Word:
+        if value not in self.names:
+            raise RefusedError(f"{quoted(value)} is not known; write one of {', '.join(self.names)}")
+        return self.names[self.names.index(value)]
+
+
+class _Source(_OneOf[str]):
+    @property
+    def offered(self) -> tuple[str, ...]:
+        return tuple(f"{REPLAY}:" if name == REPLAY else name for name in self.names)
+
+    def __call__(self, value: Any) -> str:
+        if isinstance(value, str) and value.partition(":")[0] == REPLAY:
+            file = value.partition(":")[2].removesuffix("?loop")
+            if not file or not file.isprintable():
+                raise RefusedError(f"{quoted(value)} names no recording; write replay:FILE or replay:FILE?loop")
+            return value
+        return super().__call__(value)
+
+
+def offered(parse: Callable[[Any], Any]) -> tuple[str, ...]:
+    """The words that a parser takes, where they are known beforehand."""
+    return parse.offered if isinstance(parse, _Known) else ()
+
+
+def subset(*names: str) -> Callable[[Any], tuple[str, ...]]:
+    """Some of these words, as a list or with commas; empty is none of them."""
+    return _Subset(names)
 
 
 def words(value: Any) -> tuple[str, ...]:
@@ -167,13 +205,7 @@ def host_name(value: Any) -> str:
 
 def one_of(*names: Word) -> Callable[[Any], Word]:
     """One of these words."""
-
-    def parse(value: Any) -> Word:
-        if value not in names:
-            raise RefusedError(f"{quoted(value)} is not known; write one of {', '.join(names)}")
-        return names[names.index(value)]
-
-    return parse
+    return _OneOf(names)
 
 
 REPLAY: Final = "replay"
@@ -181,16 +213,7 @@ REPLAY: Final = "replay"
 
 def source(*names: str) -> Callable[[Any], str]:
     """One of these words; behind ``replay`` stands a file."""
-
-    def parse(value: Any) -> str:
-        if isinstance(value, str) and value.partition(":")[0] == REPLAY:
-            file = value.partition(":")[2].removesuffix("?loop")
-            if not file or not file.isprintable():
-                raise RefusedError(f"{quoted(value)} names no recording; write replay:FILE or replay:FILE?loop")
-            return value
-        return one_of(*names)(value)
-
-    return parse
+    return _Source(names)
 
 
 def boolean(value: Any) -> bool:

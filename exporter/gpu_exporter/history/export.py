@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from gpu_exporter.catalog.simulated import told_model
 from gpu_exporter.history.reader import Reader
 from gpu_exporter.history.schema import MINUTES, QUARTERS, Span
 
@@ -46,7 +47,7 @@ def csv_lines(reader: Reader, table: str, *, start: float, end: float) -> Iterat
             if header is None:
                 header = names
                 yield _line(names)
-            yield from map(_line, _cells(rows, times=1))
+            yield from map(_line, _cells(_told(names, rows), times=1))
     if header is None:
         names, _ = reader.table(_query(table, MINUTES), {"start": 0, "end": 0, "grain": 0})
         yield _line(names)
@@ -86,6 +87,14 @@ _GPUS: Final = """node, gpu, uuid, model, active_seconds, idle_held_seconds, idl
 _OWNERS: Final = """node, gpu, uuid, owner_kind, owner, namespace, active_seconds, idle_held_seconds, unknown_seconds"""
 _HOSTS: Final = """node, seconds, cpu_utilization_ratio, cpu_utilization_ratio_max, memory_used_bytes,
     memory_used_bytes_max, load"""
+
+
+def _told(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+    """The rows, with a word in the model's cell where there is no such GPU."""
+    if "model" not in names:
+        return rows
+    model, uuid = names.index("model"), names.index("uuid")
+    return ((*row[:model], told_model(row[model], row[uuid]), *row[model + 1 :]) for row in rows)
 
 
 def _cells(rows: Iterable[Sequence[Any]], *, times: int) -> Iterator[list[Any]]:

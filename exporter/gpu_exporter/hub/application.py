@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
@@ -35,6 +35,7 @@ from gpu_exporter.hub.past import Past
 from gpu_exporter.hub.past_api import NOTHING_KEPT, past_routes
 from gpu_exporter.hub.selection import SelectionError, parse
 from gpu_exporter.hub.state import NodeState
+from gpu_exporter.pages.negotiation import wants_page
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; chars
 _LONGEST_QUERY: Final = 16_384  # bytes: a hundred names of machines
 
 _TOO_LONG: Final = f"414 the query is longer than {_LONGEST_QUERY} bytes; ask for less at once"
+
+# What the router says of its own, and what is said instead.
+_ROUTERS: Final = {
+    "Not Found": "there is no such address; /docs lists those of the API",
+}
 
 _TOLD: Final[set[str]] = set()  # bugs that stand in the log
 
@@ -88,11 +94,11 @@ class Application:
                 *(past_routes(self._past, self._fleet) if self._past is not None else _NO_PAST),
             ],
             exception_handlers={
-                HTTPException: _failed,
-                SelectionError: _misunderstood,
-                QuestionError: _misunderstood,
-                NothingYetError: _nothing_yet,
-                ArchiveError: _no_archive,
+                HTTPException: self._failed,
+                SelectionError: self._because(400),
+                QuestionError: self._because(400),
+                NothingYetError: self._because(404),
+                ArchiveError: self._because(503),
                 Exception: _broken,
             },
         )
@@ -156,8 +162,7 @@ class Application:
         )
 
     async def _people(self, request: Request) -> Response:
-        people = [documents.person_document(person) for person in self._fleet.people()]
-        return as_json(request, {"timestamp_seconds": round(self._clock(), 3), "people": people})
+        return as_json(request, documents.people_document(self._fleet, self._clock()))
 
     async def _events(self, _request: Request) -> Response:
         try:
@@ -185,6 +190,21 @@ class Application:
             return PlainTextResponse(f"{waiting} machines have not been asked yet\n", 503)
         trouble = self._past.trouble() if self._past is not None else None
         return PlainTextResponse("ok\n" + "".join(f"{note}\n" for note in (self._fleet.complaint, trouble) if note))
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        """A refusal: a page with the ways back for people, JSON below /api/, one line for programs."""
+        assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
+        path, status, headers = request.url.path, error.status_code, error.headers or {}
+        why = _ROUTERS.get(error.detail, error.detail)
+        if _is_for_people(path) and wants_page(request.headers.get("accept", "")):
+            return self._pages.refusal(request, status, why, headers)
+        return _refusal(path, status, why, headers)
+
+    def _because(self, status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+        async def answer(request: Request, error: Exception) -> Response:
+            return await self._failed(request, HTTPException(status, str(error)))
+
+        return answer
 
     def _state(self, request: Request) -> NodeState:
         state = self._fleet.get(request.path_params["name"])
@@ -223,28 +243,14 @@ async def _static(request: Request) -> Response:
     return Response(content, media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    """A refusal; JSON below /api/, one line elsewhere."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
-    return _refusal(request.url.path, error.status_code, error.detail, error.headers or {})
+def _is_for_people(path: str) -> bool:
+    return not path.startswith(("/api/", "/static/")) and path not in {"/api", "/metrics", "/livez", "/readyz"}
 
 
 def _refusal(path: str, status: int, why: str, headers: Mapping[str, str]) -> Response:
-    if path.startswith("/api/"):
+    if path.startswith("/api/") or path == "/api":
         return Response(msgspec.json.encode({"error": why}), status, headers, media_type="application/json")
     return PlainTextResponse(f"{status} {why}\n", status, headers)
-
-
-async def _misunderstood(request: Request, error: Exception) -> Response:
-    return await _failed(request, HTTPException(400, str(error)))
-
-
-async def _nothing_yet(request: Request, error: Exception) -> Response:
-    return await _failed(request, HTTPException(404, str(error)))
-
-
-async def _no_archive(request: Request, error: Exception) -> Response:
-    return await _failed(request, HTTPException(503, str(error)))
 
 
 async def _broken(request: Request, error: Exception) -> Response:
@@ -254,7 +260,8 @@ async def _broken(request: Request, error: Exception) -> Response:
     level = logging.DEBUG if key in _TOLD else logging.ERROR
     _TOLD.add(key)
     log.log(level, "the answer failed: this is a bug in gpu-exporter", extra={"path": request.url.path}, exc_info=error)
-    return await _failed(request, HTTPException(500, "this is a bug in gpu-exporter: see the hub's log"))
+    # One line: what made this answer fail may make a page fail as well.
+    return _refusal(request.url.path, 500, "this is a bug in gpu-exporter: see the hub's log", {})
 
 
 async def _nothing_kept(_request: Request) -> Response:

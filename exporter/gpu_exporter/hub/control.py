@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import aiohttp
 import msgspec
 
+from gpu_exporter.catalog.simulated import is_simulated
 from gpu_exporter.history import DeliveryEntry, HistoryError, Journal
 from gpu_exporter.hub.document import shown
 from gpu_exporter.hub.fetching import Access
@@ -229,6 +230,7 @@ class Controller:
             "gpu": result.uuid or str(result.index),
             "gpu_index": result.index,
             "model": result.model,
+            **({"simulated": True} if is_simulated(result.uuid) else {}),
             "owner": owner.name if owner is not None else None,
             "owner_kind": owner.kind if owner is not None else None,
             "pod": owner.name if owner is not None and pod else None,

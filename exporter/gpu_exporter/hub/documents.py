@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from gpu_exporter.catalog.simulated import is_simulated, told_model
 from gpu_exporter.hub.document import Disk, amount, share, shown
 from gpu_exporter.hub.fleet import Fleet
 from gpu_exporter.hub.selection import Selection
@@ -71,6 +72,7 @@ def gpu_document(gpu: Gpu) -> dict[str, Any]:
         "gpu": gpu.index,
         "uuid": gpu.uuid,
         "model": gpu.model,
+        "simulated": is_simulated(gpu.uuid) or None,
         "state": gpu.state,
         "reason": gpu.why,
         "state_since_timestamp_seconds": gpu.since,
@@ -102,8 +104,12 @@ def process_document(state: NodeState, process: Mapping[str, Any]) -> dict[str, 
     return {"node": state.node.name, **told}
 
 
-def person_document(person: Person) -> dict[str, Any]:
-    """Whoever holds something."""
+def people_document(fleet: Fleet, now: float) -> dict[str, Any]:
+    """Whoever holds something, those with most GPUs first."""
+    return {**_head(fleet, now), "people": [_person(person) for person in fleet.people()]}
+
+
+def _person(person: Person) -> dict[str, Any]:
     kind, name, namespace = person.key
     return {
         "owner_kind": kind,
@@ -128,7 +134,7 @@ def as_csv(gpus: Iterable[Gpu], states: Mapping[str, NodeState]) -> str:
             node.node.address,
             gpu.index,
             gpu.uuid,
-            gpu.model,
+            told_model(gpu.model, gpu.uuid),
             gpu.state,
             gpu.utilization,
             gpu.memory_used,

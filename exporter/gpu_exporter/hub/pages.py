@@ -267,9 +267,16 @@ class Pages:
         """The API for people who write programs."""
         return self._page(request, "docs.html", title="API", document=openapi_document())
 
+    def refusal(self, request: Request, status: int, why: str, headers: Mapping[str, str]) -> Response:
+        """Why there is nothing, and the ways back."""
+        title = "Not here" if status == 404 else "That did not work"
+        answer = self._page(request, "refusal.html", status, title=title, why=why)
+        answer.headers.update(headers)
+        return answer
+
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _page(self, request: Request, template: str, **values: Any) -> Response:
+    def _page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         now = self._clock()
         fleet = self._fleet
         text = self._templates.get_template(template).render(
@@ -285,7 +292,7 @@ class Pages:
             reload_url=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
             **values,
         )
-        return packed(request, text.encode("utf-8", "replace"), _CSP_HTML)
+        return packed(request, text.encode("utf-8", "replace"), _CSP_HTML, status)
 
     def _state(self, request: Request) -> NodeState:
         state = self._fleet.get(request.path_params["name"])

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gpu_exporter.catalog.simulated import is_simulated
 from gpu_exporter.config.parsers import RefusedError, duration_between, moment, quoted
 from gpu_exporter.hub.archive import CHARTS, GpuKey
 from gpu_exporter.hub.control import delivery_document
@@ -70,6 +71,7 @@ class _PastApi:
                 "node": gpu.node,
                 "gpu": gpu.number,
                 "uuid": gpu.uuid,
+                "simulated": is_simulated(gpu.uuid),
                 "metric": metric,
                 "title": CHARTS.get(metric, metric),
                 "unit": curve.unit,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from gpu_exporter.catalog.simulated import is_simulated
 from gpu_exporter.history import AnalysisEntry, HistoryError, Journal
 from gpu_exporter.hub.archive import Archive, ArchiveError, Total, Totals
 from gpu_exporter.hub.document import shown
@@ -230,6 +231,7 @@ def result_document(result: Result) -> dict[str, Any]:
         "gpu": result.index,
         "uuid": result.uuid,
         "model": result.model,
+        "simulated": is_simulated(result.uuid) or None,
         "status": result.grade,
         "score": _rounded(result.score),
         "held_hours": round(result.held_hours, 4),
@@ -298,6 +300,7 @@ def _window(analysis: Analysis) -> dict[str, Any]:
         "end_timestamp_seconds": round(analysis.end, 3),
         "covered_seconds": round(analysis.covered, 1),
         "source": analysis.source,
+        "simulated": any(is_simulated(one.uuid) for one in analysis.gpus),
     }
 
 

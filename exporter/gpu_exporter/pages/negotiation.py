@@ -25,6 +25,12 @@ def wants_openmetrics(accept: str) -> bool:
     return openmetrics > 0 and openmetrics >= other
 
 
+def wants_page(accept: str) -> bool:
+    """Whether a page is as good as a line of text: it is, unless other formats alone are asked for."""
+    weights = {name: weight for name, _, weight in _weighted(accept)} if accept.strip() else {"*/*": 1.0}
+    return next((weights[name] for name in ("text/html", "text/*", "*/*") if name in weights), 0.0) > 0
+
+
 def wants_gzip(accept_encoding: str) -> bool:
     """Whether gzip is accepted, and not less than no encoding."""
     weights = {name: weight for name, _, weight in _weighted(accept_encoding)}

@@ -66,8 +66,10 @@ td small{color:var(--dim);display:block;overflow-wrap:anywhere}
 tbody td:first-child,thead th:first-child{padding-left:.7rem}
 .up{color:var(--ok);font-weight:600}.down,.hot,.bad{color:var(--bad);font-weight:600}
 .warm{color:var(--warn);font-weight:600}
-.spark{display:block;width:100%;max-width:9rem;height:1.3rem;margin-top:.3rem}
+.spark{display:block;width:100%;max-width:9rem;height:1.3rem;margin-top:.3rem;overflow:visible;
+border-bottom:1px solid var(--line)}
 .spark path{fill:none;stroke:var(--fill);stroke-width:1.5;vector-effect:non-scaling-stroke}
+.spark .minutes{fill:var(--fill);stroke:none;opacity:.3}
 .bar{height:.35rem;border-radius:.2rem;background:var(--bar);margin-top:.3rem;min-width:4.5rem;max-width:9rem}
 .bar i{display:block;height:100%;border-radius:.2rem;background:var(--fill)}
 @media(max-width:64rem){body{padding:.8rem}thead{display:none}.id{white-space:normal}
@@ -265,20 +267,27 @@ def _throttled(reading: Reading) -> str:
 
 
 def _sparkline(minutes: Sequence[float | None]) -> str:
-    """The last hour, a mean a minute, newest on the right; nothing before there are two minutes."""
+    """The last hour, a mean a minute, newest on the right; nothing before there are two minutes.
+
+    Below the line each minute is a column: one that stands between gaps has no line, and is seen all the same. What
+    the line stands on is as wide as the hour, so that its first minutes are seen to be that.
+    """
     known = [(MINUTES - len(minutes) + place, ratio) for place, ratio in enumerate(minutes) if ratio is not None]
     if len(known) < 2:
         return ""
     mean = sum(ratio for _, ratio in known) / len(known)
     words = f"the last {len(minutes)} minutes: {mean:.0%} on average, {max(ratio for _, ratio in known):.0%} at most"
-    path = ""
+    path, columns = "", ""
     for number, (at, ratio) in enumerate(known):
         # A gap is a new beginning, not a line across it.
         joined = number > 0 and known[number - 1][0] == at - 1
-        path += f"{'L' if joined else 'M'}{at} {_SPARK * (1 - min(max(ratio, 0.0), 1.0)):.1f}"
+        height = f"{_SPARK * (1 - min(max(ratio, 0.0), 1.0)):.1f}"
+        path += f"{'L' if joined else 'M'}{at} {height}"
+        left, right = max(at - 0.5, 0), min(at + 0.5, MINUTES - 1)
+        columns += f"M{left:g} {_SPARK}V{height}H{right:g}V{_SPARK}"
     return (
         f'<svg class="spark" viewBox="0 0 {MINUTES - 1} {_SPARK}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{words}"><path d="{path}"></path></svg>'
+        f'aria-label="{words}"><path d="{path}"></path><path class="minutes" d="{columns}"></path></svg>'
     )
 
 

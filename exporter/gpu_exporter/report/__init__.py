@@ -65,7 +65,9 @@ def run(options: Options) -> int:
         accounts, warnings = History(client, grid, match=match), client.warnings
     made = report(accounts, by=options.by, grid=grid, warnings=warnings, prices=prices)
     click.echo({"table": render.table, "json": render.as_json, "csv": render.as_csv}[options.form](made))
-    for warning in made.warnings:
+    # A table has it in its last line. The columns of CSV are fixed, and JSON does not say how many.
+    noted = () if options.form == "table" or not made.simulated else (made.simulated,)
+    for warning in (*noted, *made.warnings):
         click.echo(f"gpu-exporter: {warning}", err=True)
     if limit is None or made.idle_held_share <= limit:
         return 0

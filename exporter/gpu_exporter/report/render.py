@@ -89,6 +89,7 @@ def _words(report: Report) -> list[str]:
         f"{_counted(len(report.rows), what)}: {', '.join(f'{count} {name}' for name, count in classes.items())}",
         f"{_counted(fleet.gpus, 'GPU')}, {sum(parts):.1f} GPU-hours seen: {', '.join(hours)}",
         f"{span(report.grid.window)} to {end}; {report.idle_held_share:.1%} of the held hours were idle",
+        *((report.simulated,) if report.simulated else ()),
     ]
 
 
@@ -101,6 +102,7 @@ def as_json(report: Report) -> str:
     grid = report.grid
     document = {
         "by": report.by,
+        "simulated": bool(report.simulated),
         "window": {
             "start": _when(grid.end - grid.window),
             "end": _when(grid.end),

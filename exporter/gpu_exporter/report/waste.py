@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gpu_exporter.catalog.owner_kinds import OWNER_KINDS, OwnerKind, Rows
+from gpu_exporter.catalog.simulated import SIMULATED, is_simulated, told_model
 from gpu_exporter.report.history import OWNER_SECONDS, Gpu, GpuUsage, Grid, Hold
 from gpu_exporter.report.slices import Key
 
@@ -106,7 +107,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is told. ``rest`` is the time of holders that are no row, such as pods in a report by user."""
+    """All that is told. ``rest`` is the time of holders that are no row, such as pods in a report by user.
+
+    ``simulated`` says where GPUs are not real, in words; empty where all are.
+    """
 
     by: str
     grid: Grid
@@ -121,6 +125,7 @@ class Report:
     classes: Mapping[str, int]
     warnings: Sequence[str]
     prices: Prices = Prices()
+    simulated: str = ""
 
     @property
     def idle_held_share(self) -> float:
@@ -188,12 +193,20 @@ def report(history: Accounts, *, by: str, grid: Grid, warnings: Sequence[str], p
         classes={name: classes[name] for name in CLASSES},
         warnings=[*warnings, *_doubts(history, fleet, _sum(history.holds.values()))],
         prices=prices,
+        simulated=_simulated(history),
     )
 
 
+def _simulated(history: Accounts) -> str:
+    simulated = sum(is_simulated(usage.gpu.uuid) for usage in history.gpus.values())
+    if simulated == len(history.gpus):
+        return SIMULATED if simulated else ""
+    return f"simulated data: {simulated} of {len(history.gpus)} GPUs are not real" if simulated else ""
+
+
 def _gpu(usage: GpuUsage) -> Row:
-    gpu = usage.gpu
-    row = Row({"cluster": gpu.cluster, "host": usage.host, "gpu": gpu.gpu, "model": usage.model, "uuid": gpu.uuid})
+    gpu, model = usage.gpu, told_model(usage.model, usage.gpu.uuid)
+    row = Row({"cluster": gpu.cluster, "host": usage.host, "gpu": gpu.gpu, "model": model, "uuid": gpu.uuid})
     row.add(usage)
     return row
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, TypeAlias
 
 from gpu_exporter.catalog import by_name
+from gpu_exporter.catalog.simulated import SIMULATED
 from gpu_exporter.config.parsers import printable
 from gpu_exporter.model import Snapshot
 from gpu_exporter.verdict.judge import CODES, Complaint, GpuVerdict, Status, Verdict
@@ -57,7 +58,7 @@ def text(verdict: Verdict) -> str:
         lines.append(f"{first}  {gpu.device.uuid}".rstrip())
         lines += [f"  {line}" for complaint in gpu.complaints for line in _told(complaint)]
     if verdict.simulated:
-        lines.append("simulated data: no real GPU was read")
+        lines.append(SIMULATED)
     return "\n".join(lines)
 
 

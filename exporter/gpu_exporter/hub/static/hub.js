@@ -44,7 +44,8 @@ async function refresh() {
   try {
     const headers = etag ? { "If-None-Match": etag } : {};
     const answer = await fetch(document.body.dataset.reload, { headers, cache: "no-store", credentials: "same-origin" });
-    if (answer.status === 200) {
+    // A machine that is no longer in nodes.yml: the page that says so takes the place of what it told last.
+    if (answer.status === 200 || answer.status === 404) {
       etag = answer.headers.get("ETag") || "";
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       morph(document.getElementById("main"), page.getElementById("main"));

@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 from gpu_exporter.catalog import DEVICE_METRICS, WHOLE, by_name, told_together
 from gpu_exporter.catalog.interconnect import NVLINK_LINK_ERRORS
 from gpu_exporter.catalog.row import Board, Constant, Metric, scaled
+from gpu_exporter.catalog.simulated import UUID_END
 from gpu_exporter.model import Device, Driver, Failure, GpuEvent, Process, Reading, Reason, Xid, XidDetail
 from gpu_exporter.sources import SourceChangedError, SourceError
 from gpu_exporter.sources.fake.models import MODELS, GpuModel
@@ -424,11 +425,10 @@ def _fixed(model: GpuModel) -> dict[Metric, float]:
 
 
 def _identity(model: GpuModel, seed: int, index: int) -> Device:
-    """Names that the same seed gives again; eight GPUs a PCI domain."""
+    """Names that the same seed gives again; eight GPUs a PCI domain. The UUID says that it is simulated."""
     node, slot = divmod(index, len(model.buses))
-    unique = uuid.UUID(
-        int=key(seed, model.name, "uuid", index) << 64 | key(seed, model.name, "uuid low", index), version=4
-    )
+    drawn = key(seed, model.name, "uuid", index) << 64 | key(seed, model.name, "uuid low", index)
+    unique = uuid.UUID(int=drawn >> 48 << 48 | int(UUID_END, 16), version=4)
     serial = f"165{key(seed, model.name, 'serial', index) % 10**10:010d}" if model.serial else ""
     return Device(
         index=index,
