@@ -87,7 +87,7 @@ class Fleet:
         self.gpus = re.findall(r'^gpu_up\{gpu="(\d+)",model="([^"]+)",uuid="GPU-([^"]+)"', page, re.MULTILINE)
         if len(self.gpus) != GPUS:
             sys.exit(f"bench: the fake source has {len(self.gpus)} GPUs that it can name, not {GPUS}")
-        page += "".join(_owner_lines(*gpu) for gpu in self.gpus)
+        page = _at_full_clock(page) + "".join(_owner_lines(*gpu) for gpu in self.gpus)
         page = page.replace('uuid="GPU-', 'uuid="GPU-@NODE@')
         lines = [line for line in page.splitlines() if not line.startswith("#")]
         if used:
@@ -147,6 +147,17 @@ def _fake_page() -> str:
     if done.returncode:
         sys.exit(f"bench: gpu-exporter sample ended with status {done.returncode}")
     return re.sub(r"^gpu_(owner|state)_.*\n", "", done.stdout, flags=re.MULTILINE)
+
+
+def _at_full_clock(page: str) -> str:
+    """The page with every GPU's clocks as high as they get: the counters that grow are those of GPUs that work."""
+    highest = dict(re.findall(r"^gpu_clock_max_hertz(\{.*\}) (\S+)$", page, re.MULTILINE))
+    return re.sub(
+        r"^(gpu_clock_hertz)(\{.*\}) (\S+)$",
+        lambda found: f"{found[1]}{found[2]} {highest.get(found[2], found[3])}",
+        page,
+        flags=re.MULTILINE,
+    )
 
 
 def _owner_lines(gpu: str, model: str, uuid: str) -> str:
