@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pynvml
@@ -15,11 +16,13 @@ from gpu_exporter.catalog import by_name
 from gpu_exporter.model import Reading
 from gpu_exporter.sampling.pipeline import Pipeline
 from gpu_exporter.sources.nvml import NvmlSource
+from gpu_exporter.sources.nvml.gpm import GpmReader
 
 MIB = 1024**2
 SENT, RECEIVED = by_name("gpu_pcie_transmit_bytes_total"), by_name("gpu_pcie_receive_bytes_total")
 _NOT_SUPPORTED, _LOST, _UNKNOWN = 3, 15, 999
 TX_RATE = 20  # NVML_GPM_METRIC_PCIE_TX_PER_SEC
+RX_RATE = 21  # NVML_GPM_METRIC_PCIE_RX_PER_SEC
 
 
 class Machine:
@@ -229,3 +232,22 @@ def test_samples_beneath_a_hung_call_are_left_alone(machine: Callable[..., Machi
     gpu.stub.recover(0)
     reading.join()
     assert "nvmlGpmSampleFree" in called
+
+
+def test_a_metric_that_the_driver_leaves_out_is_no_zero(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = machine()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    with closing(GpmReader(monotonic=lambda: ours.elapsed)) as reader:
+        reader.read(handle, [RX_RATE, TX_RATE])
+        genuine = pynvml.nvmlGpmMetricsGet
+
+        def leaves_out(request: Any) -> Any:
+            request.numMetrics -= 1
+            return genuine(request)
+
+        monkeypatch.setattr(pynvml, "nvmlGpmMetricsGet", leaves_out)
+        ours.wait(5)
+        told = reader.read(handle, [RX_RATE, TX_RATE])
+    assert (set(told.means), told.lacking) == ({RX_RATE}, set())

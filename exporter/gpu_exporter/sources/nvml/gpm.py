@@ -52,7 +52,6 @@ class GpmReader:
         self._monotonic = monotonic
         self._gpu_instance = gpu_instance
         self._handle: Any = None
-        self._request = pynvml.c_nvmlGpmMetricsGet_t(version=pynvml.NVML_GPM_METRICS_GET_VERSION)
         self._samples: list[Any] = []  # the one to compare with, and the one to fill next
         self._since: float | None = None  # when the former was taken; None while there is none
         self._failed = False
@@ -103,11 +102,12 @@ class GpmReader:
         self._failed = False
 
     def _evaluate(self, metrics: Sequence[int]) -> dict[int, float]:
-        request = self._request
-        request.numMetrics = len(metrics)
+        # Not kept: it has room for all metrics that there are, 19 KiB.
+        request = pynvml.c_nvmlGpmMetricsGet_t(version=pynvml.NVML_GPM_METRICS_GET_VERSION, numMetrics=len(metrics))
         request.sample1, request.sample2 = self._samples
         for place, metric in enumerate(metrics):
-            request.metrics[place].metricId = metric
+            # What the driver leaves out is no 0.
+            request.metrics[place].metricId, request.metrics[place].nvmlReturn = metric, pynvml.NVML_ERROR_UNKNOWN
         pynvml.nvmlGpmMetricsGet(request)
         answers = request.metrics[: len(metrics)]
         self._lacking = frozenset(answer.metricId for answer in answers if answer.nvmlReturn in UNSUPPORTED)
