@@ -250,4 +250,4 @@ def test_a_metric_that_the_driver_leaves_out_is_no_zero(
         monkeypatch.setattr(pynvml, "nvmlGpmMetricsGet", leaves_out)
         ours.wait(5)
         told = reader.read(handle, [RX_RATE, TX_RATE])
-    assert (set(told.means), told.lacking) == ({RX_RATE}, set())
+    assert (set(told.means), set(told.lacking)) == ({RX_RATE}, set())
