@@ -1,4 +1,4 @@
-"""No panel shows more than all of something: every query with a unit of percent, asked of a real Prometheus.
+"""No panel shows more than all of something: every query in percent or GPUs, asked of a real Prometheus.
 
 What it has was scraped on a bad day: counters of seconds run faster than the clock, as where the clocks of two machines
 drift, scrapes are late and early, and boards draw more, clock higher and blow harder than they should.
@@ -33,6 +33,7 @@ FAST = 1.28  # seconds that a counter grows by in a second
 LENGTH = 600.0
 # When it was scraped, in seconds: every fifteen, and up to six off.
 SCRAPES = [15.0 * number + (-6.0, 0.0, 5.0, -2.0, 6.0)[number % 5] for number in range(1, 40)]
+GPUS = 6.0  # time by state or owner adds up to GPUs: at most all that there are
 UNITS = {"percent": 100.0, "percentunit": 1.0}
 NOT_SIMULATED = {("gpu-health", "Life left of power smoothing")}
 HOST = {
@@ -51,7 +52,7 @@ BEYOND = {
 
 
 class Share(NamedTuple):
-    """A query that is shown in percent."""
+    """A query that is shown in percent, or as a number of GPUs; ``whole`` is the most that it can be."""
 
     uid: str
     title: str
@@ -75,9 +76,11 @@ def shares() -> Iterator[Share]:
             for target in panel["targets"]:
                 name = renamed.get(f"Value #{target['refId']}", "")
                 unit = by_name.get(name, config["defaults"].get("unit", ""))
+                title = f"{panel['title']}: {name}" if name else panel["title"]
                 if unit in UNITS:
-                    title = f"{panel['title']}: {name}" if name else panel["title"]
                     yield Share(uid, title, target, UNITS[unit])
+                elif re.search(r"rate\(gpu_(state|owner)_seconds_total", target["expr"]):
+                    yield Share(uid, title, target, GPUS)
 
 
 def exposed(model: str, start: float) -> tuple[Families, set[str]]:
