@@ -41,6 +41,7 @@ HOST = {
     "node_memory_MemAvailable_bytes": 1e11, "node_memory_MemTotal_bytes": 1e11,
 }  # fmt: skip
 Families = dict[str, list[tuple[str, float]]]  # by name: labels and value
+STATES = {0: "active", 1: "idle_held", 2: "down"}
 ODD = 'gpu="1"'
 # What a gauge is at its worst: so many times another of the same GPU.
 BEYOND = {
@@ -122,6 +123,12 @@ def worst(families: Families, name: str, labels: str, value: float) -> float:
     return value
 
 
+def _grows(labels: str) -> bool:
+    """A GPU is in one state all the time."""
+    state = labels.partition('state="')[2].partition('"')[0]
+    return state in {"", next((kept for gpu, kept in STATES.items() if f'gpu="{gpu}"' in labels), "")}
+
+
 def scraped(instance: str, model: str, start: float) -> Iterator[str]:
     """OpenMetrics lines of one machine, family by family."""
     families, counters = exposed(model, start)
@@ -134,7 +141,7 @@ def scraped(instance: str, model: str, start: float) -> Iterator[str]:
                 continue  # it tells none
             where = f"{{{labels},{place}}}" if labels else f"{{{place}}}"
             for at in SCRAPES:
-                told = FAST * at if counter else worst(families, name, labels, value)
+                told = FAST * at * _grows(labels) if counter else worst(families, name, labels, value)
                 yield f"{name}{where} {told} {start + at:.3f}"
 
 
