@@ -1,4 +1,4 @@
-"""No panel shows more than all of something: every query with a unit of percent, asked of a real Prometheus.
+"""No panel shows more than all of something: every query in percent or GPUs, asked of a real Prometheus.
 
 What it has was scraped on a bad day: counters of seconds run faster than the clock, as where the clocks of two machines
 drift, scrapes are late and early, and boards draw more, clock higher and blow harder than they should.
@@ -33,6 +33,7 @@ FAST = 1.28  # seconds that a counter grows by in a second
 LENGTH = 600.0
 # When it was scraped, in seconds: every fifteen, and up to six off.
 SCRAPES = [15.0 * number + (-6.0, 0.0, 5.0, -2.0, 6.0)[number % 5] for number in range(1, 40)]
+GPUS = 6.0  # time by state or owner adds up to GPUs: at most all that there are
 UNITS = {"percent": 100.0, "percentunit": 1.0}
 NOT_SIMULATED = {("gpu-health", "Life left of power smoothing")}
 HOST = {
@@ -40,6 +41,7 @@ HOST = {
     "node_memory_MemAvailable_bytes": 1e11, "node_memory_MemTotal_bytes": 1e11,
 }  # fmt: skip
 Families = dict[str, list[tuple[str, float]]]  # by name: labels and value
+STATES = {0: "active", 1: "idle_held", 2: "down"}
 ODD = 'gpu="1"'
 # What a gauge is at its worst: so many times another of the same GPU.
 BEYOND = {
@@ -51,7 +53,7 @@ BEYOND = {
 
 
 class Share(NamedTuple):
-    """A query that is shown in percent."""
+    """A query that is shown in percent, or as a number of GPUs; ``whole`` is the most that it can be."""
 
     uid: str
     title: str
@@ -75,9 +77,11 @@ def shares() -> Iterator[Share]:
             for target in panel["targets"]:
                 name = renamed.get(f"Value #{target['refId']}", "")
                 unit = by_name.get(name, config["defaults"].get("unit", ""))
+                title = f"{panel['title']}: {name}" if name else panel["title"]
                 if unit in UNITS:
-                    title = f"{panel['title']}: {name}" if name else panel["title"]
                     yield Share(uid, title, target, UNITS[unit])
+                elif re.search(r"rate\(gpu_(state|owner)_seconds_total", target["expr"]):
+                    yield Share(uid, title, target, GPUS)
 
 
 def exposed(model: str, start: float) -> tuple[Families, set[str]]:
@@ -119,6 +123,12 @@ def worst(families: Families, name: str, labels: str, value: float) -> float:
     return value
 
 
+def _grows(labels: str) -> bool:
+    """A GPU is in one state all the time."""
+    state = labels.partition('state="')[2].partition('"')[0]
+    return state in {"", next((kept for gpu, kept in STATES.items() if f'gpu="{gpu}"' in labels), "")}
+
+
 def scraped(instance: str, model: str, start: float) -> Iterator[str]:
     """OpenMetrics lines of one machine, family by family."""
     families, counters = exposed(model, start)
@@ -131,7 +141,7 @@ def scraped(instance: str, model: str, start: float) -> Iterator[str]:
                 continue  # it tells none
             where = f"{{{labels},{place}}}" if labels else f"{{{place}}}"
             for at in SCRAPES:
-                told = FAST * at if counter else worst(families, name, labels, value)
+                told = FAST * at * _grows(labels) if counter else worst(families, name, labels, value)
                 yield f"{name}{where} {told} {start + at:.3f}"
 
 

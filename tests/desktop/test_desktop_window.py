@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyqtgraph import PlotWidget
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QAction, QColor, QPalette
 from PySide6.QtTest import QTest
@@ -496,6 +497,33 @@ def test_a_hub_s_machines_and_its_history(application: QApplication, tmp_path: P
 
 
 # --- remembered, themed, closed ---------------------------------------------------------------------------------------
+
+
+def test_a_list_without_machines_says_so(application: QApplication, tmp_path: Path, a: Told) -> None:
+    with lab(tmp_path, {}) as made, desktop(application, tmp_path, made.choice()) as desk:
+        detail = desk.window.detail
+        until(lambda: detail.name.text() == "There is no machine to show")
+        assert "Choose what to show" in detail.facts.text()
+        assert not detail.parts.isVisible(), "no empty curves of nothing"
+        made.ports["gpu-a"] = made.stack.enter_context(exporter(a)).port
+        made.write()
+        until(lambda: detail.name.text() == "gpu-a")
+        assert detail.parts.isVisible()
+        assert detail.facts.text().startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(("size", "shown"), [((760, 600), 1), ((1280, 860), 4), ((1280, 600), 2)])
+def test_curves_that_are_shown_are_whole(desk: Desktop, size: tuple[int, int], shown: int) -> None:
+    desk.window.resize(*size)
+    click(desk, "gpu-b")
+    QTest.qWait(50)
+    charts = desk.window.detail.charts
+    visible = [chart for chart in charts.findChildren(PlotWidget) if chart.isVisible()]
+    assert len(visible) >= shown
+    for chart in visible:
+        assert chart.height() >= 100
+        assert charts.rect().contains(chart.geometry()), "no part of it is cut off"
+        assert not any(chart.geometry().intersects(other.geometry()) for other in visible if other is not chart)
 
 
 def test_geometry_is_remembered(application: QApplication, tmp_path: Path) -> None:

@@ -309,6 +309,8 @@ def test_gpus_as_json(site: Site) -> None:
 @pytest.mark.parametrize("wanted", ["3", "GPU-3", "003"])
 def test_one_gpu_by_index_or_uuid(site: Site, wanted: str) -> None:
     assert json.loads(site.ask(f"/api/v1/gpus/{wanted}").text) == gpu_document(FULL)
+    site.provider.now = snapshot(FULL, simulated=True)
+    assert json.loads(site.ask(f"/api/v1/gpus/{wanted}").text) == {**gpu_document(FULL), "simulated": True}
 
 
 def test_a_failed_gpu_keeps_its_name_and_its_words_stay_inside(site: Site) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gpu_exporter.hub.client.view import View
 from gpu_exporter.top import once
 from gpu_exporter.top.board import board
-from gpu_exporter.top.cells import cut, fit, width
+from gpu_exporter.top.cells import both_ends, cut, fit, width
 from gpu_exporter.top.idle import IdleProcesses
 from gpu_exporter.top.lines import PaperPen, Pen
 from gpu_exporter.top.look import Look
@@ -95,6 +95,46 @@ def test_a_line_is_broken_at_blanks_or_where_it_must_be() -> None:
     assert list(pen.broken(pen.line([("one two three four", "")]))) == ["one two", "  three", "  four"]
     assert list(pen.broken(pen.line([("abcdefghijklmnop", "")]))) == ["abcdefghij", "  klmnop"]
     assert list(pen.broken(pen.line([("数据中心的第一台", "")]))) == ["数据中心的", "  第一台"]
+    assert list(pen.broken(pen.line([("two abcdefghijklm", "")]))) == ["two abcdef", "  ghijklm"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "shown"),
+    [
+        ("gpu-a", 7, "gpu-a"),
+        ("gpu-node-of-physics-1", 11, "gpu-n…ics-1"),
+        ("gpu-node-of-physics-1", 10, "gpu-n…cs-1"),
+        ("gpu-node", 6, "gpu-n…"),
+        ("機械学習サーバー-東京", 12, "機械学…-東京"),
+        ("ééééééééé", 7, "ééé…ééé"),
+    ],
+)
+def test_long_names_keep_both_ends(text: str, columns: int, shown: str) -> None:
+    assert both_ends(text, columns) == shown
+    assert width(shown) <= columns
+
+
+def test_a_long_name_leaves_room_for_what_its_gpus_do() -> None:
+    names = [f"gpu-node-of-the-institute-of-physics-{number:02}.example.org" for number in range(30)]
+    view = Story(*names).look({name: ([gpu(0), free(1)], [process()]) for name in names})
+    for columns in (40, 80, 120):
+        lines = [line.text for line in board(view, Look(), Pen(columns, ascii_only=False), trails=None, room=40).lines]
+        assert all("·] 1 free" in line for line in lines), columns
+        assert columns == 40 or len(set(lines)) == len(names), "told apart by their ends"
+
+
+def test_on_paper_two_long_names_are_not_taken_for_one_another() -> None:
+    names = [f"gpu-node-of-the-institute-of-physics-{number}.example.org" for number in (1, 2)]
+    users = [f"somebody.with-a-long-name-{number}" for number in (1, 2)]
+    view = Story(*names).look(
+        {name: ([gpu(who=user)], [process(user=user)]) for name, user in zip(names, users, strict=True)}
+    )
+    for columns in (60, 80, 120):
+        told = "".join(line.strip() for line in text(view, columns).splitlines())
+        table = told[told.index("MACHINE") :]
+        for word in (*names, *users):
+            assert word.replace(" ", "") in table.replace(" ", ""), (columns, word)
+        assert all(width(line) <= columns for line in text(view, columns).splitlines())
 
 
 def test_forty_columns_have_the_most_important() -> None:

@@ -24,7 +24,7 @@ from build.looks import (
 )
 from build.panels import Json, Panel, colored, limit, series, stat, timeline
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_NODE, alerts, per_gpu, processes
-from build.promql import FIRING_GPU, GPU, GPU_LEGEND, host, power_share, share
+from build.promql import FIRING_GPU, GPU, GPU_LEGEND, gpus_by, host, in_state, power_share, share
 from build.tables import Column, table
 
 _REASONS: Final[Names] = {"0": ("no", GREY), "1": ("YES", ORANGE)}
@@ -326,7 +326,7 @@ _OWNERS = [
         "Who held it",
         "GPUs held by each owner, split by memory where they share one. 1 is one whole GPU.",
         (
-            f"sum by (owner_kind, owner, namespace) (rate(gpu_owner_seconds_total{{{GPU}}}[$__rate_interval]))",
+            f"sum by (owner_kind, owner, namespace) ({gpus_by('gpu_owner_seconds_total', GPU)})",
             "{{owner_kind}} {{namespace}} {{owner}}",
         ),
         unit="none",
@@ -337,10 +337,7 @@ _OWNERS = [
         "What it did",
         "Active: something ran. Idle held: somebody holds its memory, or was given it, and nothing ran. Unknown: MIG "
         "mode, where the driver does not tell.",
-        *(
-            (f'sum(rate(gpu_state_seconds_total{{{GPU}, state="{state}"}}[$__rate_interval]))', state)
-            for state in STATES
-        ),
+        *((f"sum({gpus_by('gpu_state_seconds_total', in_state(state))})", state) for state in STATES),
         unit="none",
         stacked=True,
         overrides=[colored(state, color) for state, color in STATES.items()],

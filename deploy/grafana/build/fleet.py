@@ -235,11 +235,17 @@ _COURSE = [
     ),
 ]
 
+
+def _named(expression: str) -> str:
+    """Machines without the label stand together, and are told to have none."""
+    return f'label_replace({expression}, "rack", "(none)", "rack", "")'
+
+
 _RACKS = [
     strip(
         "Hottest GPU by rack",
         "The label rack of nodes.yml, a strip each: a row that turns warm together is the room, not a board.",
-        most(f"max by (cluster, rack) (gpu_temperature_celsius{{{NODE}}})", 40),
+        most(_named(f"max by (cluster, rack) (gpu_temperature_celsius{{{NODE}}})"), 40),
         legend="{{cluster}} rack {{rack}}",
         unit="celsius",
         steps=HEAT,
@@ -248,7 +254,7 @@ _RACKS = [
     series(
         "Power by rack",
         "What the GPUs of each rack draw; their hosts draw more. The twenty racks that draw most.",
-        (most(f"sum by (cluster, rack) (gpu_power_watts{{{NODE}}})"), "{{cluster}} rack {{rack}}"),
+        (most(_named(f"sum by (cluster, rack) (gpu_power_watts{{{NODE}}})")), "{{cluster}} rack {{rack}}"),
         unit="watt",
         stacked=True,
         width=12,

@@ -9,10 +9,11 @@ from build.device import STATES
 from build.looks import COLD, COOL, GREEN, ORANGE, PLAIN, RED, USE, YELLOW
 from build.panels import colored, gauges, series, stat
 from build.parts import ADDRESS, GPU_COLUMNS, SERIES_TO_DEVICE, idle_held, processes
-from build.promql import GPU, GPU_LEGEND, NODE, OWNER, host, most, share
+from build.promql import GPU, GPU_LEGEND, NODE, OWNER, gpus_by, host, in_state, most, share
 from build.tables import Column, table
 
 _OWNED: Final = f"{GPU}, {OWNER}"
+_OWNED_IDLE: Final = f'{_OWNED}, state="idle_held"'
 # As the exporter charges it: idle power by hold, the rest by work.
 _ENERGY: Final = (
     f"sum by (owner_kind, owner, namespace) (increase(gpu_owner_energy_joules_total{{{_OWNED}}}[$__range])) / 3.6e6"
@@ -41,7 +42,7 @@ _STATE = [
     stat(
         "GPUs held",
         "GPUs whose memory somebody holds, or which were given to a pod or job; 0.5 is half of a shared GPU.",
-        f"sum(rate(gpu_owner_seconds_total{{{_OWNED}}}[$__rate_interval]))",
+        f"sum({gpus_by('gpu_owner_seconds_total', _OWNED)})",
         spark=True,
         decimals=1,
     ),
@@ -49,7 +50,7 @@ _STATE = [
     stat(
         "Free GPUs",
         "GPUs that answer and that nobody holds.",
-        f'sum(rate(gpu_state_seconds_total{{{GPU}, state="idle_free"}}[$__rate_interval]))',
+        f"sum({gpus_by('gpu_state_seconds_total', in_state('idle_free'))})",
         spark=True,
         decimals=1,
     ),
@@ -192,7 +193,7 @@ _COURSE = [
     series(
         "Who holds GPUs",
         "GPUs held by each owner, of the twenty that hold most; 0.5 is half of a shared GPU.",
-        (most(f"sum {_BY_OWNER} (rate(gpu_owner_seconds_total{{{_OWNED}}}[$__rate_interval]))"), _LEGEND),
+        (most(f"sum {_BY_OWNER} ({gpus_by('gpu_owner_seconds_total', _OWNED)})"), _LEGEND),
         unit="none",
         stacked=True,
         links=[_TO_OWNER],
@@ -201,9 +202,7 @@ _COURSE = [
         "Who holds GPUs idle",
         "GPUs that each owner holds while nothing runs on them, of the twenty that hold most so.",
         (
-            most(
-                f'sum {_BY_OWNER} (rate(gpu_owner_seconds_total{{{_OWNED}, state="idle_held"}}[$__rate_interval])) > 0'
-            ),
+            most(f"sum {_BY_OWNER} ({gpus_by('gpu_owner_seconds_total', _OWNED_IDLE)}) > 0"),
             _LEGEND,
         ),
         unit="none",
@@ -214,10 +213,7 @@ _COURSE = [
     series(
         "What the GPUs do",
         "GPUs by what they do. Idle free: nobody holds them. Unknown: MIG mode. Down: they do not answer.",
-        *(
-            (f'sum(rate(gpu_state_seconds_total{{{GPU}, state="{state}"}}[$__rate_interval]))', state)
-            for state in STATES
-        ),
+        *((f"sum({gpus_by('gpu_state_seconds_total', in_state(state))})", state) for state in STATES),
         unit="none",
         stacked=True,
         overrides=[colored(state, color) for state, color in STATES.items()],

@@ -35,6 +35,16 @@ def share(part: str, whole: str = "") -> str:
     return f"clamp_max({f'{part} / {whole}' if whole else part}, 1)"
 
 
+def in_state(state: str) -> str:
+    """The chosen GPUs while they are in that state."""
+    return f'{GPU}, state="{state}"'
+
+
+def gpus_by(counter: str, selector: str) -> str:
+    """A counter of seconds as shares of each second: their sum is a number of GPUs."""
+    return share(f"rate({counter}{{{selector}}}[$__rate_interval])")
+
+
 def power_share(selector: str) -> str:
     """Power of all GPUs that tell a limit, of that limit."""
     told = f"gpu_power_limit_watts{{{selector}}}"

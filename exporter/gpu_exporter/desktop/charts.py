@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 import pyqtgraph as graph
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QColor
+from PySide6.QtCore import QSize, Qt
+from PySide6.QtGui import QColor, QResizeEvent
 from PySide6.QtWidgets import QGridLayout, QWidget
 
 from gpu_exporter.desktop.theme import Colours, colours
@@ -22,6 +22,9 @@ Points: TypeAlias = Sequence[tuple[float, float | None]]
 
 HOUR: Final = 3600.0  # seconds
 _USUAL: Final = 60.0  # seconds between points, where there is one alone
+_SMALLEST: Final = (200, 100)  # pixels of a chart
+_BESIDE: Final = 560  # pixels from which on two stand beside one another
+_SPACE: Final = 8  # pixels between them
 _GAP: Final = 3.0  # times the usual distance of points, from which on a line is broken
 
 
@@ -100,7 +103,7 @@ class _Chart(graph.PlotWidget):  # type: ignore[misc]
         self._limit = graph.InfiniteLine(angle=0)
         self._limit.hide()
         item.addItem(self._limit)
-        self.setMinimumHeight(110)
+        self.setMinimumHeight(_SMALLEST[1])
         self.setAccessibleName(measure.title)
         for part in (self, self.viewport()):  # there is nothing in it that keys could do
             part.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -143,17 +146,30 @@ class _Chart(graph.PlotWidget):  # type: ignore[misc]
 
 
 class Charts(QWidget):
-    """Four curves of one GPU. ``history`` is what a hub has answered for the GPU that is shown."""
+    """Four curves of one GPU, or as many of them as there is room for; those that come first are asked for most."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._charts = {measure.metric: _Chart(measure) for measure in MEASURES}
-        grid = QGridLayout(self)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setSpacing(8)
-        for number, chart in enumerate(self._charts.values()):
-            grid.addWidget(chart, number // 2, number % 2)
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setSpacing(_SPACE)
+        self.setMinimumSize(*_SMALLEST)
+        self._arrange(QSize(2 * _BESIDE, 2 * _BESIDE))
         self.retheme(colours(self.palette()))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
+        """See Qt."""
+        super().resizeEvent(event)
+        self._arrange(event.size())
+
+    def _arrange(self, room: QSize) -> None:
+        """Two beside one another where that leaves their titles whole, and as many rows as fit."""
+        columns = 2 if room.width() >= _BESIDE else 1
+        rows = max(1, (room.height() + _SPACE) // (_SMALLEST[1] + _SPACE))
+        for number, chart in enumerate(self._charts.values()):
+            self._grid.addWidget(chart, number // columns, number % columns)
+            chart.setVisible(number < columns * rows)
 
     def retheme(self, theme: Colours) -> None:
         """Draw in these colours from now on."""

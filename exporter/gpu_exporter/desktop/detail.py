@@ -22,6 +22,7 @@ from gpu_exporter.hub.state import Gpu, NodeState
 from gpu_exporter.hub.words import clock, short_model
 
 _RANGES: Final = (("Last hour", HOUR), ("Last day", 86400.0), ("Last week", 7 * 86400.0), ("Last month", 30 * 86400.0))
+_HOW: Final = "Write one into the list that is shown, or choose another: File, Choose what to show."
 _ASK_AGAIN: Final = 60_000  # ms between questions for history: what a hub keeps is of minutes
 
 
@@ -101,9 +102,13 @@ class Detail(QWidget):
 
     def _show(self) -> None:
         machine, gpu = self.machine, self.gpu
+        view = self._view
+        nobody = view is not None and view.taken > 0 and not view.machines and not view.trouble
+        self.parts.setVisible(not nobody)
         if machine is None:
-            self.name.setText(self._node and f"{self._node} is not in the list any more")
-            self.facts.setText("")
+            gone = self._node and f"{self._node} is not in the list any more"
+            self.name.setText("There is no machine to show" if nobody else gone)
+            self.facts.setText(_HOW if nobody else "")
             self.trouble.tell("")
         else:
             since = f", since {clock(machine.since, time.time())}" if machine.status == "offline" else ""
@@ -184,4 +189,5 @@ class Detail(QWidget):
         for widget in (self.name, self.facts, self.trouble):
             layout.addWidget(widget)
         layout.addWidget(parts, 1)
+        layout.addStretch(0)  # what stands above stays there where the parts are hidden
         return parts

@@ -26,7 +26,7 @@ from gpu_exporter.hub.state import STATES
 from gpu_exporter.hub.words import STATE_WORDS, clock, span
 
 _MINE: Final = "mine"
-_SMALLEST: Final = (640, 480)
+_SMALLEST: Final = (760, 600)  # pixels below which parts would be cut
 
 
 class Window(QMainWindow):

@@ -171,8 +171,14 @@ class Application:
         for reading in snapshot.readings:
             if wanted == reading.device.uuid or index == reading.device.index:
                 name = f"gpu {reading.device.key}"
-                body = self._documents.page(name, (snapshot, host), lambda: _dumped(gpu_document(reading)))  # noqa: B023
-                return _json(body)
+                more = {"simulated": True} if snapshot.simulated else {}
+                return _json(
+                    self._documents.page(
+                        name,
+                        (snapshot, host),
+                        lambda: _dumped({**gpu_document(reading), **more}),  # noqa: B023
+                    )
+                )
         return status_answer("404 Not Found", path="/api/", why="there is no such GPU, or no fresh sample")
 
     def _snapshot(self, environ: Mapping[str, Any]) -> Answer:

@@ -108,7 +108,7 @@ def _health(state: NodeState) -> int:
 
 def _machine(state: NodeState, gpus: Sequence[Gpu], pen: Pen, now: float, *, folded: bool | None) -> Line:
     mark = "  " if folded is None else "▸ " if folded else "▾ "
-    spans: list[Span] = [(mark, "dim"), (state.node.name, "bold")]
+    spans: list[Span] = [(mark, "dim"), (pen.name(state.node.name, pen.columns // 2), "bold")]
     if state.status == "offline":
         since = f" for {span(now - state.since)}" if state.since and now - state.since >= 1 else ""
         held = f", {len(state.gpus)} GPU{'s' if len(state.gpus) > 1 else ''}" if state.gpus else ""

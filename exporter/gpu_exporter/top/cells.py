@@ -10,6 +10,9 @@ from typing import Final
 _ASCII: Final = {"°": "", "…": "~", "·": "-", "≥": ">", "▸": "+", "▾": "-", "▲": "^", "▼": "v", "⏎": "Enter"}
 
 
+_ENDS: Final = 7  # columns from which both ends say something
+
+
 @lru_cache(maxsize=8192)
 def width(text: str) -> int:
     """Columns that the text takes."""
@@ -40,6 +43,19 @@ def cut(text: str, columns: int, *, ascii_only: bool = False) -> str:
             break
         kept.append(char)
     return "".join(kept) + ("~" if ascii_only else "…")
+
+
+def both_ends(text: str, columns: int, *, ascii_only: bool = False) -> str:
+    """The text's beginning and its end: names of machines and people mostly differ at the one or the other."""
+    if width(text) <= columns or columns < _ENDS:
+        return cut(text, columns, ascii_only=ascii_only)
+    end, taken = len(text), 0
+    while taken + _of(text[end - 1]) <= (columns - 1) // 2:
+        end -= 1
+        taken += _of(text[end])
+    while unicodedata.combining(text[end]):  # it belongs to what is left out
+        end += 1
+    return cut(text[:end], columns - width(text[end:]), ascii_only=ascii_only) + text[end:]
 
 
 def spelled(text: str, *, ascii_only: bool) -> str:

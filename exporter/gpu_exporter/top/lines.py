@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from gpu_exporter.top.cells import cut, fit, spelled, width
+from gpu_exporter.top.cells import both_ends, cut, fit, spelled, width
 
 Tone: TypeAlias = Literal["", "head", "dim", "bold", "busy", "idle", "free", "warn", "bad"]
 Span: TypeAlias = tuple[str, Tone]
@@ -74,6 +74,10 @@ class Pen:
         """The text as the last cell of a row, of so many columns."""
         return self.fit(text, columns)
 
+    def name(self, text: str, columns: int) -> str:
+        """What tells one row from another, in so many columns at most."""
+        return both_ends(spelled(text, ascii_only=self.ascii_only), columns, ascii_only=self.ascii_only)
+
     def bar(self, share: float | None, columns: int) -> str:
         """A share of 1 as a bar."""
         if share is None or columns < 1:
@@ -119,24 +123,35 @@ class PaperPen(Pen):
         del columns
         return spelled(text, ascii_only=self.ascii_only)
 
+    def name(self, text: str, columns: int) -> str:
+        """All of the text: one that is too long moves what stands behind it."""
+        del columns
+        return spelled(text, ascii_only=self.ascii_only)
+
     def broken(self, line: Line) -> Iterator[str]:
         """The line in pieces that fit, broken at blanks where there are any."""
         rest, indent = line.text, 0
         room = self.columns
+        # What stands far right would leave no room below it.
+        below = line.indent if line.indent <= self.columns - _NARROW else min(4, self.columns // 4)
         while width(rest) > room:
-            piece = _start(rest, room)
+            piece = _start(rest, room, self.columns - below)
             yield f"{' ' * indent}{piece}".rstrip()
             rest = rest[len(piece) :].lstrip()
-            # What stands far right would leave no room below it.
-            indent = line.indent if line.indent <= self.columns - _NARROW else min(4, self.columns // 4)
-            room = self.columns - indent
+            indent, room = below, self.columns - below
         yield f"{' ' * indent}{rest}"
 
 
-def _start(text: str, columns: int) -> str:
-    """As much of the text as fits, to its last blank where that is not its beginning."""
+def _start(text: str, columns: int, below: int) -> str:
+    """As much of the text as fits, to its last blank where that is not its beginning.
+
+    A word that does not fit into a whole line ``below`` either is broken where the line ends.
+    """
     end, taken = 0, 0
     while end < len(text) and (taken := taken + width(text[end])) <= columns:
         end += 1
     blank = text.rfind(" ", 0, end + 1)
-    return text[:blank] if blank > 0 and text[:blank].strip() else text[: max(1, end)]
+    word = text[blank + 1 :].partition(" ")[0]
+    if blank > 0 and text[:blank].strip() and width(word) <= below:
+        return text[:blank]
+    return text[: max(1, end)]

@@ -98,10 +98,10 @@ def process_table(columns: int, view: View) -> Table:
     several = len(view) >= _SEVERAL
     name = min(20, max((width(state.node.name) for state in view), default=0))
     fixed = [
-        *([Column("machine", "MACHINE", max(7, name))] if several and columns >= _WIDE else []),
+        *([Column("machine", "MACHINE", max(7, name), name=True)] if several and columns >= _WIDE else []),
         Column("gpu", "GPU", 3, right=True),
         Column("pid", "PID", 7, right=True),
-        Column("user", "USER", 8 if columns < _WIDE else 10 if columns < 120 else 16),
+        Column("user", "USER", 8 if columns < _WIDE else 10 if columns < 120 else 16, name=True),
         Column("memory", "MEM", 9, right=True),
     ]
     if columns >= _WIDE:
@@ -127,7 +127,7 @@ def process_line(row: Row, table: Table, pen: Pen, now: float) -> Line:
 def people_table(columns: int) -> Table:
     """The columns of whoever holds GPUs."""
     fixed = [
-        Column("who", "WHO", 16 if columns < _WIDE else min(40, columns // 3)),
+        Column("who", "WHO", 16 if columns < _WIDE else min(40, columns // 3), name=True),
         Column("gpus", "GPUS", 4, right=True),
         Column("idle", "IDLE", 4, right=True),
         Column("memory", "MEM", 9, right=True),

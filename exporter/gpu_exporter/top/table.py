@@ -14,12 +14,16 @@ Cells: TypeAlias = Mapping[str, tuple[str, Tone]]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: ``key`` is what it is of and ordered by, ``title`` what stands above it."""
+    """One column: ``key`` is what it is of and ordered by, ``title`` what stands above it.
+
+    ``name`` is one whose text tells one row from another.
+    """
 
     key: str
     title: str
     width: int
     right: bool = False
+    name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,10 @@ class Table:
         spans: list[Span] = []
         for column in columns:
             text, tone = cells.get(column.key, ("", ""))
-            spans += [(pen.fit(text, column.width, right=column.right), tone), (" ", "")]
+            if column.name:
+                text = pen.name(text, column.width)
+            spans += [(pen.fit(text, max(column.width, width(text) if column.name else 0), right=column.right), tone)]
+            spans.append((" ", ""))
         text, tone = cells.get(end.key, ("", ""))
         line = pen.line([*spans, (pen.last(text, end.width), tone), (" ", "")], subject)
         return replace(line, indent=total(columns))

@@ -151,6 +151,11 @@ export async function frames(
   );
   const made = await firstValueFrom(transformDataFrame((panel.transformations ?? []) as any, raw));
   let index = 0;
+  // As Grafana has it: without limits of its own a bar is measured by the largest number of the panel.
+  const numbers = made
+    .flatMap((frame) => frame.fields)
+    .filter((field) => field.type === FieldType.number)
+    .flatMap((field) => field.values.filter((value: number | null) => value !== null && !Number.isNaN(value)));
   for (const frame of made) {
     for (const field of frame.fields) {
       const plain = field.type === FieldType.time ? {} : structuredClone(panel.fieldConfig.defaults);
@@ -162,7 +167,6 @@ export async function frames(
       }
       field.config = config;
       if (field.type === FieldType.number) {
-        const numbers = field.values.filter((value: number | null) => value !== null && !Number.isNaN(value));
         const min = config.min ?? Math.min(...numbers);
         const max = config.max ?? Math.max(...numbers);
         field.state = { ...field.state, seriesIndex: index++, range: { min, max, delta: max - min } };
