@@ -198,7 +198,8 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
             {"rules": {"additionalGroups": [{"name": "site", "rules": []}, {"name": "site", "rules": []}]}},
             "there is a group 'site' already",
         ),
-        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "at '/service/ipDualStack/ipFamilies'"),
+        ({"tests": {"image": {"tag": "3"}}}, "Tell tests.image.repository"),
+        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "ipFamilies: IPv4, IPv4 has one twice"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:
