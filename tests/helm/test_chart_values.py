@@ -188,7 +188,7 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"extraArgs": ["--web.listen-address", ":1"]}, "use port instead"),
         ({"extraArgs": ["--no-processes.enabled"]}, "use the chart's own processes.enabled"),
         ({"extraArgs": ["--web.telemetry-path=/x"]}, "use config.web.telemetry_path instead"),
-        ({"env": {"GPU_EXPORTER_SOURCE": "fake"}}, "env.GPU_EXPORTER_SOURCE: the chart sets it itself"),
+        ({"env": {"GPU_EXPORTER_OWNERS_KUBERNETES": "1"}}, "env.GPU_EXPORTER_OWNERS_KUBERNETES: the chart sets"),
         ({"env": [{"name": "GPU_EXPORTER_WEB_CONFIG_FILE", "value": "/a"}]}, "use webConfig instead"),
         (
             {"rules": {"additionalGroups": [{"name": "gpu-health", "rules": []}]}},

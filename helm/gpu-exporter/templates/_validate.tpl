@@ -21,7 +21,8 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- $place := $v.config }}
 {{- range initial $steps }}{{ $place = get $place . | default dict }}{{ end }}
 {{- if hasKey $place (last $steps) }}{{ fail (printf "config.%s: the chart sets it itself; use %s instead." $key $instead) }}{{ end }}
-{{- include "gpu-exporter.validateFlag" (dict "root" $ "key" $key "variables" $variables "instead" $instead) }}
+{{- /* --source=smi or the like changes nothing of the pod. */}}
+{{- if ne $key "source" }}{{ include "gpu-exporter.validateFlag" (dict "root" $ "key" $key "variables" $variables "instead" $instead) }}{{ end }}
 {{- end }}
 {{- include "gpu-exporter.validateFlag" (dict "root" $ "key" "web.telemetry_path" "variables" $variables "instead" "config.web.telemetry_path") }}
 
