@@ -138,7 +138,7 @@ bench: .venv/bench.stamp
 .PHONY: test-cluster
 test-cluster: .venv/dev.stamp
 	tools/cluster
-	$(BIN)/pytest -m slow -n $(JOBS) --dist loadgroup tests/helm $(TESTS)
+	$(BIN)/pytest -m slow -n $(JOBS) tests/helm $(TESTS)
 
 .PHONY: test-neighbours
 test-neighbours: .venv/dev.stamp

@@ -63,7 +63,12 @@ _STRINGS: Final = many(TEXT)
 TEXTS: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number", "null"]}}
 _ANY: Final[Schema] = {"type": "object"}
 _DURATION: Final = r"([0-9]+(ms|[smhdwy]))+"
-_QUANTITIES: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
+_QUANTITY: Final = r"^[0-9.]+([eE][-+]?[0-9]+)?([munkMGTPE]|[KMGTPE]i)?$"
+_QUANTITIES: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": {"type": ["string", "number", "null"], "pattern": _QUANTITY},
+}
+_NETWORK_ADDRESS: Final = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$"
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NAMED: Final[Schema] = {"type": "string", "minLength": 1}
 
@@ -226,7 +231,6 @@ TYPES: Final[dict[str, Schema]] = {
     "bytes": {"type": "string", "pattern": "^$|^[0-9]+(B|KB|MB|GB|TB|PB|EB)$"},
     "digest": {"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"},
     "duration": {"type": "string", "pattern": f"^$|^{_DURATION}$"},
-    "families": {"type": "array", "items": {"enum": ["IPv4", "IPv6"]}, "uniqueItems": True},
     "file mounts": many(
         closed(
             {
@@ -327,13 +331,43 @@ class Kubernetes:
         tolerations = self.used["Toleration"]["properties"]
         tolerations["effect"] = {"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute", None]}
         tolerations["operator"] = {"enum": ["", "Equal", "Exists", "Lt", "Gt", None]}
+        self.used["Toleration"] |= {
+            "if": {"properties": {"operator": {"const": "Exists"}}, "required": ["operator"]},
+            "then": {"properties": {"value": {"enum": ["", None]}}},
+            "else": {"required": ["key"]},
+        }
         made["environment"] = {"anyOf": [TEXTS, made.pop("env list"), {"type": "null"}]}
         self._of(_PROBE)
+        self._narrow()
         probe = self.used["Probe"]["properties"]
         made["handler"] = closed({key: probe[key] for key in _HANDLERS})
         made["timing"] = closed({key: value for key, value in probe.items() if key not in _HANDLERS})
         self._keep_what_is_named(made)
         return made
+
+    def _narrow(self) -> None:
+        """What an API server refuses although the schemas take it (kubernetes/pkg/apis/core/validation)."""
+        for name, words in {
+            "DaemonSetUpdateStrategy.type": ["OnDelete", "RollingUpdate", None],
+            "NodeSelectorRequirement.operator": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"],
+            "LabelSelectorRequirement.operator": ["In", "NotIn", "Exists", "DoesNotExist"],
+            "NetworkPolicyPort.protocol": ["TCP", "UDP", "SCTP", None],
+            "SeccompProfile.type": ["RuntimeDefault", "Localhost", "Unconfined"],
+        }.items():
+            kind, key = name.split(".")
+            self.used[kind]["properties"][key] = {"enum": words}
+        for key in ("maxSurge", "maxUnavailable"):
+            share = {"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^(100|[0-9]{1,2})%$"}
+            self.used["RollingUpdateDaemonSet"]["properties"][key] = share
+        for key in ("failureThreshold", "periodSeconds", "successThreshold", "timeoutSeconds", "initialDelaySeconds"):
+            least = 0 if key == "initialDelaySeconds" else 1
+            self.used["Probe"]["properties"][key] = {"type": ["integer", "null"], "minimum": least}
+        self.used["IPBlock"]["properties"]["cidr"] = {"type": "string", "pattern": _NETWORK_ADDRESS}
+        self.used["NetworkPolicyPeer"]["minProperties"] = 1
+        self.used["LifecycleHandler"]["minProperties"] = 1
+        self.used["Volume"]["maxProperties"] = 2  # its name, and what it is
+        self.used["NodeSelector"]["properties"]["nodeSelectorTerms"]["minItems"] = 1
+        self.used["Container"]["required"] = ["name", "image"]
 
     def _many_of(self, name: str) -> Schema:
         """A list of them. Kubernetes' schemas take null for every object, but nothing is made of it here."""

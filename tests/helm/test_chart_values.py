@@ -188,7 +188,7 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"extraArgs": ["--web.listen-address", ":1"]}, "use port instead"),
         ({"extraArgs": ["--no-processes.enabled"]}, "use the chart's own processes.enabled"),
         ({"extraArgs": ["--web.telemetry-path=/x"]}, "use config.web.telemetry_path instead"),
-        ({"env": {"GPU_EXPORTER_SOURCE": "fake"}}, "env.GPU_EXPORTER_SOURCE: the chart sets it itself"),
+        ({"env": {"GPU_EXPORTER_OWNERS_KUBERNETES": "1"}}, "env.GPU_EXPORTER_OWNERS_KUBERNETES: the chart sets"),
         ({"env": [{"name": "GPU_EXPORTER_WEB_CONFIG_FILE", "value": "/a"}]}, "use webConfig instead"),
         (
             {"rules": {"additionalGroups": [{"name": "gpu-health", "rules": []}]}},
@@ -198,7 +198,8 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
             {"rules": {"additionalGroups": [{"name": "site", "rules": []}, {"name": "site", "rules": []}]}},
             "there is a group 'site' already",
         ),
-        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "at '/service/ipDualStack/ipFamilies'"),
+        ({"tests": {"image": {"tag": "3"}}}, "Tell tests.image.repository"),
+        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "ipFamilies: IPv4, IPv4 has one twice"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:

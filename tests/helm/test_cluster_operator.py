@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import json
 import os
 from base64 import b64decode, b64encode
 from collections import defaultdict
@@ -22,8 +24,7 @@ from helm.api_server import ENDS_WITH_US, Kubernetes, built
 from helm.rendering import CASES, CHART
 from rules import promtool
 
-# One worker: the operator reads what all cases made.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("operator")]
+pytestmark = pytest.mark.slow
 
 BESIDE = ("monitoring", "grafana", "gpu-monitoring")
 MONITORING = "apis/monitoring.coreos.com"
@@ -105,8 +106,29 @@ def _give_what_is_named(cluster: Kubernetes) -> None:
 
 
 @pytest.fixture(scope="session")
-def made(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Made]]:
-    """For each case, by namespace: what the operator makes of all cases at once, each with a namespace of its own."""
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Made]]:
+    """For each case, by namespace: what the operator makes of all cases.
+
+    It takes minutes: of several workers the first that comes does it for all.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    file = folder / "operated.json"
+    with (folder / "operated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            cases = _operated(request.getfixturevalue("cluster"), tmp_path_factory.mktemp("operator"))
+            tree = {name: {place: vars(one) for place, one in by.items()} for name, by in cases.items()}
+            file.write_text(json.dumps(tree))
+    return {
+        name: {place: Made(**{**one, "objects": defaultdict(list, one["objects"])}) for place, one in by.items()}
+        for name, by in json.loads(file.read_text()).items()
+    }
+
+
+def _operated(cluster: Kubernetes, folder: Path) -> dict[str, dict[str, Made]]:
+    """All cases at once, each with a namespace of its own."""
     spec: dict[str, Any] = {"replicas": 1, "serviceAccountName": "default"}
     prometheus = {
         **spec,
@@ -142,7 +164,6 @@ def made(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> dict[
                 _read(cluster, place, files)
         return all(files.complete() for files in found.values())
 
-    folder = tmp_path_factory.mktemp("operator")
     command: list[str | Path] = [
         *ENDS_WITH_US,
         built("operator"),

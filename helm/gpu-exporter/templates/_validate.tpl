@@ -21,7 +21,8 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- $place := $v.config }}
 {{- range initial $steps }}{{ $place = get $place . | default dict }}{{ end }}
 {{- if hasKey $place (last $steps) }}{{ fail (printf "config.%s: the chart sets it itself; use %s instead." $key $instead) }}{{ end }}
-{{- include "gpu-exporter.validateFlag" (dict "root" $ "key" $key "variables" $variables "instead" $instead) }}
+{{- /* --source=smi or the like changes nothing of the pod. */}}
+{{- if ne $key "source" }}{{ include "gpu-exporter.validateFlag" (dict "root" $ "key" $key "variables" $variables "instead" $instead) }}{{ end }}
 {{- end }}
 {{- include "gpu-exporter.validateFlag" (dict "root" $ "key" "web.telemetry_path" "variables" $variables "instead" "config.web.telemetry_path") }}
 
@@ -109,6 +110,9 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $v.service.loadBalancerClass (ne $v.service.type "LoadBalancer") }}
 {{- fail (printf "service.loadBalancerClass is told, but service.type is %s; use LoadBalancer." $v.service.type) }}
 {{- end }}
+{{- if not (regexMatch "^(None|[0-9]+([.][0-9]+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]+)?$" $v.service.clusterIP) }}
+{{- fail (printf "service.clusterIP: '%s' is neither an address nor None." $v.service.clusterIP) }}
+{{- end }}
 {{- if and (eq $v.service.clusterIP "None") (ne $v.service.type "ClusterIP") }}
 {{- fail (printf "service.clusterIP: None is headless, but service.type is %s; use ClusterIP." $v.service.type) }}
 {{- end }}
@@ -170,13 +174,26 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $part.persistence.existingClaim (not $part.persistence.enabled) }}
 {{- fail (printf "%s.persistence.existingClaim is told, but %s.persistence.enabled is false." $name $name) }}
 {{- end }}
-{{- if and $part.persistence.enabled (not $part.persistence.existingClaim) (not $part.persistence.accessModes) }}
+{{- if and $part.persistence.enabled (not $part.persistence.existingClaim) }}
+{{- if not $part.persistence.accessModes }}
 {{- fail (printf "%s.persistence.accessModes is empty; name at least one, such as ReadWriteOnce." $name) }}
+{{- end }}
+{{- range $part.persistence.accessModes }}
+{{- if not (regexMatch "^(ReadWriteOnce|ReadOnlyMany|ReadWriteMany|ReadWriteOncePod)$" .) }}
+{{- fail (printf "%s.persistence.accessModes: '%s' is none; there are ReadWriteOnce, ReadOnlyMany, ReadWriteMany and ReadWriteOncePod." $name .) }}
+{{- end }}
+{{- end }}
+{{- if not (regexMatch "^[0-9.]+([eE][-+]?[0-9]+)?([kMGTPE]|[KMGTPE]i)?$" $part.persistence.size) }}
+{{- fail (printf "%s.persistence.size: '%s' is no size; write 50Gi or the like." $name $part.persistence.size) }}
+{{- end }}
 {{- end }}
 {{- if hasKey $part "ingress" }}
 {{- if and $part.ingress.enabled (not $part.ingress.hosts) }}{{ fail (printf "%s.ingress.enabled: true needs %s.ingress.hosts." $name $name) }}{{ end }}
 {{- if and $part.httpRoute.enabled (not $part.httpRoute.parentRefs) }}{{ fail (printf "%s.httpRoute.enabled: true needs %s.httpRoute.parentRefs." $name $name) }}{{ end }}
 {{- end }}
+{{- end }}
+{{- if and (or $v.tests.image.tag $v.tests.image.digest) (not $v.tests.image.repository) }}
+{{- fail "tests.image.tag, tests.image.digest: of which image? Tell tests.image.repository; without it the pod has the exporter's image." }}
 {{- end }}
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled }}
 {{- include "gpu-exporter.validateScrape" . }}

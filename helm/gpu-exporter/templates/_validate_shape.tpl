@@ -41,12 +41,41 @@ one Kubernetes object.
 
 {{- define "gpu-exporter.validateShape" -}}
 {{- $v := .Values }}
+{{- $host := "^(\\*\\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" }}
 {{- if not (kindIs "string" $v.image.tag) }}
 {{- fail (printf "image.tag: got number, want string: put %v in quotes, or write --set-string image.tag=%v." $v.image.tag $v.image.tag) }}
 {{- end }}
 {{- range $path := .Files.Get "files/texts.json" | fromJsonArray }}
 {{- with include "gpu-exporter.valueAt" (dict "values" $v "path" $path) }}
 {{- if hasPrefix "{" . }}{{ include "gpu-exporter.validateTexts" (dict "path" $path "texts" (fromJson .)) }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- /* Lists of texts that have a shape. */}}
+{{- range list
+  (list "service.ipDualStack.ipFamilies" "^IPv[46]$" "IPv4 or IPv6")
+  (list "service.loadBalancerSourceRanges" "^[0-9a-fA-F.:]+/[0-9]{1,3}$" "a network, such as 10.0.0.0/8")
+  (list "networkPolicy.namespaces" "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" "the name of a namespace")
+  (list "hub.ingress.hosts" $host "a host's name, such as gpus.example.org") (list "hub.httpRoute.hostnames" $host "a host's name, such as gpus.example.org")
+  (list "stack.grafana.ingress.hosts" $host "a host's name, such as gpus.example.org") (list "stack.grafana.httpRoute.hostnames" $host "a host's name, such as gpus.example.org") }}
+{{- $path := index . 0 }}
+{{- $pattern := index . 1 }}
+{{- $want := index . 2 }}
+{{- $found := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- range $found }}
+{{- if not (regexMatch $pattern .) }}{{ fail (printf "%s: '%s' is not %s." $path . $want) }}{{ end }}
+{{- end }}
+{{- if ne (len $found) (len (uniq $found)) }}{{ fail (printf "%s: %s has one twice." $path (join ", " $found)) }}{{ end }}
+{{- end }}
+
+{{- /* Who asks for more than he may have gets nothing. */}}
+{{- range $path := list "resources" "tests.resources" "hub.resources" "stack.prometheus.resources" "stack.alertmanager.resources" "stack.grafana.resources" }}
+{{- $resources := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
+{{- range $name, $most := get $resources "limits" | default dict }}
+{{- $asked := get (get $resources "requests" | default dict) $name }}
+{{- if and $asked $most (gt (include "gpu-exporter.bytes" $asked | float64) (include "gpu-exporter.bytes" $most | float64)) }}
+{{- fail (printf "%s: limits.%s, %v, is less than requests.%s, %v; change both." $path $name $most $name $asked) }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -66,11 +95,15 @@ one Kubernetes object.
 {{- if and (not (has (toString (get $rolling "maxSurge")) (list "" "<nil>" "0" "0%"))) (or $v.hostNetwork (include "gpu-exporter.hostPort" .)) }}
 {{- fail "updateStrategy.rollingUpdate.maxSurge: with hostNetwork or hostPort the old pod has the port; use maxUnavailable." }}
 {{- end }}
-{{- if and (eq (toString (get $rolling "maxUnavailable")) "0") (not (hasKey $rolling "maxSurge")) }}
+{{- if and (has (toString (get $rolling "maxUnavailable")) (list "0" "0%")) (has (toString (get $rolling "maxSurge")) (list "" "<nil>" "0" "0%")) }}
 {{- fail "updateStrategy.rollingUpdate.maxUnavailable: 0 replaces no pod; give maxSurge, or 1." }}
 {{- end }}
 {{- if and (get $v.containerSecurityContext "privileged") (eq (toString (get $v.containerSecurityContext "allowPrivilegeEscalation")) "false") }}
 {{- fail "containerSecurityContext.privileged: true needs allowPrivilegeEscalation: true." }}
+{{- end }}
+{{- $user := mergeOverwrite dict $v.securityContext $v.containerSecurityContext }}
+{{- if and (eq (toString (get $user "runAsUser")) "0") (get $user "runAsNonRoot") (not $v.owners.kubernetes.enabled) }}
+{{- fail "securityContext.runAsUser: 0 needs runAsNonRoot: false; the kubelet starts no such pod." }}
 {{- end }}
 {{- if and (get $v.containerSecurityContext "privileged") (eq (toString $v.hostUsers) "false") }}
 {{- fail "containerSecurityContext.privileged: true cannot be had with hostUsers: false." }}
