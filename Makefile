@@ -37,6 +37,9 @@ TESTS ?=
 # worksteal: the slowest tests are many and stand together; without it one worker would end with all of them.
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist=worksteal
 
+# Where the checkout was moved, what is in .venv is of the old place.
+$(shell . tools/setup .venv && cd "$(CURDIR)" && moved && rm -f .venv/*.stamp)
+
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -159,7 +162,7 @@ ATHERIS = 3.0.0
 .PHONY: fuzz
 fuzz: .venv/dev.stamp
 	[ -x .build/fuzz/bin/python ] || $(BIN)/python -m venv .build/fuzz
-	.build/fuzz/bin/pip install --quiet --disable-pip-version-check --only-binary=:all: atheris==$(ATHERIS) \
+	.build/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: atheris==$(ATHERIS) \
 		|| { echo "make fuzz: atheris $(ATHERIS) has no build for this Python or system" >&2; exit 1; }
 	.build/fuzz/bin/python -m tools.fuzzing $(FUZZ)
 

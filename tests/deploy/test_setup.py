@@ -111,6 +111,41 @@ def test_what_draws_the_pages_of_an_unpacked_prometheus_is_fetched_as_well(tmp_p
     ]  # fmt: skip
 
 
+LONG = """#!/bin/sh
+'''exec' "{}/.venv/bin/python3" "$0" "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "where", "moved"),
+    [
+        ("#!{}/.venv/bin/python3.11\n", "here", False),
+        ("#!{}/.venv/bin/python3.11\n", "link", False),
+        ("#!{}/.venv/bin/python3.11\n", "elsewhere", True),
+        (LONG, "here", False),
+        (LONG, "else where", True),
+        ("", "here", False),
+    ],
+    ids=["here", "the same by a link", "elsewhere", "here, a long path", "elsewhere, a long path", "nothing yet"],
+)
+def test_an_environment_that_was_made_elsewhere_is_known(tmp_path: Path, begin: str, where: str, moved: bool) -> None:
+    """And make forgets that it was made, so that it is made anew: nothing in it would run, or run another checkout."""
+    for name in ("here", "elsewhere", "else where"):
+        (tmp_path / name / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("here")
+    here = tmp_path / "here"
+    if begin:
+        (here / ".venv/bin/pip").write_text(begin.format(tmp_path / where))
+    assert call(here, "moved && echo moved").stdout == ("moved\n" if moved else "")
+
+    (here / "tools").mkdir()
+    for file in ("tools/setup", "Makefile"):
+        (here / file).write_text((ROOT / file).read_text())
+    (here / ".venv/dev.stamp").touch()
+    subprocess.run(["make", "--silent", "help"], cwd=here, capture_output=True, check=True)
+    assert (here / ".venv/dev.stamp").exists() != moved
+
+
 def test_setup_writes_nowhere_else() -> None:
     script = (ROOT / "tools/setup").read_text()
     assert "/usr/share/prometheus" in script
