@@ -165,17 +165,20 @@ def test_pages(lab: Hub, path: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_there(lab: Hub, path: str, status: int) -> None:
-    answered = lab.get(path)
+    answered = lab.get(path, {"Accept": "text/html,*/*;q=0.8"})
     assert answered.status == status
     assert (answered.headers["content-type"] == "application/json") == path.startswith("/api/")
     page = path.startswith(("/nothing", "/machines/"))
     assert (answered.headers["content-type"] == "text/html; charset=utf-8") == page
     if page:
         assert '<a href="/">All machines</a>' in answered.text
-        assert lab.get(path, {"If-None-Match": answered.headers["etag"]}).text == answered.text
-        for accept, html in (("text/html,*/*;q=0.8", True), ("*/*", True), ("text/plain", False)):
-            again = lab.get(path, {"Accept": accept})
-            assert (again.status, again.headers["content-type"].startswith("text/html")) == (status, html)
+        again = lab.get(path, {"Accept": "text/html", "If-None-Match": answered.headers["etag"]})
+        assert again.text == answered.text
+        for accept in ("*/*", "", "text/plain", "text/html;q=0,*/*"):
+            line = lab.get(path, {"Accept": accept})
+            assert (line.status, line.headers["content-type"]) == (status, "text/plain; charset=utf-8"), accept
+            assert line.text.startswith(f"{status} ")
+            assert line.text.count("\n") == 1
 
 
 def test_nothing_can_be_written(lab: Hub) -> None:

@@ -238,6 +238,18 @@ def test_the_page_is_live_and_leaves_people_alone(browser: Browser, serve: Calla
     assert browser.evaluate("window.kept === document.activeElement && window.kept.isConnected")
 
 
+def test_a_machine_that_is_taken_out_is_told_on_its_page(browser: Browser, serve: Callable[..., Hub]) -> None:
+    hub = serve({"stays": machine(gpu(0)), "goes": machine(gpu(0))})
+    open_page(browser, hub, "/machines/goes")
+    browser.until(lambda: browser.evaluate("document.getElementById('live').className") == "live on")
+    listed = json.loads(hub.nodes_file.read_text())
+    hub.nodes_file.write_text(json.dumps([each for each in listed if each["labels"]["alias"] == "stays"]))
+    browser.until(lambda: browser.evaluate("document.title").startswith("Not here"))
+    assert browser.evaluate("document.querySelector('main a').textContent") == "All machines"
+    browser.open("about:blank")
+    browser.problems.clear()  # of the answer, which is 404
+
+
 def test_a_hub_that_is_gone_is_told(browser: Browser, serve: Callable[..., Hub]) -> None:
     hub = serve({"one": machine(gpu(0))})
     open_page(browser, hub, "/")

@@ -45,7 +45,7 @@ class Hub(Program):
             folder / "hub.log",
             env=environment(extra),
         )
-        self.config = config
+        self.config, self.nodes_file = config, nodes
         self.port = int(self.wait(self._listening))
 
     def _listening(self) -> str | None:

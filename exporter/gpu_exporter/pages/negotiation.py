@@ -26,9 +26,8 @@ def wants_openmetrics(accept: str) -> bool:
 
 
 def wants_page(accept: str) -> bool:
-    """Whether a page is as good as a line of text: it is, unless other formats alone are asked for."""
-    weights = {name: weight for name, _, weight in _weighted(accept)} if accept.strip() else {"*/*": 1.0}
-    return next((weights[name] for name in ("text/html", "text/*", "*/*") if name in weights), 0.0) > 0
+    """Whether a page is asked for by name, as browsers do; a program that takes anything gets a line of text."""
+    return any(weight > 0 for name, _, weight in _weighted(accept) if name == "text/html")
 
 
 def wants_gzip(accept_encoding: str) -> bool:

@@ -42,7 +42,7 @@ async function refresh() {
   }
   busy = true;
   try {
-    const headers = etag ? { "If-None-Match": etag } : {};
+    const headers = { Accept: "text/html", ...(etag ? { "If-None-Match": etag } : {}) };
     const answer = await fetch(document.body.dataset.reload, { headers, cache: "no-store", credentials: "same-origin" });
     // A machine that is no longer in nodes.yml: the page that says so takes the place of what it told last.
     if (answer.status === 200 || answer.status === 404) {
