@@ -7,7 +7,7 @@
 # make e2e    the whole way with real programs: demo, reports, dashboards, compose stack, image, boot
 # make coverage   what of the package make unit runs, line by line in .build/coverage
 # make demo   three machines with simulated GPUs, Prometheus, Alertmanager; one GPU overheats, its mail is printed
-# make bench  the figures of bench/RESULTS.md
+# make bench  bench/RESULTS.md and RULES.md anew, in 45 minutes in which nothing else may run; BENCH='--nvidia-gpu-exporter FOLDER'
 # make goldens docs   write again what is generated (dashboards and the chart's tables too); read the diff
 # make bad-day   ten faults within an hour on 24 simulated GPUs, in three minutes; the mails of it, and their pictures in docs/images
 # make previews   the pictures of dashboards, hub, status page and terminal in docs/images (downloads 460 MB of Grafana's own components)
@@ -136,7 +136,8 @@ dist-test: .venv/dev.stamp
 
 .PHONY: bench
 bench: .venv/bench.stamp
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --write $(BENCH)
+	-$(BIN)/python -m bench.rules_cost --used --prometheus .build/shipped/prometheus --write
 
 .PHONY: test-cluster
 test-cluster: .venv/dev.stamp

@@ -74,6 +74,8 @@ class Scraper:
             self._close()
         if self._keep_alive and not kept:
             raise NotOfferedError
+        if fields.get("transfer-encoding") == "chunked":
+            body = _joined(body)
         return Answer(seconds, int(lines[0].split()[1]), body, fields.get("content-encoding") == "gzip")
 
     def _receive(self) -> tuple[bytes, bytes]:
@@ -101,6 +103,17 @@ def _length(head: bytes, start: int) -> int | None:
         if name.lower() == b"content-length":
             return start + int(value)
     return None
+
+
+def _joined(chunks: bytes) -> bytes:
+    """A chunked body that has come in whole, as of one who closes the connection (RFC 9112, 7.1)."""
+    body = bytearray()
+    while chunks:
+        size, _, chunks = chunks.partition(b"\r\n")
+        length = int(size.split(b";")[0], 16)
+        body += chunks[:length]
+        chunks = chunks[length + 2 :] if length else b""
+    return bytes(body)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
