@@ -1,8 +1,8 @@
 """``python -m bench.dashboards_cost``: what every query of every dashboard costs at 1 600 GPUs, and how much it shows.
 
-A real Prometheus scrapes 200 machines of eight simulated GPUs with the rules of deploy/prometheus, as in
-``bench.rules_cost``; then each query is asked as Grafana asks it, with everything chosen that can be. A panel that
-cannot be read shows too many series: a line each in a chart, a row each in a table (those have pages).
+A real Prometheus scrapes 200 machines of eight simulated GPUs (bench/fleet.py) with the rules of deploy/prometheus;
+then each query is asked as Grafana asks it, with everything chosen that can be. A panel that cannot be read shows too
+many series: a line each in a chart, a row each in a table (those have pages).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from tools.lab import ROOT
 from tools.lab.programs import MissingProgramError
 
-from bench.rules_cost import GPUS, RULES, Fleet, _say, watched
+from bench.fleet import GPUS, RULES, Fleet, say, watched
 
 SUPPORT = ROOT / "tests/support"  # has Grafana's side of the conversation
 SLOW = 1.0  # seconds that a query may take
@@ -94,7 +94,7 @@ def main() -> int:
     arguments = parser.parse_args()
     fleet = Fleet(arguments.nodes, [RULES], used=False)
     with watched(fleet, arguments.interval, binary=arguments.prometheus) as running:
-        _say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
+        say(f"{fleet.nodes} machines with {fleet.series} series each; warming up for {arguments.warm:g} minutes")
         time.sleep(60 * arguments.warm)
         asked = list(_ask(running.prometheus.port, minutes=arguments.warm))
         print(

@@ -16,14 +16,22 @@ from gpu_exporter.config import ConfigError, LogConfig, settings
 from gpu_exporter.config.parsers import RefusedError, listen_addresses, networks
 
 T = TypeVar("T")
-_NEEDED: Final = ("aiohttp", "dns", "jinja2", "msgspec", "starlette", "uvicorn")
 _LOG: Final = {setting.key: setting for setting in settings() if setting.key.startswith("log.")}
+_NEEDED: Final = ("aiohttp", "dns", "jinja2", "msgspec", "starlette", "uvicorn")
 
 
 def _file(flag: str, name: str, variable: str, text: str, default: Path | None = None) -> Callable[..., Any]:
     return click.option(
         flag, name, envvar=variable, type=click.Path(path_type=Path, readable=False), metavar="FILE", help=text,
         default=default, show_default=default is not None,
+    )  # fmt: skip
+
+
+def _log(key: str, name: str, metavar: str) -> Callable[..., Any]:
+    setting = _LOG[key]
+    return click.option(
+        setting.flag, name, envvar=setting.variable, metavar=metavar, help=setting.help,
+        shell_complete=completed(setting),
     )  # fmt: skip
 
 
@@ -84,22 +92,8 @@ def _file(flag: str, name: str, variable: str, text: str, default: Path | None =
     metavar="URL",
     help="Alertmanager whose firing alerts are shown beside the machines; the hub itself alerts nobody.",
 )
-@click.option(
-    "--log.level",
-    "level",
-    envvar="GPU_EXPORTER_LOG_LEVEL",
-    metavar="LEVEL",
-    help=_LOG["log.level"].help,
-    shell_complete=completed(_LOG["log.level"]),
-)
-@click.option(
-    "--log.format",
-    "form",
-    envvar="GPU_EXPORTER_LOG_FORMAT",
-    metavar="FORMAT",
-    help=_LOG["log.format"].help,
-    shell_complete=completed(_LOG["log.format"]),
-)
+@_log("log.level", "level", "LEVEL")
+@_log("log.format", "form", "FORMAT")
 def hub(
     *,
     listen: tuple[str, ...],
