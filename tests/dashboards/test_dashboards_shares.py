@@ -33,7 +33,7 @@ FAST = 1.28  # seconds that a counter grows by in a second
 LENGTH = 600.0
 # When it was scraped, in seconds: every fifteen, and up to six off.
 SCRAPES = [15.0 * number + (-6.0, 0.0, 5.0, -2.0, 6.0)[number % 5] for number in range(1, 40)]
-GPUS = 6.0  # time by state or owner adds up to GPUs: at most all that there are
+GPUS, HELD = 6.0, 4.0  # time by state or owner adds up to GPUs: at most all that there are, and all that are held
 UNITS = {"percent": 100.0, "percentunit": 1.0}
 NOT_SIMULATED = {("gpu-health", "Life left of power smoothing")}
 HOST = {
@@ -41,7 +41,8 @@ HOST = {
     "node_memory_MemAvailable_bytes": 1e11, "node_memory_MemTotal_bytes": 1e11,
 }  # fmt: skip
 Families = dict[str, list[tuple[str, float]]]  # by name: labels and value
-STATES = {0: "active", 1: "idle_held", 2: "down"}
+# What each GPU of a machine does, as shares of its time.
+STATES = {0: {"active": 0.5, "idle_held": 0.5}, 1: {"idle_held": 1.0}, 2: {"down": 1.0}}
 ODD = 'gpu="1"'
 # What a gauge is at its worst: so many times another of the same GPU.
 BEYOND = {
@@ -80,8 +81,8 @@ def shares() -> Iterator[Share]:
                 title = f"{panel['title']}: {name}" if name else panel["title"]
                 if unit in UNITS:
                     yield Share(uid, title, target, UNITS[unit])
-                elif re.search(r"rate\(gpu_(state|owner)_seconds_total", target["expr"]):
-                    yield Share(uid, title, target, GPUS)
+                elif found := re.search(r"rate\(gpu_(state|owner)_seconds_total", target["expr"]):
+                    yield Share(uid, title, target, HELD if found[1] == "owner" else GPUS)
 
 
 def exposed(model: str, start: float) -> tuple[Families, set[str]]:
@@ -123,10 +124,12 @@ def worst(families: Families, name: str, labels: str, value: float) -> float:
     return value
 
 
-def _grows(labels: str) -> bool:
-    """A GPU is in one state all the time."""
+def _grows(labels: str) -> float:
+    """By what share of the time a counter grows."""
     state = labels.partition('state="')[2].partition('"')[0]
-    return state in {"", next((kept for gpu, kept in STATES.items() if f'gpu="{gpu}"' in labels), "")}
+    if not state:
+        return 1.0
+    return next((does.get(state, 0.0) for gpu, does in STATES.items() if f'gpu="{gpu}"' in labels), 0.0)
 
 
 def scraped(instance: str, model: str, start: float) -> Iterator[str]:

@@ -41,8 +41,14 @@ def in_state(state: str) -> str:
 
 
 def gpus_by(counter: str, selector: str) -> str:
-    """A counter of seconds as shares of each second: their sum is a number of GPUs."""
-    return share(f"rate({counter}{{{selector}}}[$__rate_interval])")
+    """A counter of seconds as shares of each second: their sum is a number of GPUs, at most those that there are.
+
+    What a GPU did, and who held it, adds up to all of its time. Where its counters run faster than the clock, that time
+    is what they add up to.
+    """
+    every = f"sum by ({DEVICE}) (rate(gpu_state_seconds_total{{{GPU}}}[$__rate_interval]))"
+    part = f"rate({counter}{{{selector}}}[$__rate_interval])"
+    return f"{part} / on ({DEVICE}) group_left () clamp_min({every}, 1)"
 
 
 def power_share(selector: str) -> str:
