@@ -177,6 +177,7 @@ def test_what_is_not_there(lab: Hub, path: str, status: int) -> None:
         for accept in ("*/*", "", "text/plain", "text/html;q=0,*/*"):
             line = lab.get(path, {"Accept": accept})
             assert (line.status, line.headers["content-type"]) == (status, "text/plain; charset=utf-8"), accept
+            assert line.headers["vary"] == answered.headers["vary"] == "Accept, Accept-Encoding"
             assert line.text.startswith(f"{status} ")
             assert line.text.count("\n") == 1
 

@@ -196,9 +196,13 @@ class Application:
         assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
         path, status, headers = request.url.path, error.status_code, error.headers or {}
         why = _ROUTERS.get(error.detail, error.detail)
-        if _is_for_people(path) and wants_page(request.headers.get("accept", "")):
-            return self._pages.refusal(request, status, why, headers)
-        return _refusal(path, status, why, headers)
+        if not _is_for_people(path):
+            return _refusal(path, status, why, headers)
+        page = wants_page(request.headers.get("accept", ""))
+        answer = self._pages.refusal(request, status, why, headers) if page else _refusal(path, status, why, headers)
+        # A proxy must not hand the one to who asked for the other.
+        answer.headers.update({"vary": "Accept, Accept-Encoding", "cache-control": "no-cache"})
+        return answer
 
     def _because(self, status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def answer(request: Request, error: Exception) -> Response:
