@@ -16,7 +16,7 @@ from tools.lab.exporter import environment, run
 
 from gpu_exporter.catalog.simulated import UUID_END
 from gpu_exporter.history import TABLES, Reader, csv_lines
-from history_story import GIB, START, Clock, Machine, record, recorder
+from history_story import GIB, START, Clock, Machine, record, recorder, writing
 
 HEADERS = {
     "gpus": "time,resolution_seconds,node,gpu,uuid,model,active_seconds,idle_held_seconds,idle_free_seconds,"
@@ -156,15 +156,8 @@ def test_text_with_commas_quotes_and_lines_comes_back_whole(tmp_path: Path) -> N
 
 
 def test_it_reads_while_it_is_written(path: Path) -> None:
-    machine, clock = Machine(at=START + 600), Clock()
-    made = recorder(path, clock)
-    made.add("gpu1", machine.document(), machine.at)
-    for _ in range(24):
-        made.add("gpu1", machine.step(), machine.at)
-    clock.now = machine.at + 60
-    made.flush()
-    assert len(exported(path).splitlines()) == 6
-    made.close()
+    with closing(writing(path, after=600, steps=24)):
+        assert len(exported(path).splitlines()) == 6
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(path: Path) -> None:

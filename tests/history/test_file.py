@@ -21,7 +21,7 @@ from tools.lab.wait import patience
 from gpu_exporter.history import HistoryError, Reader, Recorder, usage
 from gpu_exporter.history import file as history_file
 from gpu_exporter.history.schema import APPLICATION, MIGRATIONS, VERSION
-from history_story import START, Clock, Machine, record, recorder
+from history_story import START, Clock, Machine, record, recorder, writing
 
 
 def seconds(path: Path) -> float:
@@ -36,18 +36,6 @@ def path(tmp_path: Path) -> Path:
     record(path, Machine(), 120)
     assert seconds(path) == 600
     return path
-
-
-def writing(path: Path) -> Recorder:
-    """One that has five minutes more in its log, and goes on."""
-    machine, clock = Machine(at=START + 3600), Clock()
-    made = recorder(path, clock)
-    made.add("gpu1", machine.document(), machine.at)
-    for _ in range(60):
-        made.add("gpu1", machine.step(), machine.at)
-    clock.now = machine.at + 60
-    made.flush()
-    return made
 
 
 def foreign(path: Path) -> None:
@@ -237,7 +225,7 @@ def test_a_file_that_is_read_only_is_told_and_can_be_read(path: Path) -> None:
 def test_a_copy_made_meanwhile_with_its_log_can_be_gone_on_with(path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
-    with closing(writing(path)):
+    with closing(writing(path, after=3600, steps=60)):
         for file in ("history.db", "history.db-wal"):
             shutil.copy(path.parent / file, folder / file)
     assert seconds(folder / "history.db") == 900
@@ -319,7 +307,7 @@ def test_a_copy_without_its_log_is_told(path: Path, tmp_path: Path) -> None:
 
 def test_reading_leaves_the_log_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
     killed = tmp_path / "killed.db"
-    with closing(writing(path)):
+    with closing(writing(path, after=3600, steps=60)):
         for ending in ("", "-wal"):
             shutil.copy(path.with_name(path.name + ending), killed.with_name(killed.name + ending))
     before = killed.with_name("killed.db-wal").read_bytes()
@@ -334,7 +322,7 @@ LOOKS = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count
 def test_nobody_who_looks_in_takes_the_log_from_beneath_the_writer(path: Path, tmp_path: Path) -> None:
     """A hub writes and reads in one process, and somebody's sqlite3 or pandas comes and goes: the hub has its locks."""
     (tmp_path / "link.db").symlink_to(path)
-    with closing(writing(path)), closing(Reader(path)), closing(Reader(tmp_path / "link.db")):
+    with closing(writing(path, after=3600, steps=60)), closing(Reader(path)), closing(Reader(tmp_path / "link.db")):
         log = path.with_name("history.db-wal")
         number = log.stat().st_ino
         subprocess.run([sys.executable, "-c", LOOKS, str(path)], check=True)

@@ -141,6 +141,18 @@ def recorder(path: Path, clock: Clock, **rest: Any) -> Recorder:
     return Recorder(path, clock=clock, monotonic=clock, **rest)
 
 
+def writing(path: Path, *, after: float, steps: int) -> Recorder:
+    """One that has so many steps of "gpu1" in its log, from ``after`` seconds on, and goes on."""
+    machine, clock = Machine(at=START + after), Clock()
+    made = recorder(path, clock)
+    made.add("gpu1", machine.document(), machine.at)
+    for _ in range(steps):
+        made.add("gpu1", machine.step(), machine.at)
+    clock.now = machine.at + 60
+    made.flush()
+    return made
+
+
 def record(path: Path, machine: Machine, steps: int, seconds: float = 5.0, **life: Any) -> None:
     """Record so many steps of a machine's life, minute by minute, to the end."""
     clock = Clock(machine.at)
