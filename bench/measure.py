@@ -24,6 +24,7 @@ Figures = dict[str, float]
 _MS = 1000.0
 _HOUR = 3600.0
 _SCRAPE_EVERY = 15.0
+_LEARNED = 6  # scrapes: the schedule knows the rhythm after four, and has settled one later
 _ROUNDS = 4  # in which the exporters take turns, so that a disturbance does not hit one of them only
 
 
@@ -106,10 +107,10 @@ class Bench:
         return figures
 
     def priced(self, target: Target, size: Size, window: float) -> dict[str, Figures]:
-        """What it costs where the driver's calls do, once whoever scrapes every 15 s has done so three times."""
+        """What it costs where the driver's calls do, once the rhythm of whoever scrapes every 15 s is known."""
         with machine(size, priced=True) as computer, self.run(target, computer) as running:
             running.started(self.effort.wait)
-            self._scrape_and_look(running, 3 * _SCRAPE_EVERY)
+            self._scrape_and_look(running, _LEARNED * _SCRAPE_EVERY)
             began, cpu, driver = time.monotonic(), running.cpu_seconds(), computer.driver_seconds()
             ages = self._scrape_and_look(running, window)
             gpus, seconds = size.gpus, time.monotonic() - began

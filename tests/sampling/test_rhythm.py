@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 
@@ -24,6 +24,7 @@ class Day:
 
     ages: list[tuple[float, float]] = field(default_factory=list)
     full: list[float] = field(default_factory=lambda: [0.0])
+    served: list[float] = field(default_factory=lambda: [0.0])  # from when on
     light: list[float] = field(default_factory=list)
     looked: list[float] = field(default_factory=lambda: [0.0])
     rhythm: Rhythm = field(default_factory=lambda: Rhythm(interval=5.0))
@@ -36,8 +37,18 @@ class Day:
         return 60 * sum(at > after for at in self.full) / (_HOUR_PART - after)
 
 
-def live_through(scrapes: Iterable[Scrape], *, interval: float = 5.0, took: float = 0.15, light: bool = True) -> Day:
-    """Every reading at its moment; it is served from its end on, and its age counts from its begin."""
+def live_through(
+    scrapes: Iterable[Scrape],
+    *,
+    interval: float = 5.0,
+    took: float = 0.15,
+    light: bool = True,
+    takes: Callable[[], float] | None = None,
+) -> Day:
+    """Every reading at its moment; it is served from its end on, and its age counts from its begin.
+
+    A full one takes ``took`` seconds, or what ``takes`` says anew for each.
+    """
     day = Day()
     plan = Schedule(interval=interval, now=0.0, rhythm=day.rhythm)
     plan.took(took)
@@ -47,14 +58,16 @@ def live_through(scrapes: Iterable[Scrape], *, interval: float = 5.0, took: floa
         at = max(due.at, now)
         if coming and coming[-1][0] <= at:
             now, client = coming.pop()
-            got = max((begun for begun in day.full if begun + took <= now), default=0.0)
+            got = max((begun for begun, ended in zip(day.full, day.served, strict=True) if ended <= now), default=0.0)
             day.ages.append((now, now - got))
             day.rhythm.note(client, now)
             continue
         now = at
         plan.began(due, now)
         if due.kind == "full":
+            took = takes() if takes else took
             day.full.append(now)
+            day.served.append(now + took)
             plan.took(took)
         elif due.kind == "light":
             day.light.append(now)
@@ -173,6 +186,29 @@ def test_a_slow_reading_begins_earlier() -> None:
     assert day.late(40.0)[-1] <= 1.4
 
 
+@pytest.mark.parametrize("period", [15.0, 30.0, 60.0])
+def test_readings_that_take_now_longer_now_shorter_are_no_more(period: float) -> None:
+    chance = random.Random(period)  # noqa: S311 - the same at every run
+    day = live_through(every(period, 3.3, jitter=0.02), takes=lambda: chance.uniform(0.12, 0.5))
+    assert day.full_a_minute(after=200.0) <= 4.1, "one for each scrape, or for each quarter of a minute"
+    ages = day.late(200.0)
+    assert ages[int(0.95 * len(ages))] <= 0.5 + 0.2
+    assert longest(day.full) <= 15.0 + 1.5
+
+
+def test_one_reading_that_takes_long_makes_no_later_scrape_older() -> None:
+    numbers = count()
+    day = live_through(every(15.0, 3.3), takes=lambda: 3.0 if next(numbers) in (0, 30) else 0.15)
+    assert sum(age > _FRESH for age in day.late(40.0)) <= 1, "that of the hang itself"
+    assert day.full_a_minute(after=200.0) <= 4.1
+
+
+def test_readings_that_stay_slow_are_begun_earlier_from_the_third_on() -> None:
+    numbers = count()
+    day = live_through(every(15.0, 3.3), takes=lambda: 0.15 if next(numbers) < 20 else 1.2)
+    assert sum(age > 1.4 for age in day.late(40.0)) <= 2
+
+
 def test_whoever_comes_more_often_than_the_interval_gets_what_there_is() -> None:
     day = live_through(every(15.0, 3.3), interval=60.0)
     assert day.full_a_minute() <= 1.2
@@ -207,6 +243,12 @@ def test_periods_from_half_a_second_to_ten_minutes_are_a_rhythm(period: float, k
 )
 def test_a_reading_that_is_young_enough_is_not_made_anew(full: float, lead: float, due: float) -> None:
     assert learned(0.0, 10.0, 20.0).due(full=full, now=full, lead=lead) == pytest.approx(due)
+
+
+def test_a_reading_that_began_too_early_was_made_for_its_scrape_nevertheless() -> None:
+    rhythm = learned(0.0, 10.0, 20.0)
+    assert rhythm.due(full=29.3, led=0.7, now=29.3, lead=0.1) == pytest.approx(39.9)
+    assert rhythm.due(full=29.2, led=0.7, now=29.2, lead=0.1) == pytest.approx(29.9)
 
 
 def test_the_next_scrape_may_come_a_little_before_the_earliest() -> None:

@@ -182,6 +182,35 @@ def _owned(reading: Reading) -> dict[Metric, float]:
     return {row: sum(value for (told, _), value in reading.labelled.items() if told is row) for row in rows}
 
 
+@pytest.mark.parametrize("period", [10.0, 15.0])
+def test_what_is_asked_once_a_minute_makes_no_light_reading_a_full_one(
+    here: Callable[[Stub], Stub], stub: Callable[..., Stub], period: float
+) -> None:
+    """Light ones each 5 s, full ones each ``period``: eight GPUs begin at different moments of the minute."""
+    driver = here(stub(*["h100"] * 8))
+    clock = Clock(100.0, ahead=driver.now - 100.0)
+    source = NvmlSource(processes=15.0, light=True, monotonic=clock, clock=clock.time)
+    light: list[Reading] = []
+    asked: dict[float, int] = {}
+    for step in range(61):
+        clock.now = 100.0 + 5.0 * step
+        before = driver.calls().get("nvmlDeviceGetBAR1MemoryInfo", 0)
+        if full := 5.0 * step % period == 0:
+            readings = [source.read(device) for device in source.devices]
+        else:
+            readings = [source.read_light(device, buffers=False) for device in source.devices]
+            light += readings
+        asked[5.0 * step] = driver.calls().get("nvmlDeviceGetBAR1MemoryInfo", 0) - before
+        assert full or not asked[5.0 * step]
+    source.close()
+    assert light
+    assert all(reading.only is not None for reading in light)
+    assert sum(asked.values()) <= 8 * (1 + 300 / 45), "once in 45 s at most"
+    for since in range(0, 240, 5):
+        assert sum(count for at, count in asked.items() if since < at <= since + 60) >= 8, "each within a minute"
+    assert max(count for at, count in asked.items() if at > 60) <= 4, "not of all GPUs at once"
+
+
 @pytest.mark.parametrize("period", [10.0, 15.0, 30.0, 60.0])
 def test_rates_over_one_scrape_interval_are_the_truth(machine: Machine, period: float) -> None:
     """Busy for 7 s of each 10: what a scraper with a rhythm computes from two scrapes is within 3 % of that."""

@@ -158,14 +158,15 @@ class Rhythm:
                 for each in found:
                     each.train = train
 
-    def due(self, *, full: float, now: float, lead: float) -> float:
+    def due(self, *, full: float, now: float, lead: float, led: float = 0.0) -> float:
         """When to begin the reading that the next scrape is to get; infinite where none is expected.
 
-        ``full`` is when the latest began, and ``lead`` by how much before the scrape.
+        It begins ``lead`` seconds before the scrape. ``full`` is when the latest began, and ``led`` the lead that it
+        had: where that was longer, it was made for its scrape nevertheless.
         """
         with self._lock:
             self._forget(now)
-            return min((self._due(train, full, now, lead) for train in self._driving()), default=math.inf)
+            return min((self._due(train, full, now, lead, led) for train in self._driving()), default=math.inf)
 
     @property
     def known(self) -> bool:
@@ -173,8 +174,9 @@ class Rhythm:
         with self._lock:
             return bool(self._driving())
 
-    def _due(self, train: _Train, full: float, now: float, lead: float) -> float:
-        number, young = train.number, max(_YOUNG, 1.1 * lead)
+    @staticmethod
+    def _due(train: _Train, full: float, now: float, lead: float, led: float) -> float:
+        number, young = train.number, max(_YOUNG, 1.1 * max(lead, led))
         # Read for it already; or it is as late as it has ever been, and will hardly come.
         while full >= train.at(number) + train.early - young or now > train.at(number) + train.late:
             number += 1

@@ -47,7 +47,7 @@ class Work:
 
     calls: dict[tuple[Any, ...], list[tuple[Metric, Call]]] = field(default_factory=dict)
     fields: list[tuple[Metric, Field | Links | Limit, tuple[int, ...]]] = field(default_factory=list)
-    asked: list[tuple[int, int]] = field(default_factory=list)
+    asked: dict[tuple[int, int], int] = field(default_factory=dict)  # field and scope, with its place in the batch
     batch: FieldBatch | None = None
     samples: list[tuple[Metric, Samples]] = field(default_factory=list)
     fans: list[tuple[Metric, Fans]] = field(default_factory=list)

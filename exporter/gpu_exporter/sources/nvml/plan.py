@@ -166,16 +166,23 @@ class Plan:
         trials = [Trial(row, answers) for row in self._fallen if row.again.due(now)]
         if not trials:
             return False
-        self._works = {}  # even where the device fails in the midst of it
+        places = [(row, row.place) for row in (trial.row for trial in trials)]
+        try:
+            self._try(trials, answers)
+            for trial in trials:
+                trial.end(now)
+        finally:  # also where the device fails in the midst of it
+            if changed := any(row.place != place for row, place in places):
+                self._regroup()
+        return changed
+
+    def _try(self, trials: Collection[Trial], answers: Answers) -> None:
+        """Ask by one better column after the other."""
         asked = trials
         while asked := [trial for trial in asked if trial.next()]:
             self._asker.perform(self._group(trial.row for trial in asked), answers)
             refused, answers.unsupported = set(answers.unsupported), []
             asked = [trial for trial in asked if trial.row.metric in refused]
-        for trial in trials:
-            trial.end(now)
-        self._regroup()
-        return True
 
     def _regroup(self) -> None:
         self._works = {}
@@ -264,7 +271,7 @@ class Plan:
                 work.link_states.append((metric, column))
             else:
                 self._add_field(work, metric, column)
-        work.batch = FieldBatch(work.asked) if work.asked else None
+        work.batch = FieldBatch(tuple(work.asked)) if work.asked else None
         return work
 
     def _add_field(self, work: Work, metric: Metric, column: Field | Links | Limit) -> None:
@@ -277,9 +284,5 @@ class Plan:
             numbers = (self._field_id(column) or 0, *(getattr(pynvml, name) for name in column.also))
             scopes = links if column.scope == "links" else (column.scope,)
             asked = [(number, scope) for number in numbers for scope in scopes]
-        places = []
-        for item in asked:
-            if item not in work.asked:
-                work.asked.append(item)
-            places.append(work.asked.index(item))
-        work.fields.append((metric, column, tuple(places)))
+        places = tuple(work.asked.setdefault(item, len(work.asked)) for item in asked)
+        work.fields.append((metric, column, places))

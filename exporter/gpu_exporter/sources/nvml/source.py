@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 # What is asked for once a minute is not of all GPUs in one reading.
 _SLOW_STEP: Final = 5.0
 _SLOW_STEPS: Final = 12
+# It is asked in the last full reading before it is due: where there are light ones, these are up to 15 s apart, and a
+# full one for its sake alone costs as much as all others of that quarter of a minute.
+_SLOW_EARLY: Final = 14.0
 _UTILIZATION: Final = by_name("gpu_utilization_ratio")
 _NOT_LISTED: Final = Listed(None, None)
 
@@ -144,7 +147,7 @@ class NvmlSource:
         self._census.take(now)
         self._complete_driver(now)
         try:
-            gpu = self._identified(gpu, now)
+            gpu = self._identified(gpu, now, early=self._early(light=light))
             plan = self._plan(gpu)
             told = plan.read_light() if light else None
             only = None if told is None else plan.light
@@ -322,11 +325,16 @@ class NvmlSource:
 
     # --- one device ---------------------------------------------------------------------------------------------------
 
+    def _early(self, *, light: bool) -> float:
+        """Seconds by which a reading asks before its time what is asked once a minute."""
+        return _SLOW_EARLY if self._light and not light else 0.0
+
     def _read(self, gpu: _Gpu, plan: Plan, now: float) -> Answers:
         due: list[Pace] = []
-        if now >= gpu.slow_due:
+        early = self._early(light=False)
+        if now >= gpu.slow_due - early:
             due.append("minute")
-        if now >= gpu.hourly_due:
+        if now >= gpu.hourly_due - early:
             due.append("hour")
         told = plan.read(rarely=due)
         # Earlier once, never later: who answers is made sure of within a minute.
@@ -360,13 +368,14 @@ class NvmlSource:
             gpu.utilization_due = now + 0.9 * self._utilization_every
         return gpu.lists.read(plan.handle, mig, utilization=utilization)
 
-    def _identified(self, gpu: _Gpu, now: float) -> _Gpu:
+    def _identified(self, gpu: _Gpu, now: float, *, early: float) -> _Gpu:
         """Make sure who answers; another GPU at the same index begins anew. Raises SourceChangedError on moves.
 
-        A handle that was taken before a GPU went down may never answer. One that works is believed for a minute.
+        A handle that was taken before a GPU went down may never answer. One that works is believed for a minute, less
+        ``early`` seconds.
         """
         anew = gpu.plan is None or gpu.down
-        if not anew and now < gpu.slow_due:
+        if not anew and now < gpu.slow_due - early:
             return gpu
         try:
             handle = _handle(gpu.index) if gpu.plan is None or gpu.down else gpu.plan.handle
