@@ -107,6 +107,8 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         (first, *_) = re.findall(r"^\S.*?(http://127\.0\.0\.1:(\d+)/)", shown.log(), re.MULTILINE)
         assert f"all machines  {first[0]}" in shown.log(), "the hub is told first"
         wait_for(lambda: ask(int(first[1]), "/api/v1/nodes").text.count('"state":"online"') == 3, shown.log)
+        assert '"alerts":[' in ask(int(first[1]), "/api/v1/nodes/gpu-b").text, "the hub shows what fires"
+        assert "What fires is not known" not in ask(int(first[1]), "/").text, "and could ask for it"
         links = re.findall(r"^(?:\w+ +| +)http://127\.0\.0\.1:(\d+)(/\S*)", shown.log(), re.MULTILINE)
         assert {(port, path): ask(int(port), path).status for port, path in links if path.endswith("alerts")} == {
             (port, path): 200 for port, path in links if path.endswith("alerts")
@@ -141,6 +143,8 @@ def test_a_program_that_does_not_run_is_named(tmp_path: Path) -> None:
 def test_the_incident_that_make_demo_plays(tmp_path: Path) -> None:
     with Demo(tmp_path, ANY) as shown:
         wait_for(lambda: "[FIRING:1] gpu-b: GPU 2 overheating" in shown.log(), shown.log, timeout=120)
+        (hub,) = re.findall(r"^all machines  http://127\.0\.0\.1:(\d+)/$", shown.log(), re.MULTILINE)
+        wait_for(lambda: "GPUTemperatureNearSlowdown" in ask(int(hub), "/").text, shown.log)
         # The rule looks at the hottest of five minutes, and conditions are the deployed ones.
         wait_for(lambda: "[RESOLVED] gpu-b: GPU 2 overheating" in shown.log(), shown.log, timeout=480)
         shown.interrupt()
