@@ -109,6 +109,10 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         wait_for(lambda: ask(int(first[1]), "/api/v1/nodes").text.count('"state":"online"') == 3, shown.log)
         assert '"alerts":[' in ask(int(first[1]), "/api/v1/nodes/gpu-b").text, "the hub shows what fires"
         assert "What fires is not known" not in ask(int(first[1]), "/").text, "and could ask for it"
+        machines = re.findall(r"^(gpu-\w) +http://127\.0\.0\.1:(\d+)/", shown.log(), re.MULTILINE)
+        assert [name for name, _ in machines] == ["gpu-a", "gpu-b", "gpu-c"]
+        for name, port in machines:
+            assert f"<h1>{name}</h1>" in ask(int(port), "/").text, "each page is headed by its machine"
         links = re.findall(r"^(?:\w+ +| +)http://127\.0\.0\.1:(\d+)(/\S*)", shown.log(), re.MULTILINE)
         assert {(port, path): ask(int(port), path).status for port, path in links if path.endswith("alerts")} == {
             (port, path): 200 for port, path in links if path.endswith("alerts")

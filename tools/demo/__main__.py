@@ -115,6 +115,7 @@ class Demo:
             str(Path(sys.executable).with_name("gpu-exporter")),
             *("--source=fake", f"--fake.model={machine.model}", f"--fake.gpus={machine.gpus}"),
             *(f"--fake.seed={machine.seed}", f"--web.listen-address={LOOPBACK}:{machine.port}"),
+            f"--host.name={machine.alias}",
             *("--collection.interval=1s", "--collection.timeout=1s", "--log.level=warning"),
             *([f"--fake.scenario={incident}"] if incident else []),
         ]
