@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -118,6 +119,12 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
             (port, path): 200 for port, path in links if path.endswith("alerts")
         }, "every release has its page of alerts, and it is that one which is named"
         assert any(path.endswith("alerts") for _, path in links)
+        for silence in re.findall(r"^ +(\S*amtool .*)$", shown.log(), re.MULTILINE):
+            done = subprocess.run(shlex.split(silence), cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        (manager,) = re.findall(r"^Alertmanager +http://127\.0\.0\.1:(\d+)/", shown.log(), re.MULTILINE)
+        told = '"value":"gpu-b"' in ask(int(manager), "/api/v2/silences").text
+        assert told == ("does not include" in ask(int(manager), "/").text), "without pages, a command that silences"
         assert len(shown.children()) == 6, "the hub, three exporters, Prometheus, Alertmanager"
         shown.interrupt()
         assert shown.ended() == 0, shown.log()

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from tools.demo.deployed import Machine, write_alertmanager, write_hub, write_prometheus
@@ -165,8 +166,10 @@ class Demo:
 
     def _start_prometheus(self, machines: list[Machine], mails: Mails) -> None:
         """Prometheus with the deployed rules; and how all of it differs from what is deployed."""
-        bare = b"does not include" in _body(mails.url)
-        print(f"Alertmanager  {mails.url}{'  (Debian leaves its pages out: amtool and the API work)' if bare else ''}")
+        print(f"Alertmanager  {mails.url}")
+        if b"does not include" in _body(mails.url):
+            print("              Debian leaves its pages out: Silence in mails and on the hub has none; this silences:")
+            print(f"              {_amtool()} --alertmanager.url={mails.url} silence add --comment=demo alias={SICK}")
         web = self._port(9090, "Prometheus")
         self._prometheus = f"http://{LOOPBACK}:{web}/"
         config = write_prometheus(self._folder, machines, port=web, alertmanager=mails.port, hub=self._hub)
@@ -268,6 +271,12 @@ def _body(url: str) -> bytes:
             return bytes(answer.read())
     except (OSError, ValueError):
         return b""
+
+
+def _amtool() -> str:
+    """How a shell in the checkout calls it: by its name where that is known, else by where it was unpacked."""
+    path = found("amtool")
+    return "amtool" if path is None or which("amtool") else _short(Path(path))
 
 
 def _answering(base: str, *paths: str) -> str:
