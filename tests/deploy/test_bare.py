@@ -134,11 +134,15 @@ def more_of_it(bare: Bare, program: str) -> None:
     bare.does("rm -r ~/gpu")
 
 
+def no_gpu() -> list[str]:
+    """The commands of docs/START_NO_GPU.md."""
+    page = (ROOT / "docs/START_NO_GPU.md").read_text()
+    return re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
 def without_any_gpu(bare: Bare) -> None:
     """docs/START_NO_GPU.md, once the program is installed. The port is another: the network is this machine's."""
-    page = (ROOT / "docs/START_NO_GPU.md").read_text()
-    _, block = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    *looks, serving = block.replace(":9435", ":19437").splitlines()
+    *looks, serving = no_gpu()[2].replace(":9440", ":19437").splitlines()
     assert [bare.does(look) != "" for look in looks] == [True, True]
     fetch = "import urllib.request as web; print(web.urlopen('http://127.0.0.1:19437/metrics').read().decode())"
     waiting = f'until python3 -c "{fetch}" 2>/dev/null | grep "^gpu_up{{"; do sleep 0.2; done'
@@ -187,6 +191,8 @@ def a_virtual_environment(bare: Bare) -> None:
     (more,) = re.findall(r"`(~/gpu/bin/pip install [^`]+)`", INSTALL.read_text())
     bare.does(more)
     assert "free" in bare.does("~/gpu/bin/gpu-exporter top --once --source fake")
+    bare.does("rm -r ~/gpu")
+    assert "free" in bare.does(f"{no_gpu()[1]}gpu-exporter top --once --source fake")
 
 
 def by_pipx(bare: Bare) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.demo import __main__ as demo
 from tools.demo import deployed
 from tools.demo.__main__ import news
 from tools.lab import ROOT, programs
@@ -183,6 +184,15 @@ def test_alerts_begin_and_end_in_the_news() -> None:
     assert list(news(told, [])) == ["gpu-b GPU 2: GPUHot is over"]
     assert list(news(told, [])) == []
     assert list(news(told, [hot])) == ["gpu-b GPU 2: GPUHot is firing"]
+
+
+def test_the_page_of_those_without_a_gpu_takes_no_port_of_the_demo() -> None:
+    demos = set(re.findall(r"_port\((\d+),", Path(demo.__file__).read_text()))
+    assert {"9435", "9436", "9437", "9438"} <= demos
+    page = (ROOT / "docs/START_NO_GPU.md").read_text()
+    _, installing, using = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert "pip install" in installing
+    assert not demos & set(re.findall(r"--web\.listen-address \S*:(\d+)", using))
 
 
 def test_where_programs_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
