@@ -235,6 +235,25 @@ def test_doctor(library: Path, stub: Callable[..., Stub]) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ([], "libnvidia-ml.so.1"),
+        (["--source=nvml"], "libnvidia-ml.so.1"),
+        (["--source=smi"], "nvidia-smi"),
+        (["--source=smi", "--smi.path=/nowhere/nvidia-smi"], "/nowhere/nvidia-smi"),
+        (["--source=dcgm"], "dcgmi"),
+        (["--source=dcgm", "--dcgm.path=/nowhere/dcgmi"], "/nowhere/dcgmi"),
+    ],
+)
+def test_doctor_tells_once_what_is_not_there(tmp_path: Path, options: list[str], missing: str) -> None:
+    done = run("doctor", *options, extra={"LD_LIBRARY_PATH": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("fail")]
+    assert missing in failed
+    assert failed.count("libnvidia-ml.so.1") == (missing == "libnvidia-ml.so.1")
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 140])
 def test_the_table_fits_the_terminal(columns: int) -> None:
     done = run("sample", "--source=fake", "--fake.model=rtx4090", "--host.name=gpu-a", extra={"COLUMNS": str(columns)})
