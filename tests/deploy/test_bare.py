@@ -41,6 +41,9 @@ exec chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/bin:/usr/sbin:/us
     DEBIAN_FRONTEND=noninteractive GPU_EXPORTER_SOURCE=fake bash -ec "$1"
 """
 
+# What make put into the checkout.
+LEAVE = "rm -r .venv .build"
+
 
 def blocks(page: Path, section: str) -> list[str]:
     """The commands of a section."""
@@ -89,6 +92,15 @@ def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     shutil.rmtree(root)
 
 
+def test_the_demo_in_a_bare_root(bare: Bare) -> None:
+    """Two commands of README.md, until the mail."""
+    (needed,) = re.findall(r"`apt-get install ([^`]+)`", (ROOT / "README.md").read_text())
+    assert f"`apt-get install {needed}`" in (ROOT / "docs/START_NO_GPU.md").read_text()
+    bare.does(f"apt-get update -qq; apt-get install --yes --no-install-recommends {needed}")
+    said = bare.does(f"make demo DEMO='--any-ports --until-mail'; {LEAVE}")
+    assert "Subject: [FIRING:1] gpu-b: GPU 2 overheating" in said
+
+
 def test_the_ways_of_installing(bare: Bare) -> None:
     bare.does("apt-get update -qq")
     the_debian_package(bare)
@@ -131,6 +143,7 @@ def more_of_it(bare: Bare, program: str) -> None:
     (installing, running) = re.findall(r"run: (.*), and from then on: (.*)\n", refused.stderr)[0]
     bare.does(installing.replace("apt-get install", "apt-get install --yes"))
     assert "free" in bare.does(f"{running} top --once --source fake")
+    assert "is not a terminal" in bare.run(f"{running} top --source fake").stderr, "the same brings the live view"
     bare.does("rm -r ~/gpu")
 
 
