@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tools.lab.exporter import command, environment, parse, pick, run
 from tools.lab.nvml_stub import Stub
 from tools.lab.wait import patience
@@ -39,6 +40,8 @@ def refused(*arguments: str, extra: dict[str, str] | None = None) -> str:
     [
         (["--bogus"], "No such option '--bogus'. gpu-exporter serve --help lists what there is."),
         (["bogus"], "'bogus' is not a command; write one of serve, sample, doctor, metrics, check-config"),
+        (["smaple"], "'smaple' is not a command. Did you mean sample? gpu-exporter help lists what there is."),
+        (["help", "chekc"], "'chekc' is not a command. Did you mean check? gpu-exporter help lists what there is."),
         (["--source=rocm"], f"--source: 'rocm' is not known; write one of auto, {', '.join(SOURCES)}"),
         (
             ["--fake.model=h101"],
@@ -84,6 +87,44 @@ def test_a_command_stands_in_the_module_of_its_name() -> None:
     for name, command_of_that_name in cli.commands.items():
         module = importlib.import_module(f"gpu_exporter.cli.{name.replace('-', '_')}")
         assert getattr(module, name.replace("-", "_")) is command_of_that_name
+
+
+def said(*words: str, columns: int = 80) -> str:
+    """What the command line writes to a terminal of that width."""
+    done = CliRunner().invoke(cli, words, terminal_width=columns)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("name", ["", *cli.commands])
+def test_help_is_what_the_option_tells(name: str) -> None:
+    words = (name,) if name else ()
+    assert said("help", *words) == said(*words, "--help") != ""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_the_list_of_commands_cuts_nothing(columns: int) -> None:
+    listed = " ".join(said("--help", columns=columns).split())
+    for name, described in cli.commands.items():
+        assert f"{name} {described.get_short_help_str(10_000)}" in listed
+        assert not described.get_short_help_str(10_000).endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("rep", "report"),
+        ("Sample", "sample"),
+        ("check_config", "check-config"),
+        ("s", "serve or sample"),
+        ("dekstop", "desktop"),
+        ("version", "--version"),
+        ("start", "serve"),
+    ],
+)
+def test_a_mistyped_command_is_told_what_was_meant(word: str, meant: str) -> None:
+    done = CliRunner().invoke(cli, [word])
+    assert (done.exit_code, f"Did you mean {meant}? " in done.output) == (2, True), done.output
 
 
 def test_the_commands_import_what_they_need_when_they_run() -> None:
@@ -192,6 +233,25 @@ def test_doctor(library: Path, stub: Callable[..., Stub]) -> None:
     assert "fail  GPU 1: lost: " in done.stdout
     assert "-> it fell off the bus" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ([], "libnvidia-ml.so.1"),
+        (["--source=nvml"], "libnvidia-ml.so.1"),
+        (["--source=smi"], "nvidia-smi"),
+        (["--source=smi", "--smi.path=/nowhere/nvidia-smi"], "/nowhere/nvidia-smi"),
+        (["--source=dcgm"], "dcgmi"),
+        (["--source=dcgm", "--dcgm.path=/nowhere/dcgmi"], "/nowhere/dcgmi"),
+    ],
+)
+def test_doctor_tells_once_what_is_not_there(tmp_path: Path, options: list[str], missing: str) -> None:
+    done = run("doctor", *options, extra={"LD_LIBRARY_PATH": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("fail")]
+    assert missing in failed
+    assert failed.count("libnvidia-ml.so.1") == (missing == "libnvidia-ml.so.1")
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 140])

@@ -46,6 +46,7 @@ def test_whatever_is_offered_is_taken() -> None:
     [
         (("check", "--fail-on", ""), ["warning", "critical"]),
         (("report", "--for"), ["--format"]),
+        (("help", "check"), ["check", "check-config"]),
         (("--source", ""), ["auto", "nvml", "smi", "dcgm", "replay:", "fake"]),
         (("sample", "--source", "n"), ["nvml"]),
         (("top", "--fake.owners", ""), ["user", "pod", "slurm"]),

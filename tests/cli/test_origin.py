@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tools.lab.exporter import run
 from tools.lab.nvml_stub import Stub
 
+from gpu_exporter.cli import extras
 from gpu_exporter.cli import origin as module
 from gpu_exporter.cli.group import cli
 from gpu_exporter.cli.origin import beat, missing_libraries, origin
@@ -123,6 +125,30 @@ def test_what_is_not_installed_is_named() -> None:
     with pytest.raises(click.ClickException) as caught:
         missing_libraries("top", "textual_that_is_not_there")
     assert caught.value.message.startswith("top needs textual_that_is_not_there; run: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "lacks", "packages"),
+    [
+        ("top", "dns", "dnspython"),
+        ("top", "textual", "textual"),
+        ("top", "aiohttp dns msgspec textual", "aiohttp dnspython msgspec textual"),
+        ("top --once", "aiohttp dns msgspec textual", "aiohttp dnspython msgspec textual"),
+        ("top --once", "dns", "dnspython"),
+        ("free", "aiohttp dns msgspec textual", "aiohttp dnspython msgspec"),
+        ("desktop", "dns pyqtgraph textual", "dnspython pyqtgraph"),
+        ("hub", "dns uvicorn", "dnspython uvicorn"),
+    ],
+)
+def test_one_command_brings_what_is_missing(
+    command: str, lacks: str, packages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in lacks.split() else find_spec(name))
+    with pytest.raises(click.ClickException) as caught:
+        cli.main(command.split(), prog_name="gpu-exporter", standalone_mode=False)
+    told, _, brought = caught.value.message.partition("; run: ")
+    assert told.endswith(f"{command.split(maxsplit=1)[0]} needs {packages.replace(' ', ', ')}")
+    assert brought.endswith(f" install {packages}")
 
 
 def test_variables_are_twins_of_the_flags(tmp_path: Path) -> None:

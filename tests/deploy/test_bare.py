@@ -41,6 +41,9 @@ exec chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/bin:/usr/sbin:/us
     DEBIAN_FRONTEND=noninteractive GPU_EXPORTER_SOURCE=fake bash -ec "$1"
 """
 
+# What make put into the checkout.
+LEAVE = "rm -r .venv .build"
+
 
 def blocks(page: Path, section: str) -> list[str]:
     """The commands of a section."""
@@ -89,6 +92,15 @@ def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     shutil.rmtree(root)
 
 
+def test_the_demo_in_a_bare_root(bare: Bare) -> None:
+    """Two commands of README.md, until the mail."""
+    (needed,) = re.findall(r"`apt-get install ([^`]+)`", (ROOT / "README.md").read_text())
+    assert f"`apt-get install {needed}`" in (ROOT / "docs/START_NO_GPU.md").read_text()
+    bare.does(f"apt-get update -qq; apt-get install --yes --no-install-recommends {needed}")
+    said = bare.does(f"make demo DEMO='--any-ports --until-mail'; {LEAVE}")
+    assert "Subject: [FIRING:1] gpu-b: GPU 2 overheating" in said
+
+
 def test_the_ways_of_installing(bare: Bare) -> None:
     bare.does("apt-get update -qq")
     the_debian_package(bare)
@@ -131,14 +143,19 @@ def more_of_it(bare: Bare, program: str) -> None:
     (installing, running) = re.findall(r"run: (.*), and from then on: (.*)\n", refused.stderr)[0]
     bare.does(installing.replace("apt-get install", "apt-get install --yes"))
     assert "free" in bare.does(f"{running} top --once --source fake")
+    assert "is not a terminal" in bare.run(f"{running} top --source fake").stderr, "the same brings the live view"
     bare.does("rm -r ~/gpu")
+
+
+def no_gpu() -> list[str]:
+    """The commands of docs/START_NO_GPU.md."""
+    page = (ROOT / "docs/START_NO_GPU.md").read_text()
+    return re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def without_any_gpu(bare: Bare) -> None:
     """docs/START_NO_GPU.md, once the program is installed. The port is another: the network is this machine's."""
-    page = (ROOT / "docs/START_NO_GPU.md").read_text()
-    _, block = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    *looks, serving = block.replace(":9435", ":19437").splitlines()
+    *looks, serving = no_gpu()[2].replace(":9440", ":19437").splitlines()
     assert [bare.does(look) != "" for look in looks] == [True, True]
     fetch = "import urllib.request as web; print(web.urlopen('http://127.0.0.1:19437/metrics').read().decode())"
     waiting = f'until python3 -c "{fetch}" 2>/dev/null | grep "^gpu_up{{"; do sleep 0.2; done'
@@ -187,6 +204,8 @@ def a_virtual_environment(bare: Bare) -> None:
     (more,) = re.findall(r"`(~/gpu/bin/pip install [^`]+)`", INSTALL.read_text())
     bare.does(more)
     assert "free" in bare.does("~/gpu/bin/gpu-exporter top --once --source fake")
+    bare.does("rm -r ~/gpu")
+    assert "free" in bare.does(f"{no_gpu()[1]}gpu-exporter top --once --source fake")
 
 
 def by_pipx(bare: Bare) -> None:

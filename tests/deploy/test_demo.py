@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.demo import __main__ as demo
 from tools.demo import deployed
 from tools.demo.__main__ import news
 from tools.lab import ROOT, programs
@@ -107,11 +109,23 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         (first, *_) = re.findall(r"^\S.*?(http://127\.0\.0\.1:(\d+)/)", shown.log(), re.MULTILINE)
         assert f"all machines  {first[0]}" in shown.log(), "the hub is told first"
         wait_for(lambda: ask(int(first[1]), "/api/v1/nodes").text.count('"state":"online"') == 3, shown.log)
+        assert '"alerts":[' in ask(int(first[1]), "/api/v1/nodes/gpu-b").text, "the hub shows what fires"
+        assert "What fires is not known" not in ask(int(first[1]), "/").text, "and could ask for it"
+        machines = re.findall(r"^(gpu-\w) +http://127\.0\.0\.1:(\d+)/", shown.log(), re.MULTILINE)
+        assert [name for name, _ in machines] == ["gpu-a", "gpu-b", "gpu-c"]
+        for name, port in machines:
+            assert f"<h1>{name}</h1>" in ask(int(port), "/").text, "each page is headed by its machine"
         links = re.findall(r"^(?:\w+ +| +)http://127\.0\.0\.1:(\d+)(/\S*)", shown.log(), re.MULTILINE)
         assert {(port, path): ask(int(port), path).status for port, path in links if path.endswith("alerts")} == {
             (port, path): 200 for port, path in links if path.endswith("alerts")
         }, "every release has its page of alerts, and it is that one which is named"
         assert any(path.endswith("alerts") for _, path in links)
+        for silence in re.findall(r"^ +(\S*amtool .*)$", shown.log(), re.MULTILINE):
+            done = subprocess.run(shlex.split(silence), cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        (manager,) = re.findall(r"^Alertmanager +http://127\.0\.0\.1:(\d+)/", shown.log(), re.MULTILINE)
+        told = '"value":"gpu-b"' in ask(int(manager), "/api/v2/silences").text
+        assert told == ("does not include" in ask(int(manager), "/").text), "without pages, a command that silences"
         assert len(shown.children()) == 6, "the hub, three exporters, Prometheus, Alertmanager"
         shown.interrupt()
         assert shown.ended() == 0, shown.log()
@@ -141,6 +155,8 @@ def test_a_program_that_does_not_run_is_named(tmp_path: Path) -> None:
 def test_the_incident_that_make_demo_plays(tmp_path: Path) -> None:
     with Demo(tmp_path, ANY) as shown:
         wait_for(lambda: "[FIRING:1] gpu-b: GPU 2 overheating" in shown.log(), shown.log, timeout=120)
+        (hub,) = re.findall(r"^all machines  http://127\.0\.0\.1:(\d+)/$", shown.log(), re.MULTILINE)
+        wait_for(lambda: "GPUTemperatureNearSlowdown" in ask(int(hub), "/").text, shown.log)
         # The rule looks at the hottest of five minutes, and conditions are the deployed ones.
         wait_for(lambda: "[RESOLVED] gpu-b: GPU 2 overheating" in shown.log(), shown.log, timeout=480)
         shown.interrupt()
@@ -168,6 +184,15 @@ def test_alerts_begin_and_end_in_the_news() -> None:
     assert list(news(told, [])) == ["gpu-b GPU 2: GPUHot is over"]
     assert list(news(told, [])) == []
     assert list(news(told, [hot])) == ["gpu-b GPU 2: GPUHot is firing"]
+
+
+def test_the_page_of_those_without_a_gpu_takes_no_port_of_the_demo() -> None:
+    demos = set(re.findall(r"_port\((\d+),", Path(demo.__file__).read_text()))
+    assert {"9435", "9436", "9437", "9438"} <= demos
+    page = (ROOT / "docs/START_NO_GPU.md").read_text()
+    _, installing, using = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert "pip install" in installing
+    assert not demos & set(re.findall(r"--web\.listen-address \S*:(\d+)", using))
 
 
 def test_where_programs_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,12 @@ def test_a_machine_that_lacks_nothing_is_left_alone(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_without_a_python_one_line_names_what_brings_it(tmp_path: Path) -> None:
+    done = call(tmp_path, "make_environment", PYTHON="no-such-python")
+    said = "setup: no-such-python not found: install Python 3.10 or newer (Debian: apt-get install python3-venv)\n"
+    assert (done.returncode, done.stdout) == (1, said)
+
+
 def test_an_unpacked_program_finds_its_files_wherever_it_runs(tmp_path: Path) -> None:
     """The path that Debian builds in is read from the checkout, whether or not the machine has it."""
     unpacked = tmp_path / ".build/debian/usr"

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, Qt
+from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPoint, QPointF, Qt
+from PySide6.QtGui import QColor
 from PySide6.QtTest import QAbstractItemModelTester
 from PySide6.QtWidgets import QApplication
 
-from gpu_exporter.desktop.charts import joined
+from gpu_exporter.desktop.charts import Charts, alone, joined
 from gpu_exporter.desktop.fleet_filter import FleetFilter
 from gpu_exporter.desktop.fleet_model import ITEM, FleetModel
 from gpu_exporter.desktop.merging import steps, told_apart
 from gpu_exporter.desktop.rows import Column, Rows
+from gpu_exporter.desktop.theme import colours
+from gpu_exporter.hub.client.client import Curve
 from gpu_exporter.hub.client.view import View
 from gpu_exporter.hub.nodes import Node
 from gpu_exporter.hub.state import Gpu, GpuState, Holder, NodeState
@@ -278,6 +281,35 @@ def test_a_line_is_broken_where_nothing_was_known_or_seen() -> None:
     times, values = joined([(0.0, 1.0), (5.0, None), (10.0, 2.0), (15.0, 2.0), (200.0, 3.0)])
     assert times == [0.0, 5.0, 10.0, 15.0, 15.0, 200.0]
     assert [None if math.isnan(value) else value for value in values] == [1.0, None, 2.0, 2.0, None, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "dots"),
+    [
+        ([], []),
+        ([1.0], [1.0]),
+        ([1.0, 1.0], []),
+        ([None, 1.0, None, 2.0, 3.0, None, 4.0], [1.0, 4.0]),
+        ([1.0, None, None], [1.0]),
+    ],
+)
+def test_what_no_line_leads_to_is_a_dot(values: list[float | None], dots: list[float]) -> None:
+    line = joined([(5.0 * place, value) for place, value in enumerate(values)])
+    assert alone(*line)[1] == dots
+
+
+def test_a_lone_value_is_seen(application: QApplication) -> None:
+    charts = Charts()
+    charts.resize(600, 400)
+    gpu = a_gpu("gpu-a", 1)
+    for means, seen in (((None, None), False), ((None, 0.5), True)):
+        charts.draw(gpu, [], {"gpu_utilization_ratio": Curve(0.0, 60.0, means)}, start=0.0, end=120.0)
+        chart = charts._charts["gpu_utilization_ratio"]
+        picture = chart.grab().toImage()
+        place = chart.mapFromScene(chart.getPlotItem().vb.mapViewToScene(QPointF(90.0, 50.0)))
+        ink = colours(application.palette()).fill
+        around = [picture.pixelColor(place + QPoint(0, down)) for down in (-1, 0, 1)]
+        assert (QColor(ink) in around) is seen, means
 
 
 def test_a_hub_s_minutes_and_our_seconds_make_one_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,8 +23,9 @@ AXE = ROOT / "tests/hub/axe/node_modules/axe-core/axe.min.js"
 WIDTHS = (320, 768, 1400, 3840)
 HOSTILE = '"><img src=x onerror=window.hacked=1><script>window.hacked=1</script>'
 LONG = "a-very-long-name-without-a-place-to-break-it" * 3
+BRIEF = Gpu(3, "active", "alice", busy=0.5, seen=(5400.0, 5460.0))  # one minute, half an hour ago
 LAB = {
-    "gpu-a": [Gpu(0, "active", "alice", busy=0.9), Gpu(1, "idle_held", "bob"), Gpu(2, "idle_free")],
+    "gpu-a": [Gpu(0, "active", "alice", busy=0.9), Gpu(1, "idle_held", "bob"), Gpu(2, "idle_free"), BRIEF],
     "a-machine-whose-name-is-much-longer-than-anybody-would-want.example.org": [Gpu(0, "idle_held", LONG)],
     HOSTILE: [Gpu(0, "idle_held", HOSTILE), Gpu(1, "idle_held", "\u05d0\u05dc\u05d9\u05e1")],
     **{f"gpu-{number:02}": [Gpu(index, "idle_held", f"user{number}") for index in range(8)] for number in range(12)},
@@ -132,3 +134,23 @@ def test_a_chart_can_be_read_without_javascript(hub: Hub) -> None:
     text = hub.get("/machines/gpu-a/gpus/0?range=day").text
     assert text.count('class="curve"') == 4
     assert "90 %" in text
+
+
+def test_a_minute_between_gaps_is_a_dot(browser: Browser, hub: Hub) -> None:
+    page = "/machines/gpu-a/gpus/3?range=hour"
+    utilization, *others = re.findall(r'class="dots" d="([^"]*)"', hub.get(page).text)
+    assert re.search(r"M\d+\.\d 50\.0h0", utilization), "half busy is half way up"
+    assert len(others) == 3
+    browser.look(1400)
+    look(browser, hub, page)
+    colours = browser.evaluate(
+        """[...document.querySelectorAll("figure.chart")].map(({ plot }) => {
+            const at = plot.data[1].findIndex((value) => value !== null && value !== undefined);
+            const [x, y] = [plot.valToPos(plot.data[0][at], "x", true), plot.valToPos(plot.data[1][at], "y", true)];
+            const [red, green, blue] = plot.ctx.getImageData(Math.round(x), Math.round(y), 1, 1).data;
+            return `rgb(${red}, ${green}, ${blue})`;
+        })"""
+    )
+    bar = "Object.assign(document.createElement('i'), {style: 'color: var(--bar-fill)'})"
+    drawn = browser.evaluate(f"getComputedStyle(document.body.appendChild({bar})).color")
+    assert colours == [drawn] * 4

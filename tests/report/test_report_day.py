@@ -269,6 +269,21 @@ def test_the_table_fits_and_is_aligned(day: tuple[Day, Prometheus], by: str) -> 
     assert "24 h to " in lines[-1]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/REPORT.md"])
+def test_the_pages_show_all_that_is_printed(day: tuple[Day, Prometheus], page: str) -> None:
+    made, server = day
+    done = run("report", f"--prometheus.url=http://127.0.0.1:{server.port}", f"--end={made.end}")
+    (shown,) = re.findall(
+        r"^\$ gpu-exporter report [^\n]*\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
+    )
+    when = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC")
+    numbers = re.compile(r"\d+\.\d+")
+    printed, shown = (re.sub(" +", " ", when.sub("then", text)) for text in (done.stdout + done.stderr, shown))
+    assert numbers.sub("0.0", shown) == numbers.sub("0.0", printed)
+    # The second of the day in which the test runs moves the last digit.
+    assert [*map(float, numbers.findall(shown))] == pytest.approx([*map(float, numbers.findall(printed))], abs=0.11)
+
+
 def test_money(day: tuple[Day, Prometheus]) -> None:
     document = rows(day, "--price.kwh=0.30", "--price.gpu-hour=2.5")
     for row in (*document["rows"], document["rest"], document["total"], document["fleet"]):

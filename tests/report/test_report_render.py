@@ -189,6 +189,42 @@ def test_without_memory_or_power_the_score_is_the_utilization() -> None:
     assert usage.energy_kwh is None
 
 
+def _lived(began: float, ended: float) -> Callable[[float], float | None]:
+    """The accounts of an exporter that ran between these seconds before the window's end."""
+    first, last = 86400 - began, 86400 - ended
+    return lambda t: min(t, last) - first if first < t < last + GRID.step else None
+
+
+@pytest.mark.parametrize(
+    ("lives", "told"),
+    [
+        ([(90000, 0)], []),
+        ([(86390, 0)], []),
+        ([(600, 0)], ["data covers 10 min of 24 h"]),
+        ([(610, 0)], ["data covers 10.2 min of 24 h"]),
+        ([(1000, 250)], ["data covers 12.5 min of 24 h"]),
+        (
+            [(1000, 700), (700, 400)],
+            ["data covers 10 min of 24 h", "2 of 2 GPUs have data for a part of that only, the least for 5 min"],
+        ),
+        ([(90000, 85800)], ["data covers 10 min of 24 h"]),
+        ([(610, 0), (600, 0), (595, 0)], ["data covers 10.2 min of 24 h"]),
+        (
+            [(700, 0), (200, 0)],
+            [
+                "data covers 11.7 min of 24 h",
+                "1 of 2 GPUs have data for a part of that only, the least for 3.33 min",
+            ],
+        ),
+    ],
+)
+def test_what_is_covered_is_told_to_the_second(lives: list[tuple[float, float]], told: list[str]) -> None:
+    states = [(gpu(number, state="idle_free"), _lived(*life)) for number, life in enumerate(lives)]
+    client: Any = Answers(gpu_state_seconds_total=states)
+    history = History(client, GRID)
+    assert report(history, by="gpu", grid=GRID, warnings=[]).warnings == told
+
+
 @pytest.mark.parametrize(
     ("score", "grade"),
     [(None, None), (0.0, "idle"), (0.0999, "idle"), (0.1, "low"), (0.2, "normal"), (0.6999, "normal"), (0.7, "high")],

@@ -13,10 +13,27 @@ _STATES = ("active", "idle_held", "idle_free", "unknown", "down")
 
 
 class Gpu:
-    """A GPU that does one thing all the time; its counters go up as a real one's."""
+    """A GPU that does one thing all the time; its counters go up as a real one's.
 
-    def __init__(self, index: int, state: str, owner: str = "", *, busy: float = 0.0, kind: str = "user") -> None:
+    ``seen`` are the seconds of the past within which it is there; None is always.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        state: str,
+        owner: str = "",
+        *,
+        busy: float = 0.0,
+        kind: str = "user",
+        seen: tuple[float, float] | None = None,
+    ) -> None:
         self.index, self.state, self.owner, self.busy, self.kind = index, state, owner, busy, kind
+        self._seen = seen
+
+    def is_there(self, seconds: float) -> bool:
+        """Whether it is listed after so many seconds."""
+        return self._seen is None or self._seen[0] <= seconds < self._seen[1]
 
     def document(self, seconds: float) -> dict[str, Any]:
         """What it tells after so many seconds."""
@@ -67,7 +84,7 @@ def write(path: Path, machines: dict[str, list[Gpu]], *, start: float, hours: fl
                         "sample_age_seconds": 0,
                     },
                     "host": {"name": f"{alias}.example.org"},
-                    "gpus": [gpu.document(now - start) for gpu in gpus],
+                    "gpus": [gpu.document(now - start) for gpu in gpus if gpu.is_there(now - start)],
                 },
                 now,
             )

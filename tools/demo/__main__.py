@@ -17,7 +17,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from tools.demo.deployed import Machine, write_alertmanager, write_hub, write_prometheus
@@ -25,7 +27,7 @@ from tools.demo.mails import is_about, shown
 from tools.demo.programs import DemoError, StoppedError, port, running
 from tools.lab import LOOPBACK, ROOT
 from tools.lab.mailbox import Mailbox
-from tools.lab.programs import EndedError, Program, StuckError, found
+from tools.lab.programs import EndedError, Program, StuckError, found, program
 from tools.lab.wait import NeverCameError
 
 INCIDENT = Path(__file__).with_name("incident.yml")
@@ -59,6 +61,15 @@ def main() -> int:
         return 1
 
 
+@dataclass(frozen=True)
+class Mails:
+    """Where alerts become mails: the mailbox, and Alertmanager's port and address."""
+
+    box: Mailbox
+    port: int
+    url: str
+
+
 class Demo:
     """What runs, in the order in which it was started."""
 
@@ -80,17 +91,20 @@ class Demo:
             Machine(SICK, "h100", 8, 2, self._port(9437, SICK)),
             Machine("gpu-c", "l40s", 4, 3, self._port(9438, "gpu-c")),
         ]
-        self._start_hub(machines)
+        # The hub asks Alertmanager what fires: that one is there before, and told after it.
+        mails = self._start_mails()
+        self._start_hub(machines, mails)
+        if mails is not None:
+            self._start_prometheus(machines, mails)
         # The sick one last: its story counts from its start, and by then everybody watches.
-        box = self._start_alerting(machines)
         for machine in sorted(machines, key=lambda machine: machine.alias == SICK):
             self._start(machine, incident if machine.alias == SICK else None)
         for machine in machines:
             print(f"{machine.alias:<13} {machine.url}  {machine.gpus} simulated {machine.model.upper()}")
         print(f"\n{SICK} now goes through {_short(incident)}. Ctrl-C stops everything.\n", flush=True)
-        if box is None and until_mail:
+        if mails is None and until_mail:
             raise DemoError("no mail can come without Prometheus and Alertmanager")
-        ended = self._watch(box, until_mail=until_mail)
+        ended = self._watch(mails.box if mails else None, until_mail=until_mail)
         print("\nstopping", flush=True)
         return ended
 
@@ -102,12 +116,13 @@ class Demo:
             str(Path(sys.executable).with_name("gpu-exporter")),
             *("--source=fake", f"--fake.model={machine.model}", f"--fake.gpus={machine.gpus}"),
             *(f"--fake.seed={machine.seed}", f"--web.listen-address={LOOPBACK}:{machine.port}"),
+            f"--host.name={machine.alias}",
             *("--collection.interval=1s", "--collection.timeout=1s", "--log.level=warning"),
             *([f"--fake.scenario={incident}"] if incident else []),
         ]
         self._run(machine.alias, command, machine.port, "/readyz")
 
-    def _start_hub(self, machines: list[Machine]) -> None:
+    def _start_hub(self, machines: list[Machine], mails: Mails | None) -> None:
         """All machines on one page: what to look at first."""
         web = self._port(9436, "the hub")
         nodes, config = write_hub(self._folder, machines)
@@ -115,6 +130,7 @@ class Demo:
             *(str(Path(sys.executable).with_name("gpu-exporter")), "hub", f"--nodes.file={nodes}"),
             *(f"--hub.config.file={config}", f"--history.path={self._folder / 'history.db'}"),
             *(f"--web.listen-address={LOOPBACK}:{web}", "--log.level=error"),
+            *([f"--alertmanager.url={mails.url}"] if mails else []),
         ]
         self._run("hub", command, web, "/livez")
         self._hub = f"http://{LOOPBACK}:{web}/"
@@ -125,36 +141,44 @@ class Demo:
             self._stack.enter_context(running(name, command, self._folder, port=port, page=page, done=self._done))
         )
 
-    def _start_alerting(self, machines: list[Machine]) -> Mailbox | None:
-        """Mailbox, Alertmanager and Prometheus; None where a program is missing."""
-        prometheus, alertmanager = found("prometheus"), found("alertmanager")
+    def _start_mails(self) -> Mails | None:
+        """Mailbox and Alertmanager; None where one of the programs that alert is missing."""
+        alertmanager = found("alertmanager")
         missing = [name for name in ("prometheus", "alertmanager") if not found(name)]
-        if prometheus is None or alertmanager is None:
+        if missing or alertmanager is None:
             print(f"not found and not fetched (make said why): {', '.join(missing)}; the exporters run without alerts")
             return None
         smtp = self._port(1025, "the mailbox")
-        manager, web = self._port(9093, "Alertmanager"), self._port(9090, "Prometheus")
+        web = self._port(9093, "Alertmanager")
         box = self._stack.enter_context(Mailbox(smtp))
-        url = f"http://{LOOPBACK}:{manager}/"
+        url = f"http://{LOOPBACK}:{web}/"
         self._run(
             "alertmanager",
             [
                 *(alertmanager, f"--config.file={write_alertmanager(self._folder, smtp=smtp)}"),
-                *(f"--storage.path={self._folder / 'alertmanager'}", f"--web.listen-address={LOOPBACK}:{manager}"),
+                *(f"--storage.path={self._folder / 'alertmanager'}", f"--web.listen-address={LOOPBACK}:{web}"),
                 *(f"--web.external-url={url}", "--cluster.listen-address=", "--log.level=warn"),
             ],
-            manager,
+            web,
             "/-/ready",
         )
-        bare = b"does not include" in _body(url)
-        print(f"Alertmanager  {url}{'  (Debian leaves its pages out: amtool and the API work)' if bare else ''}")
+        return Mails(box, web, url)
+
+    def _start_prometheus(self, machines: list[Machine], mails: Mails) -> None:
+        """Prometheus with the deployed rules; and how all of it differs from what is deployed."""
+        print(f"Alertmanager  {mails.url}")
+        if b"does not include" in _body(mails.url):
+            print("              Debian leaves its pages out: Silence in mails and on the hub has none; this silences:")
+            print(f"              {_amtool()} --alertmanager.url={mails.url} silence add --comment=demo alias={SICK}")
+        web = self._port(9090, "Prometheus")
         self._prometheus = f"http://{LOOPBACK}:{web}/"
-        config = write_prometheus(self._folder, machines, port=web, alertmanager=manager, hub=self._hub)
+        config = write_prometheus(self._folder, machines, port=web, alertmanager=mails.port, hub=self._hub)
         self._run(
             "prometheus",
             [
-                *(prometheus, f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'prometheus'}"),
-                *(f"--web.listen-address={LOOPBACK}:{web}", f"--web.external-url={self._prometheus}"),
+                *(program("prometheus"), f"--config.file={config}"),
+                *(f"--storage.tsdb.path={self._folder / 'prometheus'}", f"--web.listen-address={LOOPBACK}:{web}"),
+                f"--web.external-url={self._prometheus}",
                 # What fires before Alertmanager was found is told again soon, not after a minute.
                 *("--rules.alert.resend-delay=5s", "--log.level=warn"),
             ],
@@ -168,14 +192,13 @@ class Demo:
         print("Mails go to a mailbox in this process, which wants neither a login nor TLS; nobody else is mailed.")
         print("What looks back for five minutes does so here as well: the mail that it is over comes after these.")
         print("Without a Grafana here, the mails' Dashboard is the hub's page of the GPU.")
-        return box
 
     def _watch(self, box: Mailbox | None, *, until_mail: bool) -> int:
         """Print what happens. The status: 1 where a mail was to be waited for and did not come."""
         give_up = time.monotonic() + PATIENCE
         while not self._done.wait(0.2):
-            for program in self._programs:
-                program.check()
+            for started in self._programs:
+                started.check()
             if box is None:
                 continue
             self._tell_news()
@@ -248,6 +271,12 @@ def _body(url: str) -> bytes:
             return bytes(answer.read())
     except (OSError, ValueError):
         return b""
+
+
+def _amtool() -> str:
+    """How a shell in the checkout calls it: by its name where that is known, else by where it was unpacked."""
+    path = found("amtool")
+    return "amtool" if path is None or which("amtool") else _short(Path(path))
 
 
 def _answering(base: str, *paths: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -24,7 +25,9 @@ def missing(modules: Sequence[str]) -> dict[str, str]:
     return {name: _PACKAGES.get(name, name) for name in modules if find_spec(name) is None}
 
 
-def need(command: str, modules: Sequence[str]) -> None:
-    """Raise ClickException where one of the modules is not installed."""
-    if packages := missing(modules):
-        raise click.ClickException(f"{command} needs {', '.join(packages)}; {remedy([*packages.values()])}")
+def need(command: str, modules: Sequence[str], *, also: Sequence[str] = ()) -> None:
+    """Raise ClickException where one of the modules is not installed; it names what brings them, and ``also`` those."""
+    if missing(modules):
+        packages = [*missing([*modules, *also]).values()]
+        names = ", ".join(re.split("[<>=]", package)[0] for package in packages)
+        raise click.ClickException(f"{command} needs {names}; {remedy(packages)}")

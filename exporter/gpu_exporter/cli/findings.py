@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gpu_exporter import __version__
@@ -25,8 +25,11 @@ def findings(config: Config, root: Path = Path("/")) -> Iterator[Finding]:
     kind = source_kind(config)
     if kind.simulated:
         yield Finding("warn", "source", f"{kind.name}: the data is simulated", "leave --source out to read real GPUs")
-    yield from kind.findings(config, root)
-    yield from _readings(config)
+    failed: list[Finding] = []
+    for finding in kind.findings(config, root):
+        failed += [finding] * (finding.state == "fail")
+        yield finding
+    yield from _readings(config, failed)
     yield from _kernel_log(config)
     yield from _namespace(root)
     if config.owners.kubernetes:
@@ -48,10 +51,12 @@ def _kernel_log(config: Config) -> Iterator[Finding]:
     yield Finding("warn", "kernel log", f"cannot be read: {trouble}; XIDs that NVML does not tell are missed", advice)
 
 
-def _readings(config: Config) -> Iterator[Finding]:
+def _readings(config: Config, failed: Sequence[Finding]) -> Iterator[Finding]:
     snapshot, why = read_once(config)
     if snapshot.driver is None:
-        yield Finding("fail", "driver", why or "does not answer")
+        # A library or a program that is not there was told of by the source, with more advice.
+        if not any(why and why.startswith((finding.what, finding.detail)) for finding in failed):
+            yield Finding("fail", "driver", why or "does not answer")
         return
     driver = snapshot.driver
     yield Finding(

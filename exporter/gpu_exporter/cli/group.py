@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Each stands in the module of its name, which is read when the command is asked for: who serves needs no other.
 _COMMANDS: Final = (
     "serve", "sample", "doctor", "metrics", "check-config", "check", "report", "record", "export", "hub", "top", "free",
-    "desktop", "test-mail",
+    "desktop", "test-mail", "help",
 )  # fmt: skip
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -38,6 +38,9 @@ _ELSEWHERE: Final = {
     "--nvidia-smi-command": "--smi.path",
     "--kubernetes": "--owners.kubernetes",
 }
+# And words that other programs have for what is here.
+_COMMANDS_ELSEWHERE: Final = {"version": "--version", "run": "serve", "start": "serve"}
+_WHOLE: Final = 1000  # characters that no description of a command has
 
 
 def main() -> NoReturn:
@@ -162,8 +165,30 @@ class _DefaultGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands and not ctx.resilient_parsing:
+            if meant := _meant(args[0], self.commands):
+                raise click.UsageError(
+                    f"'{args[0]}' is not a command. Did you mean {' or '.join(meant)}? "
+                    "gpu-exporter help lists what there is."
+                )
             raise click.UsageError(f"'{args[0]}' is not a command; write one of {', '.join(self.commands)}")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, but for what does not fit into a line: it goes on in the next, and is not cut."""
+        names = self.list_commands(ctx)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(_WHOLE)) for name in names])
+
+
+def _meant(word: str, commands: Iterable[str]) -> list[str]:
+    """What somebody may have meant who wrote this for a command: what it is called here, begins so, or looks alike."""
+    from difflib import get_close_matches  # noqa: PLC0415 - who writes it well starts faster without
+
+    word = word.lower().replace("_", "-")
+    if word in _COMMANDS_ELSEWHERE:
+        return [_COMMANDS_ELSEWHERE[word]]
+    names = list(commands)
+    return [name for name in names if name.startswith(word)] or get_close_matches(word, names, n=1)
 
 
 @click.group(

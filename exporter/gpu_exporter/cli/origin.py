@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -70,9 +70,9 @@ _OPTIONS: Final = (
 )
 
 
-def missing_libraries(command: str, *more: str) -> None:
-    """Raise ClickException where a library is not installed that the command needs."""
-    need(command, (*_NEEDED, *more))
+def missing_libraries(command: str, *more: str, also: Sequence[str] = ()) -> None:
+    """Raise ClickException where a library is not installed that the command needs; ``also`` is brought with them."""
+    need(command, (*_NEEDED, *more), also=also)
 
 
 def origin(

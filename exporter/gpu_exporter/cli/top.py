@@ -37,7 +37,8 @@ def top(
     """
     if as_json and not once:
         raise click.UsageError("--json is of one look; write --once --json")
-    missing_libraries("top", *(() if once else (_LIVE,)))
+    # One command for both: who looks once wants to see it live next.
+    missing_libraries("top", *(() if once else (_LIVE,)), also=(_LIVE,))
     from gpu_exporter.hub.client.client import Client  # noqa: PLC0415 - other commands start faster without
     from gpu_exporter.top import once as look_once  # noqa: PLC0415
     from gpu_exporter.top.lines import Pen  # noqa: PLC0415

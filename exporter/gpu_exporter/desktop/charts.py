@@ -25,6 +25,7 @@ _USUAL: Final = 60.0  # seconds between points, where there is one alone
 _SMALLEST: Final = (200, 100)  # pixels of a chart
 _BESIDE: Final = 560  # pixels from which on two stand beside one another
 _SPACE: Final = 8  # pixels between them
+_DOT: Final = 5  # pixels of a point that no line leads to
 _GAP: Final = 3.0  # times the usual distance of points, from which on a line is broken
 
 
@@ -86,6 +87,17 @@ def joined(*parts: Points) -> tuple[list[float], list[float]]:
     return times, values
 
 
+def alone(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Those of such a line's points that nothing is drawn to, as nothing is known before and after them."""
+    around = [math.nan, *values, math.nan]
+    found = [
+        place
+        for place, value in enumerate(values)
+        if not math.isnan(value) and math.isnan(around[place]) and math.isnan(around[place + 2])
+    ]
+    return [times[place] for place in found], [values[place] for place in found]
+
+
 class _Chart(graph.PlotWidget):  # type: ignore[misc]
     """One of them. Its words are ours alone: pyqtgraph would take them for HTML."""
 
@@ -100,6 +112,8 @@ class _Chart(graph.PlotWidget):  # type: ignore[misc]
         item.showGrid(y=True, alpha=0.15)
         item.getAxis("left").setWidth(44)
         self._line = item.plot(connect="finite")
+        self._dots = graph.ScatterPlotItem(size=_DOT, pen=None)
+        item.addItem(self._dots)
         self._limit = graph.InfiniteLine(angle=0)
         self._limit.hide()
         item.addItem(self._limit)
@@ -116,6 +130,7 @@ class _Chart(graph.PlotWidget):  # type: ignore[misc]
         """Draw what a hub kept, then what was seen here, of that time (Unix seconds)."""
         times, values = joined(kept, own)
         self._line.setData(times, values)
+        self._dots.setData(*alone(times, values))
         known = [value for value in values if not math.isnan(value)]
         limit = None if gpu is None else self._measure.limit(gpu)
         self._limit.setVisible(limit is not None)
@@ -137,6 +152,7 @@ class _Chart(graph.PlotWidget):  # type: ignore[misc]
         self._ink = theme.text
         self.setBackground(QColor(theme.panel))
         self._line.setPen(graph.mkPen(theme.fill, width=1.6))
+        self._dots.setBrush(graph.mkBrush(theme.fill))
         self._limit.setPen(graph.mkPen(theme.severities["critical"], width=1.2, style=Qt.PenStyle.DashLine))
         item = self.getPlotItem()
         for side in ("left", "bottom"):

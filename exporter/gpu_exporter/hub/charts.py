@@ -23,12 +23,13 @@ _LEAST_TOP: Final = {"ratio": 1.0, "celsius": 100.0}  # so that a quiet GPU look
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One curve with its words: ``path`` draws it into a box of 600 by 100."""
+    """One curve with its words: ``path`` draws it into a box of 600 by 100, ``dots`` what stands between gaps."""
 
     metric: str
     title: str
     unit: str
     path: str
+    dots: str
     now: str
     highest: str
 
@@ -38,29 +39,34 @@ class Chart:
         known = [value for value in curve.means if value is not None]
         highs = [value for value in curve.highs if value is not None] or known
         top = max([*known, _LEAST_TOP.get(curve.unit, 0.0)], default=0.0) or 1.0
+        path, dots = _drawn(curve.means, top)
         return cls(
             metric=metric,
             title=title,
             unit=curve.unit,
-            path=_path(curve.means, top),
+            path=path,
+            dots=dots,
             now=_worded(known[-1], curve.unit) if known else "",
             highest=_worded(max(highs), curve.unit) if highs else "",
         )
 
 
-def _path(values: Sequence[float | None], top: float) -> str:
-    """Moves and lines of an SVG path; a gap stays a gap."""
+def _drawn(values: Sequence[float | None], top: float) -> tuple[str, str]:
+    """SVG paths: lines, in which a gap stays a gap, and points that no line leads to."""
     wide = _WIDTH / max(len(values) - 1, 1)
-    steps = []
-    pen_down = False
-    for place, value in enumerate(values):
-        if value is None:
-            pen_down = False
+    places = [
+        None if value is None else f"M{place * wide:.1f} {_HEIGHT - min(value / top, 1.0) * _HEIGHT:.1f}"
+        for place, value in enumerate(values)
+    ]
+    lines, dots = [], []
+    for before, here, after in zip([None, *places], places, [*places[1:], None], strict=False):
+        if here is None:
             continue
-        at = f"{place * wide:.1f} {_HEIGHT - min(value / top, 1.0) * _HEIGHT:.1f}"
-        steps.append(f"L{at}" if pen_down else f"M{at}h.1")
-        pen_down = True
-    return "".join(steps)
+        if before is None and after is None:
+            dots.append(f"{here}h0")  # without a length it is as large as its round ends
+        else:
+            lines.append(here if before is None else here.replace("M", "L"))
+    return "".join(lines), "".join(dots)
 
 
 def _worded(value: float, unit: str) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 from gpu_exporter.catalog.score import USUAL
 from gpu_exporter.model import Owner
 from gpu_exporter.report.client import Client, ReportError, Series
+from gpu_exporter.report.coverage import Coverage
 from gpu_exporter.report.growth import Meter, Point, Raw
 from gpu_exporter.report.slices import Key, PerChunk, Slice
 
@@ -77,7 +78,10 @@ class Gpu:
 
 @dataclass(slots=True)
 class GpuUsage:
-    """What became of one GPU's time. Seconds by state; joules; the score summed over scored seconds."""
+    """What became of one GPU's time. Seconds by state; joules; the score summed over scored seconds.
+
+    ``covered`` is seconds for which there is data.
+    """
 
     gpu: Gpu
     host: str
@@ -86,7 +90,7 @@ class GpuUsage:
     joules: float | None = None
     score: float = 0.0
     scored: float = 0.0
-    chunks: float = 0
+    covered: float = 0.0
     # Of the seconds in state "unknown", those in which it is known who held the GPU.
     unknown_held: float = 0.0
 
@@ -123,17 +127,19 @@ class History:
         self._latest: dict[Key, int] = {}
         self._least: dict[Key, float] = {}
         self._was_down: set[Key] = set()  # since its own counters were seen last
-        chunks: set[int] = set()
+        self._coverage = Coverage(grid.step)
         for first in range(0, grid.count + 1, _SLICE):
-            chunks |= self._read(first, min(first + _SLICE - 1, grid.count))
-        self.gpus = {key: usage for key, usage in self.gpus.items() if usage.chunks}
+            self._read(first, min(first + _SLICE - 1, grid.count))
+        seconds, self.covered = self._coverage.close()
+        self.gpus = {key: usage for key, usage in self.gpus.items() if key in seconds}
+        for key, usage in self.gpus.items():
+            usage.covered = seconds[key]
         if not self.gpus:
             where = f"{{{match}}}" if match else ""
             raise ReportError(
                 f"{client.url}: has no {STATE_SECONDS}{where} within the window; "
                 "is the exporter scraped, and does it keep accounts?"
             )
-        self.covered = len(chunks) * grid.step
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -189,27 +195,30 @@ class History:
 
     # --- adding up ----------------------------------------------------------------------------------------------------
 
-    def _read(self, first: int, last: int) -> set[int]:
-        """Add one slice; the chunks of the window for which there is data."""
+    def _read(self, first: int, last: int) -> None:
+        """Add one slice."""
         found = self._points(STATE_SECONDS, ("state",), first, last, exact=True)
-        seen, gaps = self._note_gpus(found)
+        present, gaps = self._note_gpus(found)
+        counted: PerChunk = {gpu: dict.fromkeys(chunks, 0.0) for gpu, chunks in present.items()}
         observed: PerChunk = defaultdict(lambda: defaultdict(float))
         used: PerChunk = defaultdict(lambda: defaultdict(float))
         down: PerChunk = defaultdict(dict)
         for key, chunk, growth in self._grown(STATE_SECONDS, found, exact=True):
             self.gpus[key[:4]].states[key[4]] += growth
+            counted[key[:4]][chunk] += growth
             if key[4] != "down":
                 observed[key[:4]][chunk] += growth
             elif growth:
                 down[key[:4]][chunk] = growth
             if key[4] in {"active", "idle_held"}:
                 used[key[:4]][chunk] += growth
+        for gpu, chunks in counted.items():
+            self._coverage.add(gpu, sorted(chunks.items()))
         part = self._slice(observed, down, gaps, first, last)
         for key, usage in self.gpus.items():
             for chunk, seconds in observed[key].items():
                 _add(usage, seconds, part.score(key, chunk, seconds), part.joules[key].get(chunk))
         self._add_holds(part, used, first, last)
-        return seen
 
     def _slice(self, observed: PerChunk, down: PerChunk, gaps: PerChunk, first: int, last: int) -> Slice:
         used, total = (self._over("avg_over_time", name) for name in MEMORY_USED)
@@ -238,9 +247,9 @@ class History:
             weights=self._weights or USUAL,
         )
 
-    def _note_gpus(self, found: _Found) -> tuple[set[int], PerChunk]:
-        """Remember which GPUs there are and since when; the chunks of the window that have data, and the gaps."""
-        present: defaultdict[Key, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+    def _note_gpus(self, found: _Found) -> tuple[PerChunk, PerChunk]:
+        """Remember which GPUs there are and since when; what each has counted by when, and the gaps."""
+        present: PerChunk = defaultdict(lambda: defaultdict(float))
         gaps: PerChunk = defaultdict(dict)
         for key, chunks in found.items():
             for chunk, series in chunks.items():
@@ -250,13 +259,12 @@ class History:
             usage.host, usage.model = newest.get("alias") or key[1], newest.get("model", "")
         for gpu, counted in present.items():
             self._first.setdefault(gpu, (min(counted), counted[min(counted)]))
-            self.gpus[gpu].chunks += sum(chunk > 0 for chunk in counted)
             for chunk in sorted(counted):
                 before = self._latest.get(gpu, chunk)
                 if chunk - before > 1:
                     gaps[gpu][chunk] = (chunk - before) * self.grid.step
                 self._latest[gpu] = chunk
-        return {chunk for counted in present.values() for chunk in counted if chunk > 0}, gaps
+        return present, gaps
 
     def _grew_within(self, gpu: Key, chunk: int) -> bool:
         """Whether what a counter holds when it is first seen grew within the window.

@@ -40,7 +40,7 @@ class StoredHistory:
             gpu, total.gpu.node, total.gpu.model, joules=total.joules, score=total.score, scored=total.scored
         )
         made.states.update(total.states)
-        made.chunks = total.seconds / self.grid.step
+        made.covered = total.seconds
         self.gpus[_key(gpu)] = made
 
     def _add_hold(self, total: HoldTotal) -> None:

@@ -17,6 +17,7 @@ FIGURES: Final = ("held_hours", "used_hours", "idle_held_hours", "efficiency", "
 COSTS: Final = ("held_cost", "idle_held_cost", "energy_cost")
 NOBODY: Final = "(unknown)"
 _HOUR: Final = 3600.0
+_APART: Final = 60.0  # seconds
 _KWH: Final = 3.6e6
 
 
@@ -244,11 +245,11 @@ def _doubts(history: Accounts, fleet: Row, held: Row) -> Iterator[str]:
     window = history.grid.window
     if history.covered < 0.98 * window:
         yield f"data covers {span(history.covered)} of {span(window)}"
-    partly = [
-        usage.chunks for usage in history.gpus.values() if usage.chunks < 0.98 * history.covered / history.grid.step
-    ]
+    # Scrapes of two machines begin and end up to a minute apart.
+    most = min(0.98 * history.covered, history.covered - _APART)
+    partly = [usage.covered for usage in history.gpus.values() if usage.covered <= most]
     if partly:
-        least = span(min(partly) * history.grid.step)
+        least = span(min(partly))
         yield f"{len(partly)} of {len(history.gpus)} GPUs have data for a part of that only, the least for {least}"
     if fleet.held_hours - held.held_hours > 0.02 * fleet.held_hours:
         yield f"of {fleet.held_hours:.1f} held GPU-hours only {held.held_hours:.1f} have a holder in {OWNER_SECONDS}"

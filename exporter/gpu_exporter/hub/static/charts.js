@@ -12,7 +12,15 @@ const WHOLE_GIB = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map((number) => number
 // Hours as the page's clock has them.
 const hour = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const day = (at) => new Date(at * 1000).toLocaleDateString([], { day: "numeric", month: "short" });
-const newest = (values) => values.findLast((value) => value !== null && value !== undefined);
+const known = (value) => value !== null && value !== undefined;
+const newest = (values) => values.findLast(known);
+// Values that no line leads to, as nothing is known before and after them, are dots; the highest lies not upon its mean.
+const alone = (plot, series) => {
+  const values = plot.data[series];
+  const lone = (at) => known(values[at]) && !known(values[at - 1]) && !known(values[at + 1]);
+  return [...values.keys()].filter((at) => lone(at) && (series === 1 || values[at] !== plot.data[1][at]));
+};
+const dots = (size, stroke) => ({ show: false, filter: alone, size, width: 0, fill: stroke, stroke });
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 async function draw(figure) {
@@ -28,7 +36,7 @@ async function draw(figure) {
   // Where nobody points at a moment, the latest stands there.
   const words = (plot, value, series, at) => {
     const told = at === null ? newest(plot.data[series]) : value;
-    return told === null || told === undefined ? "" : show(told);
+    return known(told) ? show(told) : "";
   };
   const options = {
     width: place.clientWidth,
@@ -48,8 +56,8 @@ async function draw(figure) {
         const moment = at === null ? newest(plot.data[0]) : value;
         return moment ? `${day(moment)} ${hour(moment)}` : "";
       } },
-      { label: "mean", stroke: colour("--bar-fill"), fill: `${colour("--bar-fill")}22`, width: 1.6, value: words, points: { show: false } },
-      { label: "highest", stroke: colour("--dim"), width: 0.8, dash: [3, 3], value: words, points: { show: false } },
+      { label: "mean", stroke: colour("--bar-fill"), fill: `${colour("--bar-fill")}22`, width: 1.6, value: words, points: dots(6, colour("--bar-fill")) },
+      { label: "highest", stroke: colour("--dim"), width: 0.8, dash: [3, 3], value: words, points: dots(3, colour("--dim")) },
     ],
   };
   const data = [times, told.means, told.highs];

@@ -30,7 +30,7 @@ def _library() -> Iterator[Finding]:
         yield Finding(
             "fail",
             "libnvidia-ml.so.1",
-            str(error),
+            str(error).removeprefix("libnvidia-ml.so.1: "),
             "install the NVIDIA driver; in a container use --gpus all, or mount the library and run ldconfig",
         )
     else:
