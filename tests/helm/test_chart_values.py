@@ -379,6 +379,98 @@ def test_a_claim_keeps_what_cannot_be_changed_and_the_notes_say_so() -> None:
             assert (f"gpu-gpu-exporter-hub keeps its size {size}" in upgraded["notes"]) is (wanted != size), other
 
 
+PLAIN = "gpu-gpu-exporter"
+INSIDE = {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}
+OUTSIDE = {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}
+BALANCED = {"type": "LoadBalancer"}
+NO_ADDRESS = {"clusterIP": "None"}
+SIXTH = {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv6", "IPv4"]}}
+FOURTH = {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv6"]}}
+KEPT, REPLACED = "keeps its loadBalancerClass", f"The Service {PLAIN} goes, and"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # What the values say of the Service, whether it is the one of the step before, and what the notes say.
+        [(INSIDE, False, ""), (INSIDE, True, ""), (OUTSIDE, False, REPLACED), (OUTSIDE, True, ""), (INSIDE, False, "")],
+        [(BALANCED, False, ""), (INSIDE, False, REPLACED), (INSIDE, True, ""), (BALANCED, False, "")],
+        [(INSIDE, False, ""), (BALANCED, True, KEPT), (BALANCED, True, KEPT), ({}, True, ""), (OUTSIDE, True, "")],
+        [({}, False, ""), (NO_ADDRESS, False, REPLACED), (NO_ADDRESS, True, ""), (INSIDE, False, "")],
+        [(SIXTH, False, ""), (SIXTH | INSIDE, True, ""), (SIXTH | OUTSIDE, False, ""), (SIXTH | OUTSIDE, True, "")],
+    ],
+    ids=["another class", "a class", "no class", "no address", "another family"],
+)
+def test_a_service_is_replaced_only_where_it_cannot_become_what_is_wanted(
+    steps: list[tuple[dict[str, Any], bool, str]],
+) -> None:
+    """A new one's load balancer has a new address: nobody loses his by an upgrade that could do without."""
+    little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}}
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        config.install(chart(), RELEASE, {**little, "service": {"enabled": False}})
+        before: dict[str, Any] = {}
+        for service, same, note in steps:
+            upgraded = config.upgrade(chart(), RELEASE, {**little, "service": service})
+            (there,) = (item for item in cluster.objects.values() if item["kind"] == "Service")
+            assert (there["metadata"]["name"] == before.get("name")) is same, service
+            if same and service.get("type") == before["type"] == "LoadBalancer":
+                assert there["spec"].get("loadBalancerClass") == before["class"], (
+                    "which an API server lets nobody change"
+                )
+            assert there["spec"].get("loadBalancerClass") == service.get("loadBalancerClass") or note == KEPT
+            for line in (KEPT, REPLACED):
+                assert (line in upgraded["notes"]) is (line == note), service
+            spec = there["spec"]
+            before = {"name": there["metadata"]["name"], "type": spec["type"], "class": spec.get("loadBalancerClass")}
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted", "kept"),
+    [
+        # A controller's webhook gives a class to a Service that was told none.
+        ({"type": "LoadBalancer", "loadBalancerClass": "example.org/hook"}, BALANCED, True),
+        # The first chart called every Service alike.
+        ({"type": "ClusterIP", "clusterIP": "None"}, NO_ADDRESS, True),
+        ({"type": "ClusterIP", "clusterIP": "10.0.0.9"}, {"clusterIP": "10.0.0.9"}, True),
+        ({"type": "LoadBalancer", "ipFamilies": ["IPv6", "IPv4"]}, BALANCED | SIXTH, True),
+        ({"type": "LoadBalancer", "ipFamilies": ["IPv6"]}, BALANCED, True),
+        ({"type": "ClusterIP", "clusterIP": "10.0.0.9"}, {"clusterIP": "10.0.0.8"}, False),
+        ({"type": "ClusterIP", "clusterIP": "None"}, BALANCED, False),
+        ({"type": "LoadBalancer", "ipFamilies": ["IPv6"]}, BALANCED | FOURTH, False),
+    ],
+)
+def test_a_service_that_is_in_the_cluster_as_it_is_wanted_keeps_its_name(
+    has: dict[str, Any], wanted: dict[str, Any], kept: bool
+) -> None:
+    little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "service": wanted}
+    owned = {
+        "name": PLAIN,
+        "namespace": "gpus",
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": "gpus"},
+    }
+    there = {"apiVersion": "v1", "kind": "Service", "metadata": owned, "spec": has}
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        cluster.add(f"api/v1/namespaces/gpus/services/{PLAIN}", there)
+        installed = config.install(chart(), RELEASE, little)
+        upgraded = config.upgrade(chart(), RELEASE, little)
+    first, second = (
+        item["metadata"]["name"]
+        for made in (installed, upgraded)
+        for item in read(made["manifest"])
+        if item["kind"] == "Service"
+    )
+    assert first == second
+    assert (first == PLAIN, REPLACED not in installed["notes"]) == (kept, kept)
+
+
+def test_no_class_tells_of_another_name_and_no_name_is_too_long() -> None:
+    assert render({"service": INSIDE}).one("Service")["metadata"]["name"] == PLAIN
+    everything = {"clusterIP": "fd00::7", **INSIDE, **SIXTH}
+    (service,) = render({"service": everything, "fullnameOverride": "x" * 80}).all("Service")
+    assert len(service["metadata"]["name"]) <= 63
+
+
 def test_what_selects_pods_stays_where_only_it_would_change() -> None:
     little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "fullnameOverride": "gpus"}
     with Cluster(OPERATOR) as cluster, cluster.config() as config:

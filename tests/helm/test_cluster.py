@@ -294,6 +294,7 @@ PARTICULAR: list[dict[str, Any]] = [
     {"service": {"type": "LoadBalancer"}},
     {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}},
     {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}},
+    {"service": {"type": "LoadBalancer"}},
     {"fullnameOverride": "fixed", "nameOverride": "one", "stack": {"enabled": True}},
     {"fullnameOverride": "fixed", "nameOverride": "two", "stack": {"enabled": True}, "hub": {"enabled": True}},
     {"sidecars": [{"name": "more", "image": "more"}], "networkPolicy": {"namespaces": ["monitoring"]}},
