@@ -63,7 +63,8 @@ _STRINGS: Final = many(TEXT)
 TEXTS: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number", "null"]}}
 _ANY: Final[Schema] = {"type": "object"}
 _DURATION: Final = r"([0-9]+(ms|[smhdwy]))+"
-_QUANTITY: Final = r"^[0-9.]+([eE][-+]?[0-9]+)?([munkMGTPE]|[KMGTPE]i)?$"
+# Kubernetes' grammar (apimachinery/pkg/api/resource/quantity.go), without what is less than nothing.
+_QUANTITY: Final = r"^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[munkMGTPE]|[KMGTPE]i)?$"
 _QUANTITIES: Final[Schema] = {
     "type": "object",
     "additionalProperties": {"type": ["string", "number", "null"], "pattern": _QUANTITY},

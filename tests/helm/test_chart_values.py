@@ -207,6 +207,84 @@ def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], mess
     assert message in refusal(values)
 
 
+# --- quantities -------------------------------------------------------------------------------------------------------
+
+# As Kubernetes writes them, from the least to the most; those in one row are the same.
+QUANTITIES: list[list[str | int | float]] = [
+    ["0", 0, "0Ki", "0n"],
+    ["1n", "1e-9"],
+    ["999n"],
+    ["1u", "1000n", "1E-6"],
+    ["1m", "1000u", "0.001", ".001"],
+    ["500000u"],
+    ["1", 1, "+1", "1.", "1000m", "1000000u", "1e0"],
+    [1.5, "1500m"],
+    ["1k", 1000, "1e3", "1E3"],
+    ["1Ki", 1024],
+    ["1M", "1000k", "1e+6", 1000000],
+    ["1Mi", "1024Ki"],
+    ["1G", 1000000000, "1e9"],
+    ["1Gi", "1024Mi"],
+    ["1.5Gi", "1536Mi"],
+    ["1T"],
+    ["1Ti"],
+    ["1P", "1000T"],
+    ["1Pi"],
+    ["1E", "1e18", "1000P"],
+    ["1Ei", "1024Pi"],
+]
+
+
+def test_quantities_are_compared_as_kubernetes_does() -> None:
+    """Each against the one before and the one behind; what is the same may be asked for, and what is less."""
+    asked: dict[str, str] = {}
+    for place, row in enumerate(QUANTITIES):
+        for number, value in enumerate(row):
+            asked[f"{place}.{number}"] = f'{{{{ include "gpu-exporter.quantity" {json.dumps(value)} }}}}'
+    text = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "found"}, "data": asked})
+    data = render({"extraManifests": [text]}).one("ConfigMap", "found")["data"]
+    rows = [{float(data[f"{place}.{number}"]) for number in range(len(row))} for place, row in enumerate(QUANTITIES)]
+    assert [len(row) for row in rows] == [1] * len(rows), rows
+    flat = [value for row in rows for value in row]
+    assert flat == sorted(set(flat))
+
+
+@pytest.mark.parametrize(
+    ("request_", "limit", "refused"),
+    [
+        ("500000u", 1, False),
+        ("500n", "1u", False),
+        ("1000m", "1", False),
+        ("1E", "1Ei", False),
+        ("2u", "1000n", True),
+        ("2n", "1n", True),
+        ("1Ei", "1E", True),
+        (2, "1500m", True),
+        ("1m", 0, True),
+        (0, 0, False),
+        (1, None, False),
+        (None, 1, False),
+    ],
+)
+def test_who_asks_for_more_than_he_may_have_is_refused(request_: Any, limit: Any, refused: bool) -> None:
+    values = {"hub": {"resources": {"requests": {"cpu": request_}, "limits": {"cpu": limit}}}}
+    if refused:
+        assert "hub.resources: limits.cpu" in refusal(values)
+    else:
+        assert render(values).objects
+
+
+@pytest.mark.parametrize("word", ["1e3Ki", "1..5", ".", "", "1KB", "1ki", "-1", "1e", "1 Gi", "1i", "0x1"])
+def test_what_is_no_quantity_is_refused(word: str) -> None:
+    assert "at '/resources/limits/memory'" in refusal({"resources": {"limits": {"memory": word}}})
+    assert "no size" in refusal({"hub": {"persistence": {"enabled": True, "size": word}}})
+
+
+def test_a_claim_of_nothing_is_refused() -> None:
+    assert "no size" in refusal({"hub": {"persistence": {"enabled": True, "size": "0Gi"}}})
+    assert render({"hub": {"persistence": {"enabled": True, "size": "1e10"}}}).objects
+
+
 # --- releases of an older chart ---------------------------------------------------------------------------------------
 
 

@@ -183,8 +183,10 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- fail (printf "%s.persistence.accessModes: '%s' is none; there are ReadWriteOnce, ReadOnlyMany, ReadWriteMany and ReadWriteOncePod." $name .) }}
 {{- end }}
 {{- end }}
-{{- if not (regexMatch "^[0-9.]+([eE][-+]?[0-9]+)?([kMGTPE]|[KMGTPE]i)?$" $part.persistence.size) }}
-{{- fail (printf "%s.persistence.size: '%s' is no size; write 50Gi or the like." $name $part.persistence.size) }}
+{{- $size := $part.persistence.size }}
+{{- $known := regexMatch "^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[munkMGTPE]|[KMGTPE]i)?$" $size }}
+{{- if or (not $known) (le (include "gpu-exporter.quantity" $size | float64) 0.0) }}
+{{- fail (printf "%s.persistence.size: '%s' is no size; write 50Gi or the like." $name $size) }}
 {{- end }}
 {{- end }}
 {{- if hasKey $part "ingress" }}

@@ -73,7 +73,7 @@ one Kubernetes object.
 {{- $resources := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
 {{- range $name, $most := get $resources "limits" | default dict }}
 {{- $asked := get (get $resources "requests" | default dict) $name }}
-{{- if and $asked $most (gt (include "gpu-exporter.bytes" $asked | float64) (include "gpu-exporter.bytes" $most | float64)) }}
+{{- if and (not (kindIs "invalid" $most)) (gt (include "gpu-exporter.quantity" $asked | float64) (include "gpu-exporter.quantity" $most | float64)) }}
 {{- fail (printf "%s: limits.%s, %v, is less than requests.%s, %v; change both." $path $name $most $name $asked) }}
 {{- end }}
 {{- end }}
