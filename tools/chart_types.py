@@ -278,6 +278,16 @@ TYPES: Final[dict[str, Schema]] = {
     },
     "integer": {"type": "integer", "minimum": 0},
     "node port": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"enum": [""]}]},
+    "known values": {
+        "anyOf": [
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "patternProperties": {"^[0-9a-f]{12}$": {"type": ["boolean", "null"]}},
+            },
+            TEXT,
+        ]
+    },
     "labels": TEXTS,
     "list": {"type": "array", "items": {"type": ["object", "string"]}},
     "name": {"type": "string", "pattern": f"^$|^{_LABEL}$", "maxLength": 63},

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_python import Chart
+from helm_python import Chart, HelmError
 from jsonschema import Draft7Validator
 from tools.lab import ROOT
 from tools.lab.exporter import environment
@@ -21,7 +21,7 @@ from tools.lab.exporter import environment
 from gpu_exporter.config import MODELS
 from helm.cluster import OPERATOR, Cluster
 from helm.everything import EVERYTHING, VALUES, at, merged
-from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
+from helm.rendering import CASES, CHART, NAMESPACE, RELEASE, chart, named, read, refusal, render, values_of
 from helm.schemas import VERSIONS, mistakes
 
 DEFAULTS: dict[str, Any] = json.loads((CHART / "files/defaults.json").read_text())
@@ -288,8 +288,14 @@ def test_a_claim_of_nothing_is_refused() -> None:
 # --- releases of an older chart ---------------------------------------------------------------------------------------
 
 
-# A chart of other values: what Helm keeps of it says so.
-OLDER = {"knownValues": "0"}
+# A chart of other values: what Helm keeps of it says so, as a map, or as text.
+OLDER: dict[str, Any] = {"knownValues": {"0123456789ab": True, **dict.fromkeys(DEFAULTS["knownValues"])}}
+
+
+def _upgraded(values: Mapping[str, Any]) -> dict[str, str]:
+    """What an upgrade renders, whose values an older chart made."""
+    texts: dict[str, str] = chart().render({**values, **OLDER}, name=RELEASE, namespace=NAMESPACE, is_upgrade=True)
+    return texts
 
 
 @pytest.mark.parametrize("name", ["default", "stack-full", "alertmanager-config", "service-monitor", "rules"])
@@ -301,12 +307,38 @@ def test_values_that_an_older_chart_did_not_have_get_their_defaults(name: str) -
         path = tuple(key.split("."))
         if default is not None and not any(found[: len(path)] == path for found in written):
             values = _with(values, path, None)
-    assert render({**values, **OLDER}).texts == named(name).texts
+    assert _upgraded(values) == named(name).texts
 
 
 @pytest.mark.parametrize("key", sorted({key.split(".")[0] for key in DEFAULTS}))
 def test_a_section_that_an_older_chart_did_not_have_gets_its_defaults(key: str) -> None:
-    assert render({**OLDER, key: None}).texts == named("default").texts
+    assert _upgraded({key: None}) == named("default").texts
+
+
+@pytest.mark.parametrize("known", [*OLDER.values(), {"0123456789ab": True}, DEFAULTS["knownValues"], None])
+def test_null_empties_whatever_a_values_file_of_an_older_chart_says(known: dict[str, Any] | None) -> None:
+    """``helm show values > my.yaml`` at one version, ``helm install --values my.yaml`` at the next."""
+    rendered = render({"knownValues": known, "tolerations": None, "networkPolicy": None})
+    assert "tolerations" not in rendered.pod
+    assert rendered.all("NetworkPolicy") == []
+
+
+def test_knownvalues_as_text_is_refused_or_told() -> None:
+    """As the chart once had it."""
+    (digest,) = DEFAULTS["knownValues"]
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "tolerations": None}
+        with pytest.raises(HelmError, match="knownValues: '0' is of another version of this chart; take it out"):
+            config.install(chart(), RELEASE, {**little, "knownValues": "0"})
+        assert "knownValues" not in config.install(chart(), RELEASE, little)["notes"]
+        told = config.upgrade(chart(), RELEASE, {**little, "knownValues": "0"})
+        assert "knownValues is of another version of this chart" in told["notes"]
+        file = {**little, "knownValues": {"0123456789ab": True}}
+        upgraded = config.upgrade(chart(), RELEASE, file, reset_values=True)
+    assert "knownValues" not in upgraded["notes"]
+    (spec,) = (item["spec"] for item in read(upgraded["manifest"]) if item["kind"] == "DaemonSet")
+    assert "tolerations" not in spec["template"]["spec"]
+    assert "tolerations" not in render({"tolerations": None, "knownValues": digest}).pod
 
 
 def _with(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:

@@ -8,13 +8,20 @@ Every template begins with this. It completes the values, then refuses what cont
 
 Null empties a value. Helm takes out what is null, but not with `--reuse-values`, where it comes as null. What is not there
 at all the chart that made the release may not have had (`--reuse-values` brings the old chart's defaults): then it has its
-default. Helm does not tell which; knownValues, which comes with the defaults, does.
+default. Helm does not tell which; knownValues, which comes with the defaults, does. It is a map, because Helm joins maps: a
+values file that has an old chart's keeps this chart's from nobody. Text, as it was once, it does.
 */}}
 {{- define "gpu-exporter.begin" -}}
 {{- if not (hasKey .Values "complete") }}
 {{- $_ := set .Values "complete" true }}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
-{{- $emptied := eq (toString .Values.knownValues) $defaults.knownValues }}
+{{- $digest := keys $defaults.knownValues | first }}
+{{- $known := .Values.knownValues }}
+{{- if and .Release.IsInstall (kindIs "string" $known) (ne (toString $known) $digest) }}
+{{- fail (printf "knownValues: '%s' is of another version of this chart; take it out of your values: with it null would give the default back. `helm show values` wrote it, and it is not for values files." $known) }}
+{{- end }}
+{{- $emptied := or .Release.IsInstall (eq (toString $known) $digest) }}
+{{- if kindIs "map" $known }}{{ $emptied = or $emptied (hasKey $known $digest) }}{{ end }}
 {{- $gone := dict }}
 {{- range $path, $default := $defaults }}
 {{- $keys := splitList "." $path }}
