@@ -352,7 +352,11 @@ class Kubernetes:
         self._narrow()
         probe = self.used["Probe"]["properties"]
         made["handler"] = closed({key: probe[key] for key in _HANDLERS})
-        made["timing"] = closed({key: value for key, value in probe.items() if key not in _HANDLERS})
+        timing = {key: value for key, value in probe.items() if key not in _HANDLERS}
+        # An API server takes 0 as "not told"; in the place of the chart's own number it would mislead.
+        for key in ("failureThreshold", "periodSeconds", "successThreshold", "timeoutSeconds"):
+            timing[key] = {**timing[key], "minimum": 1}
+        made["timing"] = closed(timing)
         self._keep_what_is_named(made)
         return made
 
@@ -371,12 +375,12 @@ class Kubernetes:
             share = {"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^(100|[0-9]{1,2})%$"}
             self.used["RollingUpdateDaemonSet"]["properties"][key] = share
         for key in ("failureThreshold", "periodSeconds", "successThreshold", "timeoutSeconds", "initialDelaySeconds"):
-            least = 0 if key == "initialDelaySeconds" else 1
-            self.used["Probe"]["properties"][key] = {"type": ["integer", "null"], "minimum": least}
+            self.used["Probe"]["properties"][key] = {"type": ["integer", "null"], "minimum": 0}
         self.used["IPBlock"]["properties"]["cidr"] = {"type": "string", "pattern": _NETWORK_ADDRESS}
         self.used["NetworkPolicyPeer"]["minProperties"] = 1
         self.used["LifecycleHandler"]["minProperties"] = 1
-        self.used["Volume"]["maxProperties"] = 2  # its name, and what it is
+        # Its name, and what it is; where something is null, the chart itself counts.
+        self.used["Volume"] |= {"if": {"additionalProperties": {"not": {"type": "null"}}}, "then": {"maxProperties": 2}}
         self.used["NodeSelector"]["properties"]["nodeSelectorTerms"]["minItems"] = 1
         self.used["Container"]["required"] = ["name", "image"]
 

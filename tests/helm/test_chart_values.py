@@ -176,7 +176,7 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"mail": {"to": {"oncall": "a@b"}}}, "mail.smarthost, the mail server, is not"),
         ({"mail": {"smarthost": "a:25"}}, "mail.smarthost needs mail.from"),
         ({"mail": {**MAIL, "username": "me"}}, "needs mail.passwordSecret.name"),
-        ({"stack": {"prometheus": {"persistence": {"existingClaim": "x"}}}}, "persistence.enabled is false"),
+        ({"hub": {"enabled": True, "persistence": {"existingClaim": "x"}}}, "persistence.enabled is false"),
         ({"stack": {"enabled": True}, "rbac": {"create": False}}, "tell serviceAccount.name"),
         ({"rules": {"alerts": {"GPUMelted": {"enabled": False}}}}, "there is no alert 'GPUMelted'; there are GPU"),
         ({"rules": {"disabledGroups": ["gpu-health", "gpu-magic"]}}, "there is no group 'gpu-magic'; there are gpu-"),
@@ -199,7 +199,10 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
             "there is a group 'site' already",
         ),
         ({"tests": {"image": {"tag": "3"}}}, "Tell tests.image.repository"),
-        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "ipFamilies: IPv4, IPv4 has one twice"),
+        (
+            {"service": {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv4"]}}},
+            "ipFamilies: IPv4, IPv4 has one twice",
+        ),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:
@@ -267,7 +270,7 @@ def test_quantities_are_compared_as_kubernetes_does() -> None:
     ],
 )
 def test_who_asks_for_more_than_he_may_have_is_refused(request_: Any, limit: Any, refused: bool) -> None:
-    values = {"hub": {"resources": {"requests": {"cpu": request_}, "limits": {"cpu": limit}}}}
+    values = {"hub": {"enabled": True, "resources": {"requests": {"cpu": request_}, "limits": {"cpu": limit}}}}
     if refused:
         assert "hub.resources: limits.cpu" in refusal(values)
     else:
@@ -277,12 +280,12 @@ def test_who_asks_for_more_than_he_may_have_is_refused(request_: Any, limit: Any
 @pytest.mark.parametrize("word", ["1e3Ki", "1..5", ".", "", "1KB", "1ki", "-1", "1e", "1 Gi", "1i", "0x1"])
 def test_what_is_no_quantity_is_refused(word: str) -> None:
     assert "at '/resources/limits/memory'" in refusal({"resources": {"limits": {"memory": word}}})
-    assert "no size" in refusal({"hub": {"persistence": {"enabled": True, "size": word}}})
+    assert "no size" in refusal({"hub": {"enabled": True, "persistence": {"enabled": True, "size": word}}})
 
 
 def test_a_claim_of_nothing_is_refused() -> None:
-    assert "no size" in refusal({"hub": {"persistence": {"enabled": True, "size": "0Gi"}}})
-    assert render({"hub": {"persistence": {"enabled": True, "size": "1e10"}}}).objects
+    assert "no size" in refusal({"hub": {"enabled": True, "persistence": {"enabled": True, "size": "0Gi"}}})
+    assert render({"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1e10"}}}).objects
 
 
 # --- releases of an older chart ---------------------------------------------------------------------------------------

@@ -72,6 +72,13 @@ values file that has an old chart's keeps this chart's from nobody. Text, as it 
 {{- end }}
 {{- end }}
 
+{{/* A map without the keys that are null, which is how Kubernetes reads them. */}}
+{{- define "gpu-exporter.present" -}}
+{{- $made := dict }}
+{{- range $key, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $made $key $value }}{{ end }}{{ end }}
+{{- toYaml $made }}
+{{- end }}
+
 {{- define "gpu-exporter.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 48 | trimSuffix "-" }}
 {{- end }}

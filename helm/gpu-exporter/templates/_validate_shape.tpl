@@ -39,9 +39,24 @@ one Kubernetes object.
 {{- end }}
 {{- end }}
 
+{{/*
+"yes" where the part is switched on of which the value at the path is: root, path. What is switched off is not looked at but
+by the schema: placeholders may stand there.
+*/}}
+{{- define "gpu-exporter.isOn" -}}
+{{- $on := true }}
+{{- $place := .root.Values }}
+{{- range splitList "." .path | initial }}
+{{- $place = get $place . }}
+{{- if and (kindIs "map" $place) (hasKey $place "enabled") (eq (toString $place.enabled) "false") }}{{ $on = false }}{{ end }}
+{{- end }}
+{{- if $on }}yes{{ end }}
+{{- end }}
+
 {{- define "gpu-exporter.validateShape" -}}
 {{- $v := .Values }}
-{{- $host := "^(\\*\\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" }}
+{{- $label := "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?" }}
+{{- $host := printf "^([*][.])?%s([.]%s)*$" $label $label }}
 {{- if not (kindIs "string" $v.image.tag) }}
 {{- fail (printf "image.tag: got number, want string: put %v in quotes, or write --set-string image.tag=%v." $v.image.tag $v.image.tag) }}
 {{- end }}
@@ -56,21 +71,27 @@ one Kubernetes object.
   (list "service.ipDualStack.ipFamilies" "^IPv[46]$" "IPv4 or IPv6")
   (list "service.loadBalancerSourceRanges" "^[0-9a-fA-F.:]+/[0-9]{1,3}$" "a network, such as 10.0.0.0/8")
   (list "networkPolicy.namespaces" "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" "the name of a namespace")
-  (list "hub.ingress.hosts" $host "a host's name, such as gpus.example.org") (list "hub.httpRoute.hostnames" $host "a host's name, such as gpus.example.org")
-  (list "stack.grafana.ingress.hosts" $host "a host's name, such as gpus.example.org") (list "stack.grafana.httpRoute.hostnames" $host "a host's name, such as gpus.example.org") }}
+  (list "hub.ingress.hosts" (printf "%s|^$" $host) "a host's name, such as gpus.example.org") (list "hub.httpRoute.hostnames" $host "a host's name, such as gpus.example.org")
+  (list "stack.grafana.ingress.hosts" (printf "%s|^$" $host) "a host's name, such as gpus.example.org") (list "stack.grafana.httpRoute.hostnames" $host "a host's name, such as gpus.example.org") }}
 {{- $path := index . 0 }}
 {{- $pattern := index . 1 }}
 {{- $want := index . 2 }}
-{{- $found := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- $found := list }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
+{{- $found = include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- end }}
 {{- range $found }}
-{{- if not (regexMatch $pattern .) }}{{ fail (printf "%s: '%s' is not %s." $path . $want) }}{{ end }}
+{{- if or (not (regexMatch $pattern .)) (and (contains "host" $path) (regexMatch "^[0-9.]+$" .)) }}{{ fail (printf "%s: '%s' is not %s." $path . $want) }}{{ end }}
 {{- end }}
 {{- if ne (len $found) (len (uniq $found)) }}{{ fail (printf "%s: %s has one twice." $path (join ", " $found)) }}{{ end }}
 {{- end }}
 
 {{- /* Who asks for more than he may have gets nothing. */}}
 {{- range $path := list "resources" "tests.resources" "hub.resources" "stack.prometheus.resources" "stack.alertmanager.resources" "stack.grafana.resources" }}
-{{- $resources := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
+{{- $resources := dict }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
+{{- $resources = include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
+{{- end }}
 {{- range $name, $most := get $resources "limits" | default dict }}
 {{- $asked := get (get $resources "requests" | default dict) $name }}
 {{- if and (not (kindIs "invalid" $most)) (gt (include "gpu-exporter.quantity" $asked | float64) (include "gpu-exporter.quantity" $most | float64)) }}
@@ -89,6 +110,7 @@ one Kubernetes object.
 
 {{- /* The DaemonSet. */}}
 {{- $rolling := get $v.updateStrategy "rollingUpdate" | default dict }}
+{{- if ne (get $v.updateStrategy "type" | toString) "OnDelete" }}
 {{- if and (hasKey $rolling "maxSurge") (not (has (toString $rolling.maxSurge) (list "0" "0%"))) (not (has (toString (get $rolling "maxUnavailable")) (list "0" "0%"))) }}
 {{- fail "updateStrategy.rollingUpdate.maxSurge needs maxUnavailable: 0; a DaemonSet takes one of them." }}
 {{- end }}
@@ -97,6 +119,7 @@ one Kubernetes object.
 {{- end }}
 {{- if and (has (toString (get $rolling "maxUnavailable")) (list "0" "0%")) (has (toString (get $rolling "maxSurge")) (list "" "<nil>" "0" "0%")) }}
 {{- fail "updateStrategy.rollingUpdate.maxUnavailable: 0 replaces no pod; give maxSurge, or 1." }}
+{{- end }}
 {{- end }}
 {{- if and (get $v.containerSecurityContext "privileged") (eq (toString (get $v.containerSecurityContext "allowPrivilegeEscalation")) "false") }}
 {{- fail "containerSecurityContext.privileged: true needs allowPrivilegeEscalation: true." }}
@@ -115,8 +138,9 @@ one Kubernetes object.
 {{- fail "dnsPolicy: None needs dnsConfig.nameservers." }}
 {{- end }}
 {{- range $name, $probe := pick $v "startupProbe" "livenessProbe" "readinessProbe" }}
-{{- if gt (len $probe.handler) 1 }}{{ fail (printf "%s.handler has %s; keep one." $name (keys $probe.handler | sortAlpha | join ", ")) }}{{ end }}
-{{- if and (ne $name "readinessProbe") (gt (get $probe.timing "successThreshold" | default 1 | int) 1) }}
+{{- $handlers := include "gpu-exporter.present" $probe.handler | fromYaml | keys | sortAlpha }}
+{{- if and $probe.enabled (gt (len $handlers) 1) }}{{ fail (printf "%s.handler has %s; keep one." $name (join ", " $handlers)) }}{{ end }}
+{{- if and $probe.enabled (ne $name "readinessProbe") (gt (get $probe.timing "successThreshold" | default 1 | int) 1) }}
 {{- fail (printf "%s.timing.successThreshold must be 1." $name) }}
 {{- end }}
 {{- end }}
@@ -139,6 +163,14 @@ one Kubernetes object.
 {{- end }}
 
 {{- /* What is mounted is there, and no container has the name of ours. */}}
+{{- range $path := list "extraVolumes" "hub.extraVolumes" "stack.prometheus.extraVolumes" "stack.alertmanager.extraVolumes" "stack.grafana.extraVolumes" }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
+{{- range include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- $sources := omit (include "gpu-exporter.present" . | fromYaml) "name" | keys | sortAlpha }}
+{{- if gt (len $sources) 1 }}{{ fail (printf "%s: '%s' has %s; keep one." $path .name (join ", " $sources)) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $volumes := list }}
 {{- range include "gpu-exporter.volumes" . | fromYamlArray }}{{ $volumes = append $volumes .name }}{{ end }}
 {{- range $v.extraVolumeMounts }}

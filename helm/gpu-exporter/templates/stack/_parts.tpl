@@ -171,13 +171,15 @@ spec:
   {{- if $ingress.tlsSecret }}
   tls:
     - secretName: {{ $ingress.tlsSecret | quote }}
+      {{- with without $ingress.hosts "" }}
       hosts:
-        {{- toYaml $ingress.hosts | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
   {{- end }}
   rules:
     {{- range $ingress.hosts }}
-    - host: {{ . | quote }}
-      http:
+    - {{ if . }}host: {{ . | quote }}
+      {{ end }}http:
         paths:
           - path: {{ $ingress.path | quote }}
             pathType: Prefix
