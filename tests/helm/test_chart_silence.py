@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helm_python import HelmError
 from tools.chart import Value
 
+from helm import particular
 from helm.everything import VALUES, at, merged
 from helm.rendering import CASES, case, named, refusal, render, values_of
 from helm.schemas import VERSIONS, mistakes
@@ -122,7 +124,12 @@ def test_no_value_lets_a_typo_through(value: Value) -> None:
             "extraVolumes: 'a' has emptyDir, hostPath; keep one.",
         ),
         (
-            {"hub": {"enabled": True, "extraVolumes": [{"name": "a", "emptyDir": {}, "secret": {}, "nfs": None}]}},
+            {
+                "hub": {
+                    "enabled": True,
+                    "extraVolumes": [{"name": "a", "emptyDir": {}, "secret": {"secretName": "b"}, "nfs": None}],
+                }
+            },
             "hub.extraVolumes: 'a' has emptyDir, secret; keep one.",
         ),
         (
@@ -159,13 +166,13 @@ PLACEHOLDERS = {"ingress": {"hosts": ["CHANGE_ME"]}, "httpRoute": {"hostnames": 
         {"hub": {"persistence": {"existingClaim": "x"}}},
         {"hub": {"persistence": {"enabled": True, "accessModes": ["RWX"], "size": "CHANGE_ME"}}},
         {"stack": {"prometheus": {"persistence": {"enabled": True, "accessModes": []}}}},
-        {"hub": {"extraVolumes": [{"name": "a", "emptyDir": {}, "secret": {}, "nfs": None}]}},
+        {"hub": {"extraVolumes": [{"name": "a", "emptyDir": {}, "secret": {"secretName": "b"}, "nfs": None}]}},
         {"service": {"enabled": False, "nodePort": 30000, "loadBalancerClass": "a.b/c", "clusterIP": "CHANGE_ME"}},
         {"service": {"enabled": False, "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["CHANGE_ME"]}},
         {"service": {"ipDualStack": {"ipFamilies": ["CHANGE_ME"]}}},
         {"networkPolicy": {"enabled": False, "namespaces": ["CHANGE_ME"]}},
         {"livenessProbe": {"enabled": False, "timing": {"successThreshold": 3}}},
-        {"startupProbe": {"enabled": False, "handler": {"exec": {}, "tcpSocket": {"port": 1}}}},
+        {"startupProbe": {"enabled": False, "handler": {"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}}}},
         {"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"maxSurge": 1}}},
         {"prometheusRule": {"enabled": False}, "rules": {"additionalLabels": {"bundle": "mine"}}},
         {
@@ -209,6 +216,68 @@ def test_an_empty_host_is_every_host() -> None:
     only = render(merged(_hosts(""), {"hub": {"ingress": {"tlsSecret": "t"}}})).one("Ingress")
     assert only["spec"]["tls"] == [{"secretName": "t"}]
     assert mistakes(only, VERSIONS[-1]) == []
+
+
+def _is_refused(values: dict[str, Any]) -> bool:
+    try:
+        render(values)
+    except HelmError:
+        return True
+    return False
+
+
+def test_kubernetes_own_fields_are_taken_and_refused_as_by_an_api_server() -> None:
+    assert [values for values in particular.REFUSED if not _is_refused(values)] == []
+    assert [values for values in particular.TAKEN if _is_refused(values)] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"extraInitContainers": [{"name": "a", "image": None}]}, "at '/extraInitContainers/0/image': got null, want"),
+        ({"networkPolicy": {"from": [{"podSelector": None}]}}, "at '/networkPolicy/from/0'"),
+        ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, "needs limits.nvidia.com/gpu of as much"),
+        ({"hub": {"enabled": True, "egress": [{"ports": [{"port": 80, "endPort": 79}]}]}}, "hub.egress: endPort 79 is"),
+        (
+            {"sidecars": [{"name": "a", "image": "b", "volumeMounts": [{"name": "c", "mountPath": "/"}]}]},
+            "no volume 'c'",
+        ),
+        (
+            {"hub": {"enabled": True, "extraVolumeMounts": [{"name": "c", "mountPath": "/c"}]}},
+            "no volume 'c'; there are",
+        ),
+        ({"service": {"type": "LoadBalancer", "loadBalancerClass": "a b"}}, "loadBalancerClass: 'a b' is no name"),
+        (
+            {"service": {"ipDualStack": {"enabled": True, "ipFamilyPolicy": "SingleStack"}}},
+            "IPv6, IPv4 are two families, but ipFamilyPolicy is SingleStack",
+        ),
+        (
+            {"extraInitContainers": [{"name": "a", "image": "b", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]},
+            "'a' has lifecycle, which takes restartPolicy: Always",
+        ),
+    ],
+)
+def test_what_no_api_server_takes_is_told_with_its_place(values: dict[str, Any], message: str) -> None:
+    assert message in refusal(values)
+
+
+def test_a_quantity_that_is_null_is_left_out() -> None:
+    limits = {"resources": {"limits": {"cpu": None, "memory": "1Gi", "nvidia.com/gpu": None}}}
+    rendered = render({**limits, "hub": {"enabled": True, **limits}, "tests": limits})
+    for _, pod in rendered.pods():
+        assert pod["containers"][0]["resources"]["limits"] == {"memory": "1Gi"}
+
+
+def test_templates_in_containers_are_no_mistakes() -> None:
+    name, image = "{{ .Release.Name }}-more", "{{ .Values.image.repository }}"
+    values = {
+        "sidecars": [{"name": name, "image": image, "imagePullPolicy": "{{ .Values.image.pullPolicy }}"}],
+        "extraVolumes": [{"name": name, "configMap": {"name": name}}],
+        "extraVolumeMounts": [{"name": name, "mountPath": "/{{ .Release.Name }}"}],
+    }
+    pod = render(values).pod
+    assert (pod["containers"][1]["name"], pod["volumes"][-1]["name"]) == ("gpu-more", "gpu-more")
+    assert pod["containers"][1]["imagePullPolicy"] == "IfNotPresent"
 
 
 def test_refusals_name_a_template_that_says_what_it_is() -> None:

@@ -57,6 +57,12 @@ values file that has an old chart's keeps this chart's from nobody. Text, as it 
 {{- range splitList "." . }}{{ $place = get $place . }}{{ end }}
 {{- if kindIs "map" $place }}{{ include "gpu-exporter.withoutNull" (dict "value" $place "default" (deepCopy $place)) }}{{ end }}
 {{- end }}
+{{- /* An API server takes a quantity that is null for 0. */}}
+{{- range list .Values.resources .Values.tests.resources .Values.hub.resources .Values.stack.prometheus.resources .Values.stack.alertmanager.resources .Values.stack.grafana.resources }}
+{{- range $kind, $quantities := omit . "claims" }}
+{{- if kindIs "map" $quantities }}{{ include "gpu-exporter.withoutNull" (dict "value" $quantities "default" (deepCopy $quantities)) }}{{ end }}
+{{- end }}
+{{- end }}
 {{- include "gpu-exporter.validate" . }}
 {{- end }}
 {{- end }}

@@ -119,6 +119,13 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (eq $v.service.clusterIP "None") (ne $v.service.type "ClusterIP") }}
 {{- fail (printf "service.clusterIP: None is headless, but service.type is %s; use ClusterIP." $v.service.type) }}
 {{- end }}
+{{- $families := $v.service.ipDualStack }}
+{{- if and $families.enabled (eq $families.ipFamilyPolicy "SingleStack") (gt (len $families.ipFamilies) 1) }}
+{{- fail (printf "service.ipDualStack: %s are two families, but ipFamilyPolicy is SingleStack; use PreferDualStack." (join ", " $families.ipFamilies)) }}
+{{- end }}
+{{- if not (regexMatch "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$" $v.service.loadBalancerClass) }}
+{{- fail (printf "service.loadBalancerClass: '%s' is no name, such as service.k8s.aws/nlb." $v.service.loadBalancerClass) }}
+{{- end }}
 {{- if and $v.service.externalTrafficPolicy (eq $v.service.type "ClusterIP") }}
 {{- fail "service.externalTrafficPolicy is told, but service.type is ClusterIP; use NodePort or LoadBalancer." }}
 {{- end }}

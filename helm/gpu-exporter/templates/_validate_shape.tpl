@@ -53,6 +53,28 @@ by the schema: placeholders may stand there.
 {{- if $on }}yes{{ end }}
 {{- end }}
 
+{{/* Requests and limits: path, resources. What has a domain, as nvidia.com/gpu, is there whole or not, and as much as is asked for. */}}
+{{- define "gpu-exporter.validateResources" -}}
+{{- $path := .path }}
+{{- $limits := get (.resources | default dict) "limits" | default dict }}
+{{- $requests := get (.resources | default dict) "requests" | default dict }}
+{{- range $name, $most := $limits }}
+{{- $asked := get $requests $name }}
+{{- if and (not (kindIs "invalid" $most)) (gt (include "gpu-exporter.quantity" $asked | float64) (include "gpu-exporter.quantity" $most | float64)) }}
+{{- fail (printf "%s: limits.%s, %v, is less than requests.%s, %v; change both." $path $name $most $name $asked) }}
+{{- end }}
+{{- end }}
+{{- range $name, $asked := merge dict $requests $limits }}
+{{- if and (contains "/" $name) (not (kindIs "invalid" $asked)) }}
+{{- $most := include "gpu-exporter.quantity" (get $limits $name) | float64 }}
+{{- if or (not (hasKey $limits $name)) (ne (include "gpu-exporter.quantity" $asked | float64) $most) }}
+{{- fail (printf "%s: requests.%s, %v, needs limits.%s of as much." $path $name $asked $name) }}
+{{- end }}
+{{- if ne $most (floor $most) }}{{ fail (printf "%s: limits.%s, %v, is no whole number." $path $name $asked) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "gpu-exporter.validateShape" -}}
 {{- $v := .Values }}
 {{- $label := "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?" }}
@@ -87,15 +109,24 @@ by the schema: placeholders may stand there.
 {{- end }}
 
 {{- /* Who asks for more than he may have gets nothing. */}}
+{{- range concat $v.extraInitContainers $v.sidecars }}
+{{- include "gpu-exporter.validateResources" (dict "path" (printf "sidecars, extraInitContainers: '%s': resources" .name) "resources" .resources) }}
+{{- end }}
 {{- range $path := list "resources" "tests.resources" "hub.resources" "stack.prometheus.resources" "stack.alertmanager.resources" "stack.grafana.resources" }}
 {{- $resources := dict }}
 {{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
 {{- $resources = include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
 {{- end }}
-{{- range $name, $most := get $resources "limits" | default dict }}
-{{- $asked := get (get $resources "requests" | default dict) $name }}
-{{- if and (not (kindIs "invalid" $most)) (gt (include "gpu-exporter.quantity" $asked | float64) (include "gpu-exporter.quantity" $most | float64)) }}
-{{- fail (printf "%s: limits.%s, %v, is less than requests.%s, %v; change both." $path $name $most $name $asked) }}
+{{- include "gpu-exporter.validateResources" (dict "path" $path "resources" $resources) }}
+{{- end }}
+
+{{- /* Ports of NetworkPolicies. */}}
+{{- range $path := list "networkPolicy.extraIngress" "networkPolicy.egress" "hub.egress" }}
+{{- if and (ne (toString $v.networkPolicy.enabled) "false") (include "gpu-exporter.isOn" (dict "root" $ "path" $path)) }}
+{{- range include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- range get . "ports" | default list }}
+{{- if and .endPort (lt (int .endPort) (int .port)) }}{{ fail (printf "%s: endPort %v is less than port %v." $path .endPort .port) }}{{ end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -140,6 +171,9 @@ by the schema: placeholders may stand there.
 {{- range $name, $probe := pick $v "startupProbe" "livenessProbe" "readinessProbe" }}
 {{- $handlers := include "gpu-exporter.present" $probe.handler | fromYaml | keys | sortAlpha }}
 {{- if and $probe.enabled (gt (len $handlers) 1) }}{{ fail (printf "%s.handler has %s; keep one." $name (join ", " $handlers)) }}{{ end }}
+{{- if and $probe.enabled (eq $name "readinessProbe") (get $probe.timing "terminationGracePeriodSeconds") }}
+{{- fail "readinessProbe.timing.terminationGracePeriodSeconds: a pod that is not ready is not ended; take it out." }}
+{{- end }}
 {{- if and $probe.enabled (ne $name "readinessProbe") (gt (get $probe.timing "successThreshold" | default 1 | int) 1) }}
 {{- fail (printf "%s.timing.successThreshold must be 1." $name) }}
 {{- end }}
@@ -182,5 +216,22 @@ by the schema: placeholders may stand there.
 {{- range concat $v.extraInitContainers $v.sidecars }}
 {{- if has .name $containers }}{{ fail (printf "sidecars, extraInitContainers: there is a container '%s' already; give it another name." .name) }}{{ end }}
 {{- $containers = append $containers .name }}
+{{- $container := .name }}
+{{- $security := get . "securityContext" | default dict }}
+{{- if and (get $security "privileged") (eq (toString (get $security "allowPrivilegeEscalation")) "false") }}
+{{- fail (printf "sidecars, extraInitContainers: '%s': securityContext.privileged: true needs allowPrivilegeEscalation: true." $container) }}
+{{- end }}
+{{- range get . "volumeMounts" | default list }}
+{{- if not (has (tpl .name $) $volumes) }}
+{{- fail (printf "sidecars, extraInitContainers: '%s': there is no volume '%s'; there are %s." $container .name (sortAlpha $volumes | join ", ")) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $container := $v.extraInitContainers }}
+{{- range $key := list "lifecycle" "livenessProbe" "readinessProbe" "startupProbe" }}
+{{- if and (get $container $key) (ne (get $container "restartPolicy" | toString) "Always") }}
+{{- fail (printf "extraInitContainers: '%s' has %s, which takes restartPolicy: Always." $container.name $key) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -99,6 +99,13 @@ spec:
         {{- end }}
         {{- $volumes := concat (list $data) .volumes (tpl (toYaml ($part.extraVolumes | default list)) $root | fromYamlArray) }}
         {{- include "gpu-exporter.joined" (dict "items" $volumes "key" "name") | nindent 8 }}
+        {{- $names := list }}
+        {{- range $volumes }}{{ $names = append $names .name }}{{ end }}
+        {{- range tpl (toYaml ($part.extraVolumeMounts | default list)) $root | fromYamlArray }}
+        {{- if not (has .name $names) }}
+        {{- fail (printf "extraVolumeMounts of %s: there is no volume '%s'; there are %s." $.name .name (sortAlpha $names | uniq | join ", ")) }}
+        {{- end }}
+        {{- end }}
 ---
 apiVersion: v1
 kind: Service
