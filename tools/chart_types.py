@@ -350,6 +350,7 @@ _NARROWED: Final[dict[str, Schema]] = {
     "Container.name": _DNS_LABEL,
     "ContainerPort.containerPort": _NUMBER,
     "ContainerPort.protocol": _PROTOCOL,
+    "EnvFromSource.prefix": {**_NULLABLE, "pattern": "^[^=]*$"},
     "EnvVar.name": {"type": "string", "pattern": "^[^=]+$"},
     "ExecAction.command": {"type": "array", "items": TEXT, "minItems": 1},
     "GRPCAction.port": _NUMBER,
@@ -391,6 +392,10 @@ _NARROWED: Final[dict[str, Schema]] = {
     "SecurityContext.runAsUser": _ID,
     "SleepAction.seconds": {"type": "integer", "minimum": 0},
     "TCPSocketAction.port": _PORT,
+    "Toleration.key": {
+        **_NULLABLE,
+        "pattern": "^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+    },
     "Toleration.value": {**_NULLABLE, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", "maxLength": 63},
     "Volume.name": _DNS_LABEL,
     "VolumeMount.mountPropagation": {"enum": ["None", "HostToContainer", "Bidirectional", None]},
@@ -516,7 +521,7 @@ class Kubernetes:
         self.used["Toleration"] |= {
             "if": {"properties": {"operator": {"const": "Exists"}}, "required": ["operator"]},
             "then": {"properties": {"value": {"enum": ["", None]}}},
-            "else": {"required": ["key"], "properties": {"key": _NAMED}},
+            "else": {"required": ["key"], "properties": {"key": {"minLength": 1, "not": {"type": "null"}}}},
         }
         named = {**TEXTS, "propertyNames": {"pattern": "^[^=]+$"}}
         made["environment"] = {"anyOf": [named, made.pop("env list"), {"type": "null"}]}

@@ -113,7 +113,7 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $v.service.loadBalancerClass (ne $v.service.type "LoadBalancer") }}
 {{- fail (printf "service.loadBalancerClass is told, but service.type is %s; use LoadBalancer." $v.service.type) }}
 {{- end }}
-{{- if not (regexMatch "^(None|[0-9]+([.][0-9]+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]+)?$" $v.service.clusterIP) }}
+{{- if not (regexMatch "^(None|(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]+)?$" $v.service.clusterIP) }}
 {{- fail (printf "service.clusterIP: '%s' is neither an address nor None." $v.service.clusterIP) }}
 {{- end }}
 {{- if and (eq $v.service.clusterIP "None") (ne $v.service.type "ClusterIP") }}

@@ -28,8 +28,15 @@ one Kubernetes object.
 {{- end }}
 {{- end }}
 
-{{/* Labels, annotations and environment are text. Takes values, path and the value's keys. */}}
+{{/* Labels, annotations and environment are text. Takes path, texts, and named: whether the keys are those of labels. */}}
 {{- define "gpu-exporter.validateTexts" -}}
+{{- if .named }}
+{{- range $key, $_ := .texts }}
+{{- if not (regexMatch "(?i)^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9_.]{0,61}[a-z0-9])?$|[{][{]" $key) }}
+{{- fail (printf "%s: '%s' is no key of a label or an annotation, such as example.org/team." $.path $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- range $key, $value := .texts }}
 {{- if and (not (kindIs "string" $value)) (not (kindIs "invalid" $value)) }}
 {{- $kind := kindIs "bool" $value | ternary "boolean" "number" }}
@@ -83,8 +90,9 @@ by the schema: placeholders may stand there.
 {{- fail (printf "image.tag: got number, want string: put %v in quotes, or write --set-string image.tag=%v." $v.image.tag $v.image.tag) }}
 {{- end }}
 {{- range $path := .Files.Get "files/texts.json" | fromJsonArray }}
+{{- $named := and (not (regexMatch "(^|[.])(env|basicAuthUsers|externalLabels)$" $path)) (include "gpu-exporter.isOn" (dict "root" $ "path" $path)) }}
 {{- with include "gpu-exporter.valueAt" (dict "values" $v "path" $path) }}
-{{- if hasPrefix "{" . }}{{ include "gpu-exporter.validateTexts" (dict "path" $path "texts" (fromJson .)) }}{{ end }}
+{{- if hasPrefix "{" . }}{{ include "gpu-exporter.validateTexts" (dict "path" $path "texts" (fromJson .) "named" $named) }}{{ end }}
 {{- end }}
 {{- end }}
 

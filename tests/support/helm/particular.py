@@ -8,6 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 REFUSED: list[dict[str, Any]] = [
+    {"podLabels": {"a b": "c"}},
+    {"podAnnotations": {"a/b/c": "d"}},
+    {"nodeSelector": {"-a": "b"}},
+    {"commonLabels": {"a_/b": "c"}},
+    {"hub": {"enabled": True, "podLabels": {"a b": "c"}}},
+    {"tolerations": [{"key": "a b", "operator": "Exists"}]},
+    {"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 1}]},
+    {"envFrom": [{"prefix": "A=", "configMapRef": {"name": "a"}}]},
+    {"service": {"clusterIP": "10.96.300.1"}},
     {"extraInitContainers": [{"name": "a", "image": None}]},
     {"extraInitContainers": [{"name": "a", "image": ""}]},
     {"extraInitContainers": [{"name": "", "image": "b"}]},
@@ -218,6 +227,9 @@ REFUSED: list[dict[str, Any]] = [
     {"sidecars": [{"name": "a", "image": "b", "volumeMounts": [{"name": "nope", "mountPath": "/a"}]}]},
 ]
 TAKEN: list[dict[str, Any]] = [
+    {"podLabels": {"Example.team": "a", "example.org/team_1": ""}, "podAnnotations": {"Example.org/A": "b c"}},
+    {"tolerations": [{"key": "", "operator": "Exists"}, {"key": "example.org/A_b", "operator": "Exists"}]},
+    {"hub": {"podLabels": {"a b": "c"}, "enabled": False}},
     {"livenessProbe": {"handler": {"exec": {"command": ["true"]}}}},
     {"livenessProbe": {"handler": {"httpGet": {"path": "/livez", "port": "metrics", "scheme": "HTTP"}}}},
     {"lifecycle": {"preStop": {"exec": {"command": ["sleep", "1"]}}, "postStart": {"sleep": {"seconds": 1}}}},
