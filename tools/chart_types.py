@@ -6,7 +6,6 @@ the operator, Prometheus and Alertmanager know is written here from their docume
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -419,19 +418,25 @@ _NEEDED: Final = {
 }
 
 
-def _told(*keys: str) -> Schema:
-    """All of these are there and not null."""
-    return {"type": "object", "required": [*keys], "properties": _keys(" ".join(keys), {"not": {"type": "null"}})}
+def _told(key: str) -> Schema:
+    """This is there and not null."""
+    return {"type": "object", "required": [key], "properties": {key: {"not": {"type": "null"}}}}
 
 
 def _any_of(*keys: str) -> Schema:
-    """One of these keys at least."""
-    return {"not": {"type": "object", "properties": _keys(" ".join(keys), {"type": "null"})}}
+    """One of these objects at least."""
+    return {"anyOf": [{"required": [key], "properties": {key: {"type": "object"}}} for key in keys]}
 
 
 def _one_of(*keys: str) -> list[Schema]:
-    """One of the keys and no other; null is not there."""
-    return [_any_of(*keys), *({"not": _told(one, other)} for one, other in itertools.combinations(keys, 2))]
+    """One of these objects and no other; null is not there."""
+    return [_any_of(*keys), *(_alone(key, *keys) for key in keys)]
+
+
+def _alone(key: str, *others: str) -> Schema:
+    """Where the key is, none of the others is."""
+    none: Schema = {other: {"type": "null"} for other in others if other != key}
+    return {"if": _told(key), "then": {"properties": none}}
 
 
 def _where(key: str, values: list[str], then: Schema) -> Schema:
@@ -477,8 +482,7 @@ _RULES: Final[dict[str, list[Schema]]] = {
     "LifecycleHandler": _one_of("exec", "httpGet", "sleep", "tcpSocket"),
     "NetworkPolicyPeer": [
         _any_of("ipBlock", "namespaceSelector", "podSelector"),
-        {"not": _told("ipBlock", "namespaceSelector")},
-        {"not": _told("ipBlock", "podSelector")},
+        _alone("ipBlock", "namespaceSelector", "podSelector"),
     ],
     "NetworkPolicyPort": [
         {
