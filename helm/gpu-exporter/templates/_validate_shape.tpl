@@ -60,7 +60,7 @@ by the schema: placeholders may stand there.
 {{- if $on }}yes{{ end }}
 {{- end }}
 
-{{/* Requests and limits: path, resources. What has a domain, as nvidia.com/gpu, is there whole or not, and as much as is asked for. */}}
+{{/* Requests and limits: path, resources. What is not shared (nvidia.com/gpu, hugepages) is had whole, and as much as is asked for. */}}
 {{- define "gpu-exporter.validateResources" -}}
 {{- $path := .path }}
 {{- $limits := get (.resources | default dict) "limits" | default dict }}
@@ -72,7 +72,7 @@ by the schema: placeholders may stand there.
 {{- end }}
 {{- end }}
 {{- range $name, $asked := merge dict $requests $limits }}
-{{- if and (contains "/" $name) (not (kindIs "invalid" $asked)) }}
+{{- if and (or (contains "/" $name) (hasPrefix "hugepages-" $name)) (not (kindIs "invalid" $asked)) }}
 {{- $most := include "gpu-exporter.quantity" (get $limits $name) | float64 }}
 {{- if or (not (hasKey $limits $name)) (ne (include "gpu-exporter.quantity" $asked | float64) $most) }}
 {{- fail (printf "%s: requests.%s, %v, needs limits.%s of as much." $path $name $asked $name) }}

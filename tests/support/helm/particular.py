@@ -8,6 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 REFUSED: list[dict[str, Any]] = [
+    {"resources": {"requests": {"hugepages-2Mi": "2Mi"}}},
+    {"resources": {"requests": {"hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "4Mi"}}},
+    {"hub": {"enabled": True, "resources": {"requests": {"example.org/gpu": 1}}}},
+    {"hub": {"enabled": True, "egress": [{"to": [{"ipBlock": None}]}]}},
     {"podLabels": {"a b": "c"}},
     {"podAnnotations": {"a/b/c": "d"}},
     {"nodeSelector": {"-a": "b"}},
@@ -227,6 +231,9 @@ REFUSED: list[dict[str, Any]] = [
     {"sidecars": [{"name": "a", "image": "b", "volumeMounts": [{"name": "nope", "mountPath": "/a"}]}]},
 ]
 TAKEN: list[dict[str, Any]] = [
+    {"resources": {"requests": {"hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "2Mi"}}},
+    {"resources": {"requests": {"cpu": "500000u"}, "limits": {"cpu": 1}}},
+    {"resources": {"requests": {"cpu": ".5", "memory": "1e3"}, "limits": {"cpu": "+1", "memory": "1E9"}}},
     {"podLabels": {"Example.team": "a", "example.org/team_1": ""}, "podAnnotations": {"Example.org/A": "b c"}},
     {"tolerations": [{"key": "", "operator": "Exists"}, {"key": "example.org/A_b", "operator": "Exists"}]},
     {"hub": {"podLabels": {"a b": "c"}, "enabled": False}},
@@ -261,7 +268,7 @@ TAKEN: list[dict[str, Any]] = [
     {"sidecars": [{"name": "a", "image": "b", "lifecycle": {}}]},
     {"sidecars": [{"name": "a", "image": "b", "resources": {"requests": {"cpu": None}}}]},
     {"sidecars": [{"name": "a", "image": "b", "restartPolicy": "Always"}]},
-    {"extraInitContainers": [{"name": "a", "image": "b", "restartPolicy": "Always"}]},
+    {"extraInitContainers": [{"name": "first", "image": "b", "restartPolicy": "Always"}]},
     {"networkPolicy": {"from": [{"podSelector": {}}]}},
     {"networkPolicy": {"from": [{"podSelector": None, "ipBlock": {"cidr": "10.0.0.0/8"}}]}},
     {"networkPolicy": {"from": [{"podSelector": {"matchLabels": {"a": None}}}]}},
