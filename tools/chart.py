@@ -88,7 +88,6 @@ class Value:
         else:
             raise SystemExit(f"values.yaml: {'.'.join(self.path)}: unknown type '{self.kind}' of {self.default!r}")
         # Beside a reference nothing counts.
-        # Beside a reference nothing counts.
         return {"description": self.text, **({"allOf": [made]} if "$ref" in made else made)}
 
 
@@ -311,9 +310,9 @@ def left_over() -> list[Path]:
 
 
 def _with_known_values(text: str) -> str:
-    """values.yaml with a digest of all its keys: another one in a release says that another chart made its values."""
+    """values.yaml with a digest of all its keys: a release without it has values that another chart made."""
     keys = "\n".join(sorted(".".join(value.path) for value in values(text)))
-    made, count = _KNOWN_VALUES.subn(rf'\g<1>"{hashlib.sha256(keys.encode()).hexdigest()[:12]}"', text)
+    made, count = _KNOWN_VALUES.subn(rf'\g<1>{{"{hashlib.sha256(keys.encode()).hexdigest()[:12]}": true}}', text)
     if count != 1:
         raise SystemExit("values.yaml has no knownValues")
     return made

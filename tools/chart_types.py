@@ -63,10 +63,16 @@ _STRINGS: Final = many(TEXT)
 TEXTS: Final[Schema] = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number", "null"]}}
 _ANY: Final[Schema] = {"type": "object"}
 _DURATION: Final = r"([0-9]+(ms|[smhdwy]))+"
-_QUANTITY: Final = r"^[0-9.]+([eE][-+]?[0-9]+)?([munkMGTPE]|[KMGTPE]i)?$"
+# Kubernetes' grammar (apimachinery/pkg/api/resource/quantity.go), without what is less than nothing.
+_QUANTITY: Final = r"^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[munkMGTPE]|[KMGTPE]i)?$"
 _QUANTITIES: Final[Schema] = {
     "type": "object",
     "additionalProperties": {"type": ["string", "number", "null"], "pattern": _QUANTITY},
+}
+# Others than Kubernetes' own have a domain.
+_RESOURCES: Final[Schema] = {
+    **_QUANTITIES,
+    "propertyNames": {"pattern": "^(cpu|memory|ephemeral-storage|hugepages-.+|[^/]+/[^/]+)$"},
 }
 _NETWORK_ADDRESS: Final = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$"
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -277,6 +283,16 @@ TYPES: Final[dict[str, Schema]] = {
     },
     "integer": {"type": "integer", "minimum": 0},
     "node port": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"enum": [""]}]},
+    "known values": {
+        "anyOf": [
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "patternProperties": {"^[0-9a-f]{12}$": {"type": ["boolean", "null"]}},
+            },
+            TEXT,
+        ]
+    },
     "labels": TEXTS,
     "list": {"type": "array", "items": {"type": ["object", "string"]}},
     "name": {"type": "string", "pattern": f"^$|^{_LABEL}$", "maxLength": 63},
@@ -296,7 +312,7 @@ TYPES: Final[dict[str, Schema]] = {
     "recommenders": many(closed({"name": _NAMED}, "name")),
     "relabelings": many(_RELABELING),
     "resources": closed(
-        {**_keys("requests limits", _QUANTITIES), "claims": many(closed(_keys("name request", TEXT), "name"))}
+        {**_keys("requests limits", _RESOURCES), "claims": many(closed(_keys("name request", TEXT), "name"))}
     ),
     "rule groups": many(_GROUP),
     "scrape jobs": many(_JOB),
@@ -304,11 +320,186 @@ TYPES: Final[dict[str, Schema]] = {
     "tag": {"type": ["string", "number"]},
     "targets": many(_TARGETS),
     "termination message": closed(
-        {"terminationMessagePath": TEXT, "terminationMessagePolicy": {"enum": ["File", "FallbackToLogsOnError"]}}
+        {
+            "terminationMessagePath": {"type": ["string", "null"]},
+            "terminationMessagePolicy": {"enum": ["File", "FallbackToLogsOnError", None]},
+        }
     ),
     "times": {"type": "object", "additionalProperties": many(_TIMES)},
     "tls config": _TLS,
     "url": {"type": "string", "pattern": "^$|^https?://"},
+}
+
+
+# What an API server refuses although its schemas take it (kubernetes/pkg/apis/*/validation). {{ stands for a template.
+_NULLABLE: Final[Schema] = {"type": ["string", "null"]}
+_NUMBER: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 65535}
+_PORT: Final[Schema] = {"type": ["integer", "string"], "minimum": 1, "maximum": 65535, "minLength": 1}
+_PORT_NAME: Final = "^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+_IP: Final = r"^[0-9a-fA-F.:]+$"
+_ID: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
+_WEIGHT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 100}
+_PROTOCOL: Final[Schema] = {"enum": ["TCP", "UDP", "SCTP", None]}
+_DNS_LABEL: Final[Schema] = {"type": "string", "pattern": rf"^{_LABEL}$|\{{\{{"}
+_PROFILE: Final[Schema] = {"enum": ["RuntimeDefault", "Localhost", "Unconfined"]}
+_NARROWED: Final[dict[str, Schema]] = {
+    "AppArmorProfile.type": _PROFILE,
+    "Container.image": _NAMED,
+    "Container.imagePullPolicy": {**_NULLABLE, "pattern": r"^(Always|IfNotPresent|Never)?$|\{\{"},
+    "Container.name": _DNS_LABEL,
+    "ContainerPort.containerPort": _NUMBER,
+    "ContainerPort.protocol": _PROTOCOL,
+    "EnvFromSource.prefix": {**_NULLABLE, "pattern": "^[^=]*$"},
+    "EnvVar.name": {"type": "string", "pattern": "^[^=]+$"},
+    "ExecAction.command": {"type": "array", "items": TEXT, "minItems": 1},
+    "GRPCAction.port": _NUMBER,
+    "HTTPGetAction.port": _PORT,
+    "HTTPGetAction.scheme": {"enum": ["HTTP", "HTTPS", None]},
+    "HTTPHeader.name": {"type": "string", "pattern": r"^[-A-Za-z0-9]+$|\{\{"},
+    "HostAlias.hostnames": {
+        "type": ["array", "null"],
+        "items": {"type": "string", "pattern": rf"^{_LABEL}(\.{_LABEL})*$"},
+    },
+    "HostAlias.ip": {"type": "string", "pattern": _IP},
+    "HostPathVolumeSource.type": {
+        **_NULLABLE,
+        "pattern": r"^((Directory|File)(OrCreate)?|Socket|(Char|Block)Device)?$|\{\{",
+    },
+    "IPBlock.cidr": {"type": "string", "pattern": _NETWORK_ADDRESS},
+    "IPBlock.except": {"type": ["array", "null"], "items": {"type": "string", "pattern": _NETWORK_ADDRESS}},
+    "NetworkPolicyPort.port": {
+        "type": ["integer", "string", "null"],
+        "minimum": 1,
+        "maximum": 65535,
+        "pattern": _PORT_NAME,
+        "maxLength": 15,
+    },
+    "PodAffinityTerm.topologyKey": _NAMED,
+    "PodDNSConfig.nameservers": {"type": ["array", "null"], "items": {"type": "string", "pattern": _IP}},
+    "PodSecurityContext.fsGroup": _ID,
+    "PodSecurityContext.fsGroupChangePolicy": {"enum": ["Always", "OnRootMismatch", None]},
+    "PodSecurityContext.runAsGroup": _ID,
+    "PodSecurityContext.runAsUser": _ID,
+    "PreferredSchedulingTerm.weight": _WEIGHT,
+    **{
+        f"Probe.{key}": {"type": ["integer", "null"], "minimum": 0}
+        for key in ("failureThreshold", "initialDelaySeconds", "periodSeconds", "successThreshold", "timeoutSeconds")
+    },
+    "Probe.terminationGracePeriodSeconds": {"type": ["integer", "null"], "minimum": 1},
+    "SecurityContext.procMount": {"enum": ["Default", "Unmasked", None]},
+    "SecurityContext.runAsGroup": _ID,
+    "SecurityContext.runAsUser": _ID,
+    "SleepAction.seconds": {"type": "integer", "minimum": 0},
+    "TCPSocketAction.port": _PORT,
+    "Toleration.key": {
+        **_NULLABLE,
+        "pattern": "^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+    },
+    "Toleration.value": {**_NULLABLE, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", "maxLength": 63},
+    "Volume.name": _DNS_LABEL,
+    "VolumeMount.mountPropagation": {"enum": ["None", "HostToContainer", "Bidirectional", None]},
+    "VolumeMount.subPath": {**_NULLABLE, "pattern": "^([^/].*)?$"},
+    "WeightedPodAffinityTerm.weight": _WEIGHT,
+}
+_NEEDED: Final = {
+    "ConfigMapEnvSource": ("name",),
+    "ConfigMapKeySelector": ("key", "name"),
+    "ConfigMapVolumeSource": ("name",),
+    "ExecAction": ("command",),
+    "HostPathVolumeSource": ("path",),
+    "LabelSelectorRequirement": ("key",),
+    "NodeSelectorRequirement": ("key",),
+    "PersistentVolumeClaimVolumeSource": ("claimName",),
+    "PodDNSConfigOption": ("name",),
+    "SecretEnvSource": ("name",),
+    "SecretKeySelector": ("key", "name"),
+    "SecretVolumeSource": ("secretName",),
+    "VolumeMount": ("mountPath", "name"),
+}
+
+
+def _told(key: str) -> Schema:
+    """This is there and not null."""
+    return {"type": "object", "required": [key], "properties": {key: {"not": {"type": "null"}}}}
+
+
+def _any_of(*keys: str) -> Schema:
+    """One of these objects at least."""
+    return {"anyOf": [{"required": [key], "properties": {key: {"type": "object"}}} for key in keys]}
+
+
+def _one_of(*keys: str) -> list[Schema]:
+    """One of these objects and no other; null is not there."""
+    return [_any_of(*keys), *(_alone(key, *keys) for key in keys)]
+
+
+def _alone(key: str, *others: str) -> Schema:
+    """Where the key is, none of the others is."""
+    none: Schema = {other: {"type": "null"} for other in others if other != key}
+    return {"if": _told(key), "then": {"properties": none}}
+
+
+def _where(key: str, values: list[str], then: Schema) -> Schema:
+    return {"if": {"required": [key], "properties": {key: {"enum": values}}}, "then": then}
+
+
+def _but(name: str, properties: Schema) -> Schema:
+    return {"allOf": [{"$ref": f"#/definitions/{name}"}, {"properties": properties}]}
+
+
+def _without_null(kinds: str | list[str]) -> str | list[str]:
+    left = [kind for kind in kinds if kind != "null"] if isinstance(kinds, list) else [kinds]
+    return left[0] if len(left) == 1 else left
+
+
+_SOME_VALUES: Final[Schema] = {"required": ["values"], "properties": {"values": {"type": "array", "minItems": 1}}}
+_NO_VALUES: Final[Schema] = {"properties": {"values": {"type": ["array", "null"], "maxItems": 0}}}
+_ONE_NUMBER: Final[Schema] = {
+    "required": ["values"],
+    "properties": {
+        "values": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {"type": "string", "pattern": "^-?[0-9]+$"},
+        }
+    },
+}
+_SELECTED: Final = [
+    _where("operator", ["In", "NotIn"], _SOME_VALUES),
+    _where("operator", ["Exists", "DoesNotExist"], _NO_VALUES),
+]
+_LOCALHOST: Final = [
+    _where("type", ["Localhost"], {"required": ["localhostProfile"], "properties": {"localhostProfile": _NAMED}}),
+    _where("type", ["RuntimeDefault", "Unconfined"], {"properties": {"localhostProfile": {"type": "null"}}}),
+]
+_RULES: Final[dict[str, list[Schema]]] = {
+    "AppArmorProfile": _LOCALHOST,
+    "EnvFromSource": _one_of("configMapRef", "secretRef"),
+    "EnvVar": [{"if": _told("valueFrom"), "then": {"properties": {"value": {"enum": ["", None]}}}}],
+    "EnvVarSource": _one_of("configMapKeyRef", "fieldRef", "fileKeyRef", "resourceFieldRef", "secretKeyRef"),
+    "LabelSelectorRequirement": _SELECTED,
+    "LifecycleHandler": _one_of("exec", "httpGet", "sleep", "tcpSocket"),
+    "NetworkPolicyPeer": [
+        _any_of("ipBlock", "namespaceSelector", "podSelector"),
+        _alone("ipBlock", "namespaceSelector", "podSelector"),
+    ],
+    "NetworkPolicyPort": [
+        {
+            "if": _told("endPort"),
+            "then": {"required": ["port"], "properties": {"port": {"type": "integer"}}},
+        }
+    ],
+    "NodeSelectorRequirement": [*_SELECTED, _where("operator", ["Gt", "Lt"], _ONE_NUMBER)],
+    "Probe": _one_of(*_HANDLERS),
+    "SeccompProfile": _LOCALHOST,
+    "Toleration": [
+        {
+            "if": _told("tolerationSeconds"),
+            "then": {"required": ["effect"], "properties": {"effect": {"const": "NoExecute"}}},
+        },
+        _where("operator", ["Gt", "Lt"], {"required": ["value"], "properties": {"value": {"pattern": "^-?[0-9]+$"}}}),
+    ],
 }
 
 
@@ -334,14 +525,19 @@ class Kubernetes:
         self.used["Toleration"] |= {
             "if": {"properties": {"operator": {"const": "Exists"}}, "required": ["operator"]},
             "then": {"properties": {"value": {"enum": ["", None]}}},
-            "else": {"required": ["key"]},
+            "else": {"required": ["key"], "properties": {"key": {"minLength": 1, "not": {"type": "null"}}}},
         }
-        made["environment"] = {"anyOf": [TEXTS, made.pop("env list"), {"type": "null"}]}
+        named = {**TEXTS, "propertyNames": {"pattern": "^[^=]+$"}}
+        made["environment"] = {"anyOf": [named, made.pop("env list"), {"type": "null"}]}
         self._of(_PROBE)
         self._narrow()
         probe = self.used["Probe"]["properties"]
         made["handler"] = closed({key: probe[key] for key in _HANDLERS})
-        made["timing"] = closed({key: value for key, value in probe.items() if key not in _HANDLERS})
+        timing = {key: value for key, value in probe.items() if key not in _HANDLERS}
+        # An API server takes 0 as "not told"; in the place of the chart's own number it would mislead.
+        for key in ("failureThreshold", "periodSeconds", "successThreshold", "timeoutSeconds"):
+            timing[key] = {**timing[key], "minimum": 1}
+        made["timing"] = closed(timing)
         self._keep_what_is_named(made)
         return made
 
@@ -351,23 +547,51 @@ class Kubernetes:
             "DaemonSetUpdateStrategy.type": ["OnDelete", "RollingUpdate", None],
             "NodeSelectorRequirement.operator": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"],
             "LabelSelectorRequirement.operator": ["In", "NotIn", "Exists", "DoesNotExist"],
-            "NetworkPolicyPort.protocol": ["TCP", "UDP", "SCTP", None],
-            "SeccompProfile.type": ["RuntimeDefault", "Localhost", "Unconfined"],
+            "NetworkPolicyPort.protocol": _PROTOCOL["enum"],
+            "SeccompProfile.type": _PROFILE["enum"],
         }.items():
             kind, key = name.split(".")
             self.used[kind]["properties"][key] = {"enum": words}
         for key in ("maxSurge", "maxUnavailable"):
             share = {"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^(100|[0-9]{1,2})%$"}
             self.used["RollingUpdateDaemonSet"]["properties"][key] = share
-        for key in ("failureThreshold", "periodSeconds", "successThreshold", "timeoutSeconds", "initialDelaySeconds"):
-            least = 0 if key == "initialDelaySeconds" else 1
-            self.used["Probe"]["properties"][key] = {"type": ["integer", "null"], "minimum": least}
-        self.used["IPBlock"]["properties"]["cidr"] = {"type": "string", "pattern": _NETWORK_ADDRESS}
+        for name, schema in _NARROWED.items():
+            kind, key = name.split(".")
+            self.used[kind]["properties"][key] = schema
+        for kind, keys in _NEEDED.items():
+            self.used[kind]["required"] = sorted({*self.used[kind].get("required", ()), *keys})
+            for key in keys:
+                self.used[kind]["properties"][key] = _NARROWED.get(f"{kind}.{key}", _NAMED)
+        for kind, rules in _RULES.items():
+            self.used[kind]["allOf"] = rules
         self.used["NetworkPolicyPeer"]["minProperties"] = 1
         self.used["LifecycleHandler"]["minProperties"] = 1
-        self.used["Volume"]["maxProperties"] = 2  # its name, and what it is
+        # Its name, and what it is; where something is null, the chart itself counts.
+        self.used["Volume"] |= {"if": {"additionalProperties": {"not": {"type": "null"}}}, "then": {"maxProperties": 2}}
         self.used["NodeSelector"]["properties"]["nodeSelectorTerms"]["minItems"] = 1
-        self.used["Container"]["required"] = ["name", "image"]
+        container = self.used["Container"]
+        container["required"] = ["name", "image"]
+        container["properties"] |= {
+            "readinessProbe": _but("Probe", {"terminationGracePeriodSeconds": {"type": "null"}}),
+            **_keys("livenessProbe startupProbe", _but("Probe", {"successThreshold": {"enum": [0, 1, None]}})),
+        }
+        for schema in self.used.values():
+            self._refuse_null(schema)
+
+    def _refuse_null(self, schema: Schema) -> None:
+        """Null is not there: not where something is required, and not as an item of a list of objects."""
+        properties = schema.get("properties", {})
+        for key in schema.get("required", ()):
+            properties[key] = self._not_null(properties[key])
+        for found in properties.values():
+            if "$ref" in found.get("items", {}):
+                found["items"] = self._not_null(found["items"])
+
+    def _not_null(self, schema: Schema) -> Schema:
+        if reference := schema.get("$ref"):
+            kinds = self.used[reference.rpartition("/")[2]]["type"]
+            return {"type": _without_null(kinds), "allOf": [schema]}
+        return {**schema, "type": _without_null(schema["type"])} if "type" in schema else schema
 
     def _many_of(self, name: str) -> Schema:
         """A list of them. Kubernetes' schemas take null for every object, but nothing is made of it here."""

@@ -125,6 +125,65 @@ def test_who_may_connect_is_said_once_for_exporters_and_hub(enabled: object) -> 
     assert not own["metadata"]["name"].endswith("-hub"), "everybody may"
 
 
+AWAY = {"prometheusUrl": "http://prometheus.monitoring:9090", "alertmanagerUrl": "https://alerts.example.org"}
+TARGET = {"nodes": [{"targets": ["gpu-a.example.org:9435"]}]}
+
+
+def _to(**peer: object) -> list[dict[str, Any]]:
+    return [{"to": [peer]}]
+
+
+@pytest.mark.parametrize(
+    ("hub", "enabled", "closed"),
+    [
+        (AWAY, "auto", {}),
+        (AWAY, False, {}),
+        (AWAY, True, {"hub.prometheusUrl": 9090, "hub.alertmanagerUrl": 443}),
+        (AWAY | {"egress": [{"ports": [{"port": 9090}]}]}, "auto", {"hub.alertmanagerUrl": 443}),
+        (AWAY | {"egress": [{"ports": [{"port": 443}]}, {"ports": [{"port": 9000, "endPort": 9100}]}]}, True, {}),
+        (AWAY | {"egress": [{"ports": [{"port": 9090, "protocol": "UDP"}]}]}, True, {**AWAY}),
+        (AWAY | {"egress": [{}]}, True, {}),
+        (AWAY | {"egress": _to(ipBlock={"cidr": "10.0.0.0/8"})}, "auto", {"hub.prometheusUrl": 9090}),
+        (AWAY | {"egress": _to(namespaceSelector={})}, "auto", {"hub.alertmanagerUrl": 443}),
+        (AWAY | {"egress": _to(podSelector={})}, "auto", {**AWAY}),
+        (
+            {"prometheusUrl": AWAY["prometheusUrl"]}
+            | {"egress": _to(namespaceSelector={"matchLabels": {"kubernetes.io/metadata.name": "other"}})},
+            "auto",
+            {"hub.prometheusUrl": 9090},
+        ),
+        (TARGET, True, {"hub.nodes": 9435}),
+        (TARGET | {"egress": [{"ports": [{"port": 9435}]}]}, True, {}),
+        ({"config": {"control": {"url": "https://ops.example.org/low"}}}, True, {"hub.config.control.url": 443}),
+        ({"extraArgs": ["--prometheus.url=http://p.m.svc.cluster.local"]}, True, {"hub.extraArgs": 80}),
+        ({"prometheusUrl": "http://10.1.2.3:9090"}, True, {"hub.prometheusUrl": 9090}),
+        ({"prometheusUrl": "http://gpu-gpu-exporter-prometheus.gpus.svc:9090"}, True, {}),
+        ({"alertmanagerUrl": "http://gpu-gpu-exporter-alertmanager:9093"}, True, {}),
+    ],
+)
+def test_the_notes_tell_what_the_hub_cannot_reach_and_what_opens_it(
+    hub: dict[str, Any], enabled: object, closed: dict[str, Any]
+) -> None:
+    values: dict[str, Any] = {"hub": {"enabled": True, **hub}, "networkPolicy": {"enabled": enabled}}
+    notes = render(values).notes
+    assert ("THE HUB CANNOT REACH" in notes) is bool(closed)
+    told = notes.partition("THE HUB CANNOT REACH")[2].partition("This opens it")[0]
+    for name in ("prometheusUrl", "alertmanagerUrl", "nodes", "config.control.url", "extraArgs"):
+        assert (f"  hub.{name}: " in told) is (f"hub.{name}" in closed or name in closed), name
+    if closed:
+        opened = yaml.safe_load("  hub:" + notes.partition("  hub:")[2].partition("\n\n")[0])
+        assert set(opened["hub"]) == {"egress"}
+        values["hub"] |= opened["hub"]
+        assert "THE HUB CANNOT REACH" not in render(values).notes
+
+
+def test_what_the_nodes_network_opens_the_hub_reaches() -> None:
+    values = {"hub": {"enabled": True, **TARGET}, "hostNetwork": True}
+    policy = {"networkPolicy": {"enabled": True, "namespaces": ["monitoring"]}}
+    assert "THE HUB CANNOT REACH" not in render({**values, **policy}).notes
+    assert "hub.nodes: gpu-a" in render({**values, **policy, "port": 9999}).notes
+
+
 def test_the_real_hub_finds_the_exporters_by_the_services_name(tmp_path: Path) -> None:
     """What the chart renders, a DNS server that knows the Service, and pods with addresses of their own."""
     server = DnsServer()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_python import Chart
+from helm_python import Chart, HelmError
 from jsonschema import Draft7Validator
 from tools.lab import ROOT
 from tools.lab.exporter import environment
@@ -21,7 +21,7 @@ from tools.lab.exporter import environment
 from gpu_exporter.config import MODELS
 from helm.cluster import OPERATOR, Cluster
 from helm.everything import EVERYTHING, VALUES, at, merged
-from helm.rendering import CASES, CHART, RELEASE, chart, named, read, refusal, render, values_of
+from helm.rendering import CASES, CHART, NAMESPACE, RELEASE, chart, named, read, refusal, render, values_of
 from helm.schemas import VERSIONS, mistakes
 
 DEFAULTS: dict[str, Any] = json.loads((CHART / "files/defaults.json").read_text())
@@ -176,7 +176,7 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
         ({"mail": {"to": {"oncall": "a@b"}}}, "mail.smarthost, the mail server, is not"),
         ({"mail": {"smarthost": "a:25"}}, "mail.smarthost needs mail.from"),
         ({"mail": {**MAIL, "username": "me"}}, "needs mail.passwordSecret.name"),
-        ({"stack": {"prometheus": {"persistence": {"existingClaim": "x"}}}}, "persistence.enabled is false"),
+        ({"hub": {"enabled": True, "persistence": {"existingClaim": "x"}}}, "persistence.enabled is false"),
         ({"stack": {"enabled": True}, "rbac": {"create": False}}, "tell serviceAccount.name"),
         ({"rules": {"alerts": {"GPUMelted": {"enabled": False}}}}, "there is no alert 'GPUMelted'; there are GPU"),
         ({"rules": {"disabledGroups": ["gpu-health", "gpu-magic"]}}, "there is no group 'gpu-magic'; there are gpu-"),
@@ -199,7 +199,10 @@ def test_a_parent_chart_may_pass_what_is_global_and_its_condition() -> None:
             "there is a group 'site' already",
         ),
         ({"tests": {"image": {"tag": "3"}}}, "Tell tests.image.repository"),
-        ({"service": {"ipDualStack": {"ipFamilies": ["IPv4", "IPv4"]}}}, "ipFamilies: IPv4, IPv4 has one twice"),
+        (
+            {"service": {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv4"]}}},
+            "ipFamilies: IPv4, IPv4 has one twice",
+        ),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], message: str) -> None:
@@ -207,11 +210,95 @@ def test_contradictions_are_refused_with_a_sentence(values: dict[str, Any], mess
     assert message in refusal(values)
 
 
+# --- quantities -------------------------------------------------------------------------------------------------------
+
+# As Kubernetes writes them, from the least to the most; those in one row are the same.
+QUANTITIES: list[list[str | int | float]] = [
+    ["0", 0, "0Ki", "0n"],
+    ["1n", "1e-9"],
+    ["999n"],
+    ["1u", "1000n", "1E-6"],
+    ["1m", "1000u", "0.001", ".001"],
+    ["500000u"],
+    ["1", 1, "+1", "1.", "1000m", "1000000u", "1e0"],
+    [1.5, "1500m"],
+    ["1k", 1000, "1e3", "1E3"],
+    ["1Ki", 1024],
+    ["1M", "1000k", "1e+6", 1000000],
+    ["1Mi", "1024Ki"],
+    ["1G", 1000000000, "1e9"],
+    ["1Gi", "1024Mi"],
+    ["1.5Gi", "1536Mi"],
+    ["1T"],
+    ["1Ti"],
+    ["1P", "1000T"],
+    ["1Pi"],
+    ["1E", "1e18", "1000P"],
+    ["1Ei", "1024Pi"],
+]
+
+
+def test_quantities_are_compared_as_kubernetes_does() -> None:
+    """Each against the one before and the one behind; what is the same may be asked for, and what is less."""
+    asked: dict[str, str] = {}
+    for place, row in enumerate(QUANTITIES):
+        for number, value in enumerate(row):
+            asked[f"{place}.{number}"] = f'{{{{ include "gpu-exporter.quantity" {json.dumps(value)} }}}}'
+    text = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "found"}, "data": asked})
+    data = render({"extraManifests": [text]}).one("ConfigMap", "found")["data"]
+    rows = [{float(data[f"{place}.{number}"]) for number in range(len(row))} for place, row in enumerate(QUANTITIES)]
+    assert [len(row) for row in rows] == [1] * len(rows), rows
+    flat = [value for row in rows for value in row]
+    assert flat == sorted(set(flat))
+
+
+@pytest.mark.parametrize(
+    ("request_", "limit", "refused"),
+    [
+        ("500000u", 1, False),
+        ("500n", "1u", False),
+        ("1000m", "1", False),
+        ("1E", "1Ei", False),
+        ("2u", "1000n", True),
+        ("2n", "1n", True),
+        ("1Ei", "1E", True),
+        (2, "1500m", True),
+        ("1m", 0, True),
+        (0, 0, False),
+        (1, None, False),
+        (None, 1, False),
+    ],
+)
+def test_who_asks_for_more_than_he_may_have_is_refused(request_: Any, limit: Any, refused: bool) -> None:
+    values = {"hub": {"enabled": True, "resources": {"requests": {"cpu": request_}, "limits": {"cpu": limit}}}}
+    if refused:
+        assert "hub.resources: limits.cpu" in refusal(values)
+    else:
+        assert render(values).objects
+
+
+@pytest.mark.parametrize("word", ["1e3Ki", "1..5", ".", "", "1KB", "1ki", "-1", "1e", "1 Gi", "1i", "0x1"])
+def test_what_is_no_quantity_is_refused(word: str) -> None:
+    assert "at '/resources/limits/memory'" in refusal({"resources": {"limits": {"memory": word}}})
+    assert "no size" in refusal({"hub": {"enabled": True, "persistence": {"enabled": True, "size": word}}})
+
+
+def test_a_claim_of_nothing_is_refused() -> None:
+    assert "no size" in refusal({"hub": {"enabled": True, "persistence": {"enabled": True, "size": "0Gi"}}})
+    assert render({"hub": {"enabled": True, "persistence": {"enabled": True, "size": "1e10"}}}).objects
+
+
 # --- releases of an older chart ---------------------------------------------------------------------------------------
 
 
-# A chart of other values: what Helm keeps of it says so.
-OLDER = {"knownValues": "0"}
+# A chart of other values: what Helm keeps of it says so, as a map, or as text.
+OLDER: dict[str, Any] = {"knownValues": {"0123456789ab": True, **dict.fromkeys(DEFAULTS["knownValues"])}}
+
+
+def _upgraded(values: Mapping[str, Any]) -> dict[str, str]:
+    """What an upgrade renders, whose values an older chart made."""
+    texts: dict[str, str] = chart().render({**values, **OLDER}, name=RELEASE, namespace=NAMESPACE, is_upgrade=True)
+    return texts
 
 
 @pytest.mark.parametrize("name", ["default", "stack-full", "alertmanager-config", "service-monitor", "rules"])
@@ -223,12 +310,38 @@ def test_values_that_an_older_chart_did_not_have_get_their_defaults(name: str) -
         path = tuple(key.split("."))
         if default is not None and not any(found[: len(path)] == path for found in written):
             values = _with(values, path, None)
-    assert render({**values, **OLDER}).texts == named(name).texts
+    assert _upgraded(values) == named(name).texts
 
 
 @pytest.mark.parametrize("key", sorted({key.split(".")[0] for key in DEFAULTS}))
 def test_a_section_that_an_older_chart_did_not_have_gets_its_defaults(key: str) -> None:
-    assert render({**OLDER, key: None}).texts == named("default").texts
+    assert _upgraded({key: None}) == named("default").texts
+
+
+@pytest.mark.parametrize("known", [*OLDER.values(), {"0123456789ab": True}, DEFAULTS["knownValues"], None])
+def test_null_empties_whatever_a_values_file_of_an_older_chart_says(known: dict[str, Any] | None) -> None:
+    """``helm show values > my.yaml`` at one version, ``helm install --values my.yaml`` at the next."""
+    rendered = render({"knownValues": known, "tolerations": None, "networkPolicy": None})
+    assert "tolerations" not in rendered.pod
+    assert rendered.all("NetworkPolicy") == []
+
+
+def test_knownvalues_as_text_is_refused_or_told() -> None:
+    """As the chart once had it."""
+    (digest,) = DEFAULTS["knownValues"]
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "tolerations": None}
+        with pytest.raises(HelmError, match="knownValues: '0' is of another version of this chart; take it out"):
+            config.install(chart(), RELEASE, {**little, "knownValues": "0"})
+        assert "knownValues" not in config.install(chart(), RELEASE, little)["notes"]
+        told = config.upgrade(chart(), RELEASE, {**little, "knownValues": "0"})
+        assert "knownValues is of another version of this chart" in told["notes"]
+        file = {**little, "knownValues": {"0123456789ab": True}}
+        upgraded = config.upgrade(chart(), RELEASE, file, reset_values=True)
+    assert "knownValues" not in upgraded["notes"]
+    (spec,) = (item["spec"] for item in read(upgraded["manifest"]) if item["kind"] == "DaemonSet")
+    assert "tolerations" not in spec["template"]["spec"]
+    assert "tolerations" not in render({"tolerations": None, "knownValues": digest}).pod
 
 
 def _with(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -377,6 +490,98 @@ def test_a_claim_keeps_what_cannot_be_changed_and_the_notes_say_so() -> None:
             assert (told in upgraded["notes"], "keeps its class" in upgraded["notes"]) == (kept, kept), other
             wanted = other.get("size", size)
             assert (f"gpu-gpu-exporter-hub keeps its size {size}" in upgraded["notes"]) is (wanted != size), other
+
+
+PLAIN = "gpu-gpu-exporter"
+INSIDE = {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}
+OUTSIDE = {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}
+BALANCED = {"type": "LoadBalancer"}
+NO_ADDRESS = {"clusterIP": "None"}
+SIXTH = {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv6", "IPv4"]}}
+FOURTH = {"ipDualStack": {"enabled": True, "ipFamilies": ["IPv4", "IPv6"]}}
+KEPT, REPLACED = "keeps its loadBalancerClass", f"The Service {PLAIN} goes, and"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # What the values say of the Service, whether it is the one of the step before, and what the notes say.
+        [(INSIDE, False, ""), (INSIDE, True, ""), (OUTSIDE, False, REPLACED), (OUTSIDE, True, ""), (INSIDE, False, "")],
+        [(BALANCED, False, ""), (INSIDE, False, REPLACED), (INSIDE, True, ""), (BALANCED, False, "")],
+        [(INSIDE, False, ""), (BALANCED, True, KEPT), (BALANCED, True, KEPT), ({}, True, ""), (OUTSIDE, True, "")],
+        [({}, False, ""), (NO_ADDRESS, False, REPLACED), (NO_ADDRESS, True, ""), (INSIDE, False, "")],
+        [(SIXTH, False, ""), (SIXTH | INSIDE, True, ""), (SIXTH | OUTSIDE, False, ""), (SIXTH | OUTSIDE, True, "")],
+    ],
+    ids=["another class", "a class", "no class", "no address", "another family"],
+)
+def test_a_service_is_replaced_only_where_it_cannot_become_what_is_wanted(
+    steps: list[tuple[dict[str, Any], bool, str]],
+) -> None:
+    """A new one's load balancer has a new address: nobody loses his by an upgrade that could do without."""
+    little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}}
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        config.install(chart(), RELEASE, {**little, "service": {"enabled": False}})
+        before: dict[str, Any] = {}
+        for service, same, note in steps:
+            upgraded = config.upgrade(chart(), RELEASE, {**little, "service": service})
+            (there,) = (item for item in cluster.objects.values() if item["kind"] == "Service")
+            assert (there["metadata"]["name"] == before.get("name")) is same, service
+            if same and service.get("type") == before["type"] == "LoadBalancer":
+                assert there["spec"].get("loadBalancerClass") == before["class"], (
+                    "which an API server lets nobody change"
+                )
+            assert there["spec"].get("loadBalancerClass") == service.get("loadBalancerClass") or note == KEPT
+            for line in (KEPT, REPLACED):
+                assert (line in upgraded["notes"]) is (line == note), service
+            spec = there["spec"]
+            before = {"name": there["metadata"]["name"], "type": spec["type"], "class": spec.get("loadBalancerClass")}
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted", "kept"),
+    [
+        # A controller's webhook gives a class to a Service that was told none.
+        ({"type": "LoadBalancer", "loadBalancerClass": "example.org/hook"}, BALANCED, True),
+        # The first chart called every Service alike.
+        ({"type": "ClusterIP", "clusterIP": "None"}, NO_ADDRESS, True),
+        ({"type": "ClusterIP", "clusterIP": "10.0.0.9"}, {"clusterIP": "10.0.0.9"}, True),
+        ({"type": "LoadBalancer", "ipFamilies": ["IPv6", "IPv4"]}, BALANCED | SIXTH, True),
+        ({"type": "LoadBalancer", "ipFamilies": ["IPv6"]}, BALANCED, True),
+        ({"type": "ClusterIP", "clusterIP": "10.0.0.9"}, {"clusterIP": "10.0.0.8"}, False),
+        ({"type": "ClusterIP", "clusterIP": "None"}, BALANCED, False),
+        ({"type": "LoadBalancer", "ipFamilies": ["IPv6"]}, BALANCED | FOURTH, False),
+    ],
+)
+def test_a_service_that_is_in_the_cluster_as_it_is_wanted_keeps_its_name(
+    has: dict[str, Any], wanted: dict[str, Any], kept: bool
+) -> None:
+    little = {"dashboards": {"enabled": False}, "prometheusRule": {"enabled": False}, "service": wanted}
+    owned = {
+        "name": PLAIN,
+        "namespace": "gpus",
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": "gpus"},
+    }
+    there = {"apiVersion": "v1", "kind": "Service", "metadata": owned, "spec": has}
+    with Cluster(OPERATOR) as cluster, cluster.config() as config:
+        cluster.add(f"api/v1/namespaces/gpus/services/{PLAIN}", there)
+        installed = config.install(chart(), RELEASE, little)
+        upgraded = config.upgrade(chart(), RELEASE, little)
+    first, second = (
+        item["metadata"]["name"]
+        for made in (installed, upgraded)
+        for item in read(made["manifest"])
+        if item["kind"] == "Service"
+    )
+    assert first == second
+    assert (first == PLAIN, REPLACED not in installed["notes"]) == (kept, kept)
+
+
+def test_no_class_tells_of_another_name_and_no_name_is_too_long() -> None:
+    assert render({"service": INSIDE}).one("Service")["metadata"]["name"] == PLAIN
+    everything = {"clusterIP": "fd00::7", **INSIDE, **SIXTH}
+    (service,) = render({"service": everything, "fullnameOverride": "x" * 80}).all("Service")
+    assert len(service["metadata"]["name"]) <= 63
 
 
 def test_what_selects_pods_stays_where_only_it_would_change() -> None:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 import pytest
 from tools.lab.wait import wait_for
 
+from helm import particular
 from helm.api_server import LOG, Kubernetes, add_node, built
 from helm.lives import LEVELS, LIFE
 from helm.pod_security import violations
-from helm.rendering import CASES, CHART, NAMESPACE, case, values_of
+from helm.rendering import CASES, CHART, NAMESPACE, case, render, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -270,6 +272,43 @@ def _is_of_the_release(
         assert {*managers} == {"helm"}, f"{name}: one owner, whichever Helm: {managers}"
 
 
+# --- what an API server says of Kubernetes' own fields ---------------------------------------------------------------
+
+_PLACES = {
+    "DaemonSet": "apis/apps/v1/namespaces/{}/daemonsets",
+    "Deployment": "apis/apps/v1/namespaces/{}/deployments",
+    "Ingress": "apis/networking.k8s.io/v1/namespaces/{}/ingresses",
+    "NetworkPolicy": "apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "Service": "api/v1/namespaces/{}/services",
+}
+
+
+def test_an_api_server_refuses_what_the_chart_refuses(cluster: Kubernetes, namespace: str, tmp_path: Path) -> None:
+    """A chart without its checks makes the objects of the values, and nothing is kept."""
+    unchecked = tmp_path / "gpu-exporter"
+    shutil.copytree(CHART, unchecked)
+    (unchecked / "values.schema.json").unlink()
+    file = unchecked / "templates/_validate.tpl"
+    begin = '{{- define "gpu-exporter.validate" -}}'
+    assert begin in file.read_text()
+    file.write_text(file.read_text().replace(begin, begin + '{{- end }}{{- define "gpu-exporter.unused" -}}'))
+
+    def refused(values: dict[str, Any]) -> bool:
+        codes = []
+        for item in render(values, path=unchecked).objects:
+            if item["kind"] in _PLACES:
+                item["metadata"]["namespace"] = namespace
+                try:
+                    cluster.ask("POST", f"{_PLACES[item['kind']].format(namespace)}?dryRun=All", item)
+                except urllib.error.HTTPError as error:
+                    codes.append(error.code)
+        assert {*codes} <= {400, 422}, values
+        return bool(codes)
+
+    assert [values for values in particular.REFUSED if not refused(values)] == []
+    assert [values for values in particular.TAKEN if refused(values)] == []
+
+
 # --- values that API servers are particular about ---------------------------------------------------------------------
 
 CLAIMS = {
@@ -294,6 +333,7 @@ PARTICULAR: list[dict[str, Any]] = [
     {"service": {"type": "LoadBalancer"}},
     {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/inside"}},
     {"service": {"type": "LoadBalancer", "loadBalancerClass": "example.org/outside"}},
+    {"service": {"type": "LoadBalancer"}},
     {"fullnameOverride": "fixed", "nameOverride": "one", "stack": {"enabled": True}},
     {"fullnameOverride": "fixed", "nameOverride": "two", "stack": {"enabled": True}, "hub": {"enabled": True}},
     {"sidecars": [{"name": "more", "image": "more"}], "networkPolicy": {"namespaces": ["monitoring"]}},

@@ -129,8 +129,9 @@ where that may be refused only the open port is looked at, unless a handler of o
 {{- if .probe.enabled }}
 {{- $made := deepCopy .probe.timing }}
 {{- $port := .root.Values.service.portName }}
-{{- if .probe.handler }}
-{{- $made = mergeOverwrite $made .probe.handler }}
+{{- $handler := include "gpu-exporter.present" .probe.handler | fromYaml }}
+{{- if $handler }}
+{{- $made = mergeOverwrite $made $handler }}
 {{- else if include "gpu-exporter.closed" .root }}
 {{- $_ := set $made "tcpSocket" (dict "port" $port) }}
 {{- else }}

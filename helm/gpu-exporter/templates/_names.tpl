@@ -8,13 +8,20 @@ Every template begins with this. It completes the values, then refuses what cont
 
 Null empties a value. Helm takes out what is null, but not with `--reuse-values`, where it comes as null. What is not there
 at all the chart that made the release may not have had (`--reuse-values` brings the old chart's defaults): then it has its
-default. Helm does not tell which; knownValues, which comes with the defaults, does.
+default. Helm does not tell which; knownValues, which comes with the defaults, does. It is a map, because Helm joins maps: a
+values file that has an old chart's keeps this chart's from nobody. Text, as it was once, it does.
 */}}
 {{- define "gpu-exporter.begin" -}}
 {{- if not (hasKey .Values "complete") }}
 {{- $_ := set .Values "complete" true }}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
-{{- $emptied := eq (toString .Values.knownValues) $defaults.knownValues }}
+{{- $digest := keys $defaults.knownValues | first }}
+{{- $known := .Values.knownValues }}
+{{- if and .Release.IsInstall (kindIs "string" $known) (ne (toString $known) $digest) }}
+{{- fail (printf "knownValues: '%s' is of another version of this chart; take it out of your values: with it null would give the default back. `helm show values` wrote it, and it is not for values files." $known) }}
+{{- end }}
+{{- $emptied := or .Release.IsInstall (eq (toString $known) $digest) }}
+{{- if kindIs "map" $known }}{{ $emptied = or $emptied (hasKey $known $digest) }}{{ end }}
 {{- $gone := dict }}
 {{- range $path, $default := $defaults }}
 {{- $keys := splitList "." $path }}
@@ -50,6 +57,12 @@ default. Helm does not tell which; knownValues, which comes with the defaults, d
 {{- range splitList "." . }}{{ $place = get $place . }}{{ end }}
 {{- if kindIs "map" $place }}{{ include "gpu-exporter.withoutNull" (dict "value" $place "default" (deepCopy $place)) }}{{ end }}
 {{- end }}
+{{- /* An API server takes a quantity that is null for 0. */}}
+{{- range list .Values.resources .Values.tests.resources .Values.hub.resources .Values.stack.prometheus.resources .Values.stack.alertmanager.resources .Values.stack.grafana.resources }}
+{{- range $kind, $quantities := omit . "claims" }}
+{{- if kindIs "map" $quantities }}{{ include "gpu-exporter.withoutNull" (dict "value" $quantities "default" (deepCopy $quantities)) }}{{ end }}
+{{- end }}
+{{- end }}
 {{- include "gpu-exporter.validate" . }}
 {{- end }}
 {{- end }}
@@ -63,6 +76,13 @@ default. Helm does not tell which; knownValues, which comes with the defaults, d
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* A map without the keys that are null, which is how Kubernetes reads them. */}}
+{{- define "gpu-exporter.present" -}}
+{{- $made := dict }}
+{{- range $key, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $made $key $value }}{{ end }}{{ end }}
+{{- toYaml $made }}
 {{- end }}
 
 {{- define "gpu-exporter.name" -}}
@@ -199,20 +219,52 @@ imagePullSecrets:
 {{- end }}
 
 {{/*
-The Service's name. Address, first family and class of a Service cannot be changed once it is made, so that one with an
-address, a family or a class of its own is another Service.
+The Service: name, class, and replaced (the one that goes). Address, first family and class of a Service cannot be changed
+once it is made: one that is in the cluster and has what is wanted keeps its name, and with it a load balancer's address; one
+that has something else is followed by a Service of another name, which it keeps from then on. Where Helm asks no cluster,
+the name tells of address and family, never of the class. Kept in the values, as the cluster is to be asked once.
 */}}
-{{- define "gpu-exporter.serviceName" -}}
-{{- $name := include "gpu-exporter.fullname" . }}
+{{- define "gpu-exporter.service" -}}
+{{- if not (hasKey .Values "madeService") }}
 {{- $service := .Values.service }}
-{{- if eq $service.clusterIP "None" }}{{ $name = printf "%s-headless" $name }}
-{{- else if $service.clusterIP }}{{ $name = printf "%s-%s" $name (sha256sum $service.clusterIP | trunc 7) }}
+{{- $plain := include "gpu-exporter.fullname" . }}
+{{- $usual := $plain }}
+{{- if eq $service.clusterIP "None" }}{{ $usual = printf "%s-headless" $plain }}
+{{- else if $service.clusterIP }}{{ $usual = printf "%s-%s" $plain (sha256sum $service.clusterIP | trunc 7) }}
 {{- end }}
-{{- with $service.loadBalancerClass }}{{ $name = printf "%s-%s" $name (sha256sum . | trunc 7) }}{{ end }}
-{{- if and $service.ipDualStack.enabled $service.ipDualStack.ipFamilies }}
-{{- if eq (first $service.ipDualStack.ipFamilies) "IPv6" }}{{ $name = printf "%s-ipv6" $name }}{{ end }}
+{{- $family := "" }}
+{{- if and $service.ipDualStack.enabled $service.ipDualStack.ipFamilies }}{{ $family = first $service.ipDualStack.ipFamilies }}{{ end }}
+{{- if eq $family "IPv6" }}{{ $usual = printf "%s-ipv6" $usual }}{{ end }}
+{{- $own := $service.loadBalancerClass | default (printf "%s %s" $service.clusterIP $family) }}
+{{- $other := printf "%s-%s" ($usual | trunc 55) (sha256sum $own | trunc 7) }}
+{{- $there := dict }}
+{{- $fitting := list }}
+{{- range $name := list $other $usual $plain | uniq }}
+{{- with lookup "v1" "Service" (include "gpu-exporter.namespace" $) $name }}
+{{- $_ := set $there $name (get .spec "loadBalancerClass" | default "") }}
+{{- $balanced := and (eq (get .spec "type") "LoadBalancer") (eq $service.type "LoadBalancer") }}
+{{- $headless := eq (get .spec "clusterIP" | default "") "None" }}
+{{- if not (or
+  (and $service.loadBalancerClass $balanced (ne (get $there $name) $service.loadBalancerClass))
+  (and $service.clusterIP (ne (get .spec "clusterIP" | default "") $service.clusterIP))
+  (and $headless (ne $service.type "ClusterIP"))
+  (and $family (ne (get .spec "ipFamilies" | default (list "IPv4") | first) $family))) }}
+{{- $class := $service.loadBalancerClass }}
+{{- if and $balanced (not $class) }}{{ $class = get $there $name }}{{ end }}
+{{- $fitting = append $fitting (dict "name" $name "class" $class "headless" $headless) }}
 {{- end }}
-{{- $name }}
+{{- end }}
+{{- end }}
+{{- $made := dict "name" (hasKey $there $usual | ternary $other $usual) "class" $service.loadBalancerClass }}
+{{- with $fitting }}{{ $made = first . }}{{ end }}
+{{- if and (hasKey $there $plain) (ne $made.name $plain) }}{{ $_ := set $made "replaced" $plain }}{{ end }}
+{{- $_ := set .Values "madeService" $made }}
+{{- end }}
+{{- toYaml .Values.madeService }}
+{{- end }}
+
+{{- define "gpu-exporter.serviceName" -}}
+{{- (include "gpu-exporter.service" . | fromYaml).name }}
 {{- end }}
 
 {{/* "yes" where an object of an optional kind is rendered. Takes root, wanted (auto, true, false), api. */}}

@@ -104,17 +104,27 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- fail "webConfig.existingSecret serves HTTPS; tell the monitor what to trust with scrape.tlsConfig." }}
 {{- end }}
 {{- end }}
-{{- if or (and $v.scrape.basicAuth $v.scrape.authorization) (and $v.scrape.oauth2 (or $v.scrape.basicAuth $v.scrape.authorization)) }}
+{{- /* "auto" is not off: another cluster may know the kind. */}}
+{{- $scraped := or (ne (toString $v.serviceMonitor.enabled) "false") (ne (toString $v.podMonitor.enabled) "false") (and $v.stack.enabled $v.stack.prometheus.enabled) }}
+{{- if and (or $scraped $v.hub.enabled) (or (and $v.scrape.basicAuth $v.scrape.authorization) (and $v.scrape.oauth2 (or $v.scrape.basicAuth $v.scrape.authorization))) }}
 {{- fail "scrape.basicAuth, scrape.authorization and scrape.oauth2 exclude each other; keep one." }}
 {{- end }}
+{{- if $v.service.enabled }}
 {{- if and $v.service.loadBalancerClass (ne $v.service.type "LoadBalancer") }}
 {{- fail (printf "service.loadBalancerClass is told, but service.type is %s; use LoadBalancer." $v.service.type) }}
 {{- end }}
-{{- if not (regexMatch "^(None|[0-9]+([.][0-9]+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]+)?$" $v.service.clusterIP) }}
+{{- if not (regexMatch "^(None|(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]+)?$" $v.service.clusterIP) }}
 {{- fail (printf "service.clusterIP: '%s' is neither an address nor None." $v.service.clusterIP) }}
 {{- end }}
 {{- if and (eq $v.service.clusterIP "None") (ne $v.service.type "ClusterIP") }}
 {{- fail (printf "service.clusterIP: None is headless, but service.type is %s; use ClusterIP." $v.service.type) }}
+{{- end }}
+{{- $families := $v.service.ipDualStack }}
+{{- if and $families.enabled (eq $families.ipFamilyPolicy "SingleStack") (gt (len $families.ipFamilies) 1) }}
+{{- fail (printf "service.ipDualStack: %s are two families, but ipFamilyPolicy is SingleStack; use PreferDualStack." (join ", " $families.ipFamilies)) }}
+{{- end }}
+{{- if not (regexMatch "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$" $v.service.loadBalancerClass) }}
+{{- fail (printf "service.loadBalancerClass: '%s' is no name, such as service.k8s.aws/nlb." $v.service.loadBalancerClass) }}
 {{- end }}
 {{- if and $v.service.externalTrafficPolicy (eq $v.service.type "ClusterIP") }}
 {{- fail "service.externalTrafficPolicy is told, but service.type is ClusterIP; use NodePort or LoadBalancer." }}
@@ -125,6 +135,7 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") }}
 {{- fail "service.nodePort is told, but service.type is ClusterIP; use NodePort or LoadBalancer." }}
 {{- end }}
+{{- end }}
 {{- if and $v.dashboards.namespace $v.stack.enabled $v.stack.grafana.enabled (ne $v.dashboards.namespace (include "gpu-exporter.namespace" .)) }}
 {{- fail "dashboards.namespace: stack.grafana mounts the dashboards, which must be in the release's namespace; leave it empty." }}
 {{- end }}
@@ -133,6 +144,7 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- end }}
 
 {{- /* Rules. */}}
+{{- if or (ne (toString $v.prometheusRule.enabled) "false") (and $v.stack.enabled $v.stack.prometheus.enabled) }}
 {{- if hasKey $v.rules.additionalLabels "bundle" }}
 {{- fail "rules.additionalLabels.bundle: by this label the AlertmanagerConfig knows our alerts; use another name." }}
 {{- end }}
@@ -143,6 +155,8 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and (hasKey $change "expr") (hasKey $v.rules.thresholds $name) }}
 {{- fail (printf "rules.alerts.%s.expr and rules.thresholds.%s exclude each other; keep one." $name $name) }}
 {{- end }}
+{{- end }}
+
 {{- end }}
 
 {{- /* Mail. */}}
@@ -171,6 +185,7 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- fail "webConfig.tls.clientAuthType asks for a certificate; tell stack.prometheus one with scrape.tlsConfig.cert and scrape.tlsConfig.keySecret." }}
 {{- end }}
 {{- range $name, $part := merge (dict "hub" $v.hub) (dict "stack.prometheus" $v.stack.prometheus "stack.alertmanager" $v.stack.alertmanager "stack.grafana" $v.stack.grafana) }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" (printf "%s.persistence" $name)) }}
 {{- if and $part.persistence.existingClaim (not $part.persistence.enabled) }}
 {{- fail (printf "%s.persistence.existingClaim is told, but %s.persistence.enabled is false." $name $name) }}
 {{- end }}
@@ -183,8 +198,10 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- fail (printf "%s.persistence.accessModes: '%s' is none; there are ReadWriteOnce, ReadOnlyMany, ReadWriteMany and ReadWriteOncePod." $name .) }}
 {{- end }}
 {{- end }}
-{{- if not (regexMatch "^[0-9.]+([eE][-+]?[0-9]+)?([kMGTPE]|[KMGTPE]i)?$" $part.persistence.size) }}
-{{- fail (printf "%s.persistence.size: '%s' is no size; write 50Gi or the like." $name $part.persistence.size) }}
+{{- $size := $part.persistence.size }}
+{{- $known := regexMatch "^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[munkMGTPE]|[KMGTPE]i)?$" $size }}
+{{- if or (not $known) (le (include "gpu-exporter.quantity" $size | float64) 0.0) }}
+{{- fail (printf "%s.persistence.size: '%s' is no size; write 50Gi or the like." $name $size) }}
 {{- end }}
 {{- end }}
 {{- if hasKey $part "ingress" }}
@@ -192,13 +209,14 @@ Values that contradict each other are refused with one sentence. Types and unkno
 {{- if and $part.httpRoute.enabled (not $part.httpRoute.parentRefs) }}{{ fail (printf "%s.httpRoute.enabled: true needs %s.httpRoute.parentRefs." $name $name) }}{{ end }}
 {{- end }}
 {{- end }}
-{{- if and (or $v.tests.image.tag $v.tests.image.digest) (not $v.tests.image.repository) }}
+{{- end }}
+{{- if and $v.tests.enabled (or $v.tests.image.tag $v.tests.image.digest) (not $v.tests.image.repository) }}
 {{- fail "tests.image.tag, tests.image.digest: of which image? Tell tests.image.repository; without it the pod has the exporter's image." }}
 {{- end }}
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled }}
 {{- include "gpu-exporter.validateScrape" . }}
 {{- end }}
-{{- if and $v.scrape.interval $v.scrape.timeout (gt (include "gpu-exporter.milliseconds" $v.scrape.timeout | int64) (include "gpu-exporter.milliseconds" $v.scrape.interval | int64)) }}
+{{- if and $scraped $v.scrape.interval $v.scrape.timeout (gt (include "gpu-exporter.milliseconds" $v.scrape.timeout | int64) (include "gpu-exporter.milliseconds" $v.scrape.interval | int64)) }}
 {{- fail (printf "scrape.timeout: %s is longer than scrape.interval, %s; write at most as much." $v.scrape.timeout $v.scrape.interval) }}
 {{- end }}
 {{- if and $v.stack.enabled $v.stack.prometheus.enabled (not $v.rbac.create) (not $v.serviceAccount.name) }}

@@ -28,8 +28,15 @@ one Kubernetes object.
 {{- end }}
 {{- end }}
 
-{{/* Labels, annotations and environment are text. Takes values, path and the value's keys. */}}
+{{/* Labels, annotations and environment are text. Takes path, texts, and named: whether the keys are those of labels. */}}
 {{- define "gpu-exporter.validateTexts" -}}
+{{- if .named }}
+{{- range $key, $_ := .texts }}
+{{- if not (regexMatch "(?i)^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9_.]{0,61}[a-z0-9])?$|[{][{]" $key) }}
+{{- fail (printf "%s: '%s' is no key of a label or an annotation, such as example.org/team." $.path $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- range $key, $value := .texts }}
 {{- if and (not (kindIs "string" $value)) (not (kindIs "invalid" $value)) }}
 {{- $kind := kindIs "bool" $value | ternary "boolean" "number" }}
@@ -39,15 +46,53 @@ one Kubernetes object.
 {{- end }}
 {{- end }}
 
+{{/*
+"yes" where the part is switched on of which the value at the path is: root, path. What is switched off is not looked at but
+by the schema: placeholders may stand there.
+*/}}
+{{- define "gpu-exporter.isOn" -}}
+{{- $on := true }}
+{{- $place := .root.Values }}
+{{- range splitList "." .path | initial }}
+{{- $place = get $place . }}
+{{- if and (kindIs "map" $place) (hasKey $place "enabled") (eq (toString $place.enabled) "false") }}{{ $on = false }}{{ end }}
+{{- end }}
+{{- if $on }}yes{{ end }}
+{{- end }}
+
+{{/* Requests and limits: path, resources. What is not shared (nvidia.com/gpu, hugepages) is had whole, and as much as is asked for. */}}
+{{- define "gpu-exporter.validateResources" -}}
+{{- $path := .path }}
+{{- $limits := get (.resources | default dict) "limits" | default dict }}
+{{- $requests := get (.resources | default dict) "requests" | default dict }}
+{{- range $name, $most := $limits }}
+{{- $asked := get $requests $name }}
+{{- if and (not (kindIs "invalid" $most)) (gt (include "gpu-exporter.quantity" $asked | float64) (include "gpu-exporter.quantity" $most | float64)) }}
+{{- fail (printf "%s: limits.%s, %v, is less than requests.%s, %v; change both." $path $name $most $name $asked) }}
+{{- end }}
+{{- end }}
+{{- range $name, $asked := merge dict $requests $limits }}
+{{- if and (or (contains "/" $name) (hasPrefix "hugepages-" $name)) (not (kindIs "invalid" $asked)) }}
+{{- $most := include "gpu-exporter.quantity" (get $limits $name) | float64 }}
+{{- if or (not (hasKey $limits $name)) (ne (include "gpu-exporter.quantity" $asked | float64) $most) }}
+{{- fail (printf "%s: requests.%s, %v, needs limits.%s of as much." $path $name $asked $name) }}
+{{- end }}
+{{- if ne $most (floor $most) }}{{ fail (printf "%s: limits.%s, %v, is no whole number." $path $name $asked) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "gpu-exporter.validateShape" -}}
 {{- $v := .Values }}
-{{- $host := "^(\\*\\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" }}
+{{- $label := "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?" }}
+{{- $host := printf "^([*][.])?%s([.]%s)*$" $label $label }}
 {{- if not (kindIs "string" $v.image.tag) }}
 {{- fail (printf "image.tag: got number, want string: put %v in quotes, or write --set-string image.tag=%v." $v.image.tag $v.image.tag) }}
 {{- end }}
 {{- range $path := .Files.Get "files/texts.json" | fromJsonArray }}
+{{- $named := and (not (regexMatch "(^|[.])(env|basicAuthUsers|externalLabels)$" $path)) (include "gpu-exporter.isOn" (dict "root" $ "path" $path)) }}
 {{- with include "gpu-exporter.valueAt" (dict "values" $v "path" $path) }}
-{{- if hasPrefix "{" . }}{{ include "gpu-exporter.validateTexts" (dict "path" $path "texts" (fromJson .)) }}{{ end }}
+{{- if hasPrefix "{" . }}{{ include "gpu-exporter.validateTexts" (dict "path" $path "texts" (fromJson .) "named" $named) }}{{ end }}
 {{- end }}
 {{- end }}
 
@@ -56,25 +101,40 @@ one Kubernetes object.
   (list "service.ipDualStack.ipFamilies" "^IPv[46]$" "IPv4 or IPv6")
   (list "service.loadBalancerSourceRanges" "^[0-9a-fA-F.:]+/[0-9]{1,3}$" "a network, such as 10.0.0.0/8")
   (list "networkPolicy.namespaces" "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" "the name of a namespace")
-  (list "hub.ingress.hosts" $host "a host's name, such as gpus.example.org") (list "hub.httpRoute.hostnames" $host "a host's name, such as gpus.example.org")
-  (list "stack.grafana.ingress.hosts" $host "a host's name, such as gpus.example.org") (list "stack.grafana.httpRoute.hostnames" $host "a host's name, such as gpus.example.org") }}
+  (list "hub.ingress.hosts" (printf "%s|^$" $host) "a host's name, such as gpus.example.org") (list "hub.httpRoute.hostnames" $host "a host's name, such as gpus.example.org")
+  (list "stack.grafana.ingress.hosts" (printf "%s|^$" $host) "a host's name, such as gpus.example.org") (list "stack.grafana.httpRoute.hostnames" $host "a host's name, such as gpus.example.org") }}
 {{- $path := index . 0 }}
 {{- $pattern := index . 1 }}
 {{- $want := index . 2 }}
-{{- $found := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- $found := list }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
+{{- $found = include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- end }}
 {{- range $found }}
-{{- if not (regexMatch $pattern .) }}{{ fail (printf "%s: '%s' is not %s." $path . $want) }}{{ end }}
+{{- if or (not (regexMatch $pattern .)) (and (contains "host" $path) (regexMatch "^[0-9.]+$" .)) }}{{ fail (printf "%s: '%s' is not %s." $path . $want) }}{{ end }}
 {{- end }}
 {{- if ne (len $found) (len (uniq $found)) }}{{ fail (printf "%s: %s has one twice." $path (join ", " $found)) }}{{ end }}
 {{- end }}
 
 {{- /* Who asks for more than he may have gets nothing. */}}
+{{- range concat $v.extraInitContainers $v.sidecars }}
+{{- include "gpu-exporter.validateResources" (dict "path" (printf "sidecars, extraInitContainers: '%s': resources" .name) "resources" .resources) }}
+{{- end }}
 {{- range $path := list "resources" "tests.resources" "hub.resources" "stack.prometheus.resources" "stack.alertmanager.resources" "stack.grafana.resources" }}
-{{- $resources := include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
-{{- range $name, $most := get $resources "limits" | default dict }}
-{{- $asked := get (get $resources "requests" | default dict) $name }}
-{{- if and $asked $most (gt (include "gpu-exporter.bytes" $asked | float64) (include "gpu-exporter.bytes" $most | float64)) }}
-{{- fail (printf "%s: limits.%s, %v, is less than requests.%s, %v; change both." $path $name $most $name $asked) }}
+{{- $resources := dict }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
+{{- $resources = include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "{}" | fromJson }}
+{{- end }}
+{{- include "gpu-exporter.validateResources" (dict "path" $path "resources" $resources) }}
+{{- end }}
+
+{{- /* Ports of NetworkPolicies. */}}
+{{- range $path := list "networkPolicy.extraIngress" "networkPolicy.egress" "hub.egress" }}
+{{- if and (ne (toString $v.networkPolicy.enabled) "false") (include "gpu-exporter.isOn" (dict "root" $ "path" $path)) }}
+{{- range include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- range get . "ports" | default list }}
+{{- if and .endPort (lt (int .endPort) (int .port)) }}{{ fail (printf "%s: endPort %v is less than port %v." $path .endPort .port) }}{{ end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -89,6 +149,7 @@ one Kubernetes object.
 
 {{- /* The DaemonSet. */}}
 {{- $rolling := get $v.updateStrategy "rollingUpdate" | default dict }}
+{{- if ne (get $v.updateStrategy "type" | toString) "OnDelete" }}
 {{- if and (hasKey $rolling "maxSurge") (not (has (toString $rolling.maxSurge) (list "0" "0%"))) (not (has (toString (get $rolling "maxUnavailable")) (list "0" "0%"))) }}
 {{- fail "updateStrategy.rollingUpdate.maxSurge needs maxUnavailable: 0; a DaemonSet takes one of them." }}
 {{- end }}
@@ -97,6 +158,7 @@ one Kubernetes object.
 {{- end }}
 {{- if and (has (toString (get $rolling "maxUnavailable")) (list "0" "0%")) (has (toString (get $rolling "maxSurge")) (list "" "<nil>" "0" "0%")) }}
 {{- fail "updateStrategy.rollingUpdate.maxUnavailable: 0 replaces no pod; give maxSurge, or 1." }}
+{{- end }}
 {{- end }}
 {{- if and (get $v.containerSecurityContext "privileged") (eq (toString (get $v.containerSecurityContext "allowPrivilegeEscalation")) "false") }}
 {{- fail "containerSecurityContext.privileged: true needs allowPrivilegeEscalation: true." }}
@@ -115,8 +177,12 @@ one Kubernetes object.
 {{- fail "dnsPolicy: None needs dnsConfig.nameservers." }}
 {{- end }}
 {{- range $name, $probe := pick $v "startupProbe" "livenessProbe" "readinessProbe" }}
-{{- if gt (len $probe.handler) 1 }}{{ fail (printf "%s.handler has %s; keep one." $name (keys $probe.handler | sortAlpha | join ", ")) }}{{ end }}
-{{- if and (ne $name "readinessProbe") (gt (get $probe.timing "successThreshold" | default 1 | int) 1) }}
+{{- $handlers := include "gpu-exporter.present" $probe.handler | fromYaml | keys | sortAlpha }}
+{{- if and $probe.enabled (gt (len $handlers) 1) }}{{ fail (printf "%s.handler has %s; keep one." $name (join ", " $handlers)) }}{{ end }}
+{{- if and $probe.enabled (eq $name "readinessProbe") (get $probe.timing "terminationGracePeriodSeconds") }}
+{{- fail "readinessProbe.timing.terminationGracePeriodSeconds: a pod that is not ready is not ended; take it out." }}
+{{- end }}
+{{- if and $probe.enabled (ne $name "readinessProbe") (gt (get $probe.timing "successThreshold" | default 1 | int) 1) }}
 {{- fail (printf "%s.timing.successThreshold must be 1." $name) }}
 {{- end }}
 {{- end }}
@@ -139,6 +205,14 @@ one Kubernetes object.
 {{- end }}
 
 {{- /* What is mounted is there, and no container has the name of ours. */}}
+{{- range $path := list "extraVolumes" "hub.extraVolumes" "stack.prometheus.extraVolumes" "stack.alertmanager.extraVolumes" "stack.grafana.extraVolumes" }}
+{{- if include "gpu-exporter.isOn" (dict "root" $ "path" $path) }}
+{{- range include "gpu-exporter.valueAt" (dict "values" $v "path" $path) | default "[]" | fromJsonArray }}
+{{- $sources := omit (include "gpu-exporter.present" . | fromYaml) "name" | keys | sortAlpha }}
+{{- if gt (len $sources) 1 }}{{ fail (printf "%s: '%s' has %s; keep one." $path .name (join ", " $sources)) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $volumes := list }}
 {{- range include "gpu-exporter.volumes" . | fromYamlArray }}{{ $volumes = append $volumes .name }}{{ end }}
 {{- range $v.extraVolumeMounts }}
@@ -150,5 +224,22 @@ one Kubernetes object.
 {{- range concat $v.extraInitContainers $v.sidecars }}
 {{- if has .name $containers }}{{ fail (printf "sidecars, extraInitContainers: there is a container '%s' already; give it another name." .name) }}{{ end }}
 {{- $containers = append $containers .name }}
+{{- $container := .name }}
+{{- $security := get . "securityContext" | default dict }}
+{{- if and (get $security "privileged") (eq (toString (get $security "allowPrivilegeEscalation")) "false") }}
+{{- fail (printf "sidecars, extraInitContainers: '%s': securityContext.privileged: true needs allowPrivilegeEscalation: true." $container) }}
+{{- end }}
+{{- range get . "volumeMounts" | default list }}
+{{- if not (has (tpl .name $) $volumes) }}
+{{- fail (printf "sidecars, extraInitContainers: '%s': there is no volume '%s'; there are %s." $container .name (sortAlpha $volumes | join ", ")) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $container := $v.extraInitContainers }}
+{{- range $key := list "lifecycle" "livenessProbe" "readinessProbe" "startupProbe" }}
+{{- if and (get $container $key) (ne (get $container "restartPolicy" | toString) "Always") }}
+{{- fail (printf "extraInitContainers: '%s' has %s, which takes restartPolicy: Always." $container.name $key) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

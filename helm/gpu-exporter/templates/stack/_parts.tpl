@@ -99,6 +99,13 @@ spec:
         {{- end }}
         {{- $volumes := concat (list $data) .volumes (tpl (toYaml ($part.extraVolumes | default list)) $root | fromYamlArray) }}
         {{- include "gpu-exporter.joined" (dict "items" $volumes "key" "name") | nindent 8 }}
+        {{- $names := list }}
+        {{- range $volumes }}{{ $names = append $names .name }}{{ end }}
+        {{- range tpl (toYaml ($part.extraVolumeMounts | default list)) $root | fromYamlArray }}
+        {{- if not (has .name $names) }}
+        {{- fail (printf "extraVolumeMounts of %s: there is no volume '%s'; there are %s." $.name .name (sortAlpha $names | uniq | join ", ")) }}
+        {{- end }}
+        {{- end }}
 ---
 apiVersion: v1
 kind: Service
@@ -138,18 +145,18 @@ is none, or where Helm asks no cluster. A claim never shrinks, and grows only wh
 {{- with lookup "v1" "PersistentVolumeClaim" (include "gpu-exporter.namespace" .root) .name }}
 {{- $kept := pick .spec "accessModes" "storageClassName" }}
 {{- $had := .spec.resources.requests.storage }}
-{{- $smaller := lt (include "gpu-exporter.bytes" $size | float64) (include "gpu-exporter.bytes" $had | float64) }}
+{{- $smaller := lt (include "gpu-exporter.quantity" $size | float64) (include "gpu-exporter.quantity" $had | float64) }}
 {{- if or $smaller (not (has (dig "status" "phase" "Bound" .) (list "Bound"))) }}{{ $_ := set $kept "size" $had }}{{ end }}
 {{- toYaml $kept }}
 {{- end }}
 {{- end }}
 
-{{/* A quantity as a number. */}}
-{{- define "gpu-exporter.bytes" -}}
-{{- $number := regexFind "^[0-9.]+([eE][-+]?[0-9]+)?" (toString .) }}
-{{- $factors := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0
-  "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 }}
-{{- printf "%f" (mulf (float64 $number) (get $factors (trimPrefix $number (toString .)) | default 1.0)) }}
+{{/* A quantity as a number, as exact as float64 is: from nano (n) to exa (E) and exbi (Ei), or with an exponent. */}}
+{{- define "gpu-exporter.quantity" -}}
+{{- $number := regexFind "^[+-]?[0-9.]+([eE][-+]?[0-9]+)?" (toString .) }}
+{{- $factors := dict "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+  "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 }}
+{{- printf "%.17g" (mulf (float64 $number) (get $factors (trimPrefix $number (toString .)) | default 1.0)) }}
 {{- end }}
 
 {{/* Ingress and HTTPRoute to a part: values (ingress, httpRoute), port. */}}
@@ -171,13 +178,15 @@ spec:
   {{- if $ingress.tlsSecret }}
   tls:
     - secretName: {{ $ingress.tlsSecret | quote }}
+      {{- with without $ingress.hosts "" }}
       hosts:
-        {{- toYaml $ingress.hosts | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
   {{- end }}
   rules:
     {{- range $ingress.hosts }}
-    - host: {{ . | quote }}
-      http:
+    - {{ if . }}host: {{ . | quote }}
+      {{ end }}http:
         paths:
           - path: {{ $ingress.path | quote }}
             pathType: Prefix
