@@ -127,8 +127,8 @@ _LANGUAGE = set(
     re.findall(
         r"\w+",
         """
-        and or unless by on ignoring without group_left group_right bool offset sum count avg min max quantile stddev rate
-        increase time timestamp vector absent abs changes group day_of_week clamp_max ceil floor label_replace
+        and or unless by on ignoring without group_left group_right bool offset sum count avg min max quantile rate
+        stddev increase time timestamp vector absent abs changes group day_of_week clamp_max ceil floor label_replace
         count_values deriv avg_over_time count_over_time last_over_time max_over_time sum_over_time
         """,
     )
