@@ -205,6 +205,11 @@ def test_the_hub_is_given_what_it_knows_and_keeps_its_history() -> None:
         assert (Path(mounted[0]), len(listed.nodes)) == (nodes, 3)
         assert hub["environment"]["GPU_EXPORTER_NODES_FILE"].startswith(mounted[1])
         assert hub["environment"]["GPU_EXPORTER_HISTORY_PATH"] == "/var/lib/gpu-exporter/history.db"
+        address = hub["environment"]["GPU_EXPORTER_ALERTMANAGER_URL"]
+        assert address == "http://alertmanager:9093", "a service, or an alias, of its network"
+        links = hub["environment"]["GPU_EXPORTER_ALERTMANAGER_EXTERNAL_URL"]
+        told = SERVICES["alertmanager"]["command"]
+        assert f"--web.external-url={links}" in told, "as browsers reach it"
         kept = json.dumps([hub.get("volumes"), hub.get("tmpfs")])
         assert "/var/lib/gpu-exporter" in kept
     assert "/var/lib/gpu-exporter" in (ROOT / "Dockerfile").read_text(), "nobody can write there"

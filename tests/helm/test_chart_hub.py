@@ -125,6 +125,36 @@ def test_who_may_connect_is_said_once_for_exporters_and_hub(enabled: object) -> 
     assert not own["metadata"]["name"].endswith("-hub"), "everybody may"
 
 
+@pytest.mark.parametrize(
+    ("hub", "stack", "links"),
+    [
+        ({}, {"externalUrl": "https://alerts.example.org"}, "https://alerts.example.org"),
+        ({}, {}, ""),
+        (
+            {"alertmanagerExternalUrl": "https://a.example.org"},
+            {"externalUrl": "https://b.example.org"},
+            "https://a.example.org",
+        ),
+        (
+            {"alertmanagerUrl": "http://a.monitoring:9093"},
+            {"externalUrl": "https://b.example.org"},
+            "http://a.monitoring:9093",
+        ),
+        (
+            {"alertmanagerUrl": "http://a.monitoring:9093", "alertmanagerExternalUrl": "https://a.example.org"},
+            {},
+            "https://a.example.org",
+        ),
+    ],
+)
+def test_silences_are_made_where_browsers_reach_the_alertmanager(
+    hub: dict[str, Any], stack: dict[str, Any], links: str
+) -> None:
+    values = {"hub": {"enabled": True, **hub}, "stack": {"enabled": True, "alertmanager": stack}}
+    arguments = _pod(render(values))["containers"][0]["args"]
+    assert f"--alertmanager.external-url={links}" in arguments
+
+
 AWAY = {"prometheusUrl": "http://prometheus.monitoring:9090", "alertmanagerUrl": "https://alerts.example.org"}
 TARGET = {"nodes": [{"targets": ["gpu-a.example.org:9435"]}]}
 

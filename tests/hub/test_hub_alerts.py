@@ -37,6 +37,34 @@ def test_firing_alerts_stand_beside_their_machine(tmp_path: Path) -> None:
             assert NASTY not in page
 
 
+@pytest.mark.parametrize("links", ["https://alerts.example.org/am/", ""])
+def test_browsers_may_reach_it_elsewhere_or_not_at_all(tmp_path: Path, links: str) -> None:
+    with exporter(Told()) as server, Alertmanager(tmp_path, NOBODY) as manager:
+        manager.tell([{"alertname": "GPUOverheating", "alias": "gpu-a", "severity": "critical"}])
+        nodes = write_nodes(tmp_path / "nodes.json", {"gpu-a": server.port})
+        url = f"--alertmanager.url=http://127.0.0.1:{manager.port}"
+        with Hub(tmp_path, nodes, url, f"--alertmanager.external-url={links}") as hub:
+            (told,) = hub.wait(lambda: hub.json("/api/v1/nodes/gpu-a")["alerts"])
+            page = hub.get("/machines/gpu-a").text
+            assert "GPUOverheating" in page
+            if links:
+                assert told["silence_url"].startswith(
+                    "https://alerts.example.org/am/#/silences/new?filter=%7Balertname"
+                )
+                assert f'href="{links}#/silences/new?filter=' in page
+            else:
+                assert "silence_url" not in told
+                assert "silence</a>" not in page
+
+
+def test_an_external_address_that_is_none(tmp_path: Path) -> None:
+    nodes = write_nodes(tmp_path / "n.json", {})
+    urls = ("--alertmanager.url=http://alertmanager:9093", "--alertmanager.external-url=alerts.example.org")
+    done = run("hub", f"--nodes.file={nodes}", *urls)
+    assert done.returncode == 2
+    assert "--alertmanager.external-url: 'alerts.example.org' is not a URL" in done.stderr
+
+
 def test_an_alertmanager_that_is_not_there_is_told(tmp_path: Path) -> None:
     nodes = write_nodes(tmp_path / "nodes.json", {})
     with Hub(tmp_path, nodes, f"--alertmanager.url=http://127.0.0.1:{nobody()}") as hub:
@@ -49,7 +77,7 @@ def test_an_address_that_is_none(tmp_path: Path) -> None:
 
 
 def test_whatever_it_says_nothing_breaks() -> None:
-    reader = alerts.Alerts("http://x")
+    reader = alerts.Alerts("http://x", links="http://x")
     told = [1, {}, {"labels": 3}, {"labels": {"alertname": 5}, "annotations": []}]
     assert [alert.name for alert in reader._read(told)] == [""]
     with pytest.raises(ValueError, match="no list of alerts"):

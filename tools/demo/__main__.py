@@ -131,6 +131,7 @@ class Demo:
             *(f"--hub.config.file={config}", f"--history.path={self._folder / 'history.db'}"),
             *(f"--web.listen-address={LOOPBACK}:{web}", "--log.level=error"),
             *([f"--alertmanager.url={mails.url}"] if mails else []),
+            *([] if mails is None or _has_pages(mails) else ["--alertmanager.external-url="]),
         ]
         self._run("hub", command, web, "/livez")
         self._hub = f"http://{LOOPBACK}:{web}/"
@@ -167,8 +168,8 @@ class Demo:
     def _start_prometheus(self, machines: list[Machine], mails: Mails) -> None:
         """Prometheus with the deployed rules; and how all of it differs from what is deployed."""
         print(f"Alertmanager  {mails.url}")
-        if b"does not include" in _body(mails.url):
-            print("              Debian leaves its pages out: Silence in mails and on the hub has none; this silences:")
+        if not _has_pages(mails):
+            print("              Debian leaves its pages out: Silence in mails leads to none; this silences:")
             print(f"              {_amtool()} --alertmanager.url={mails.url} silence add --comment=demo alias={SICK}")
         web = self._port(9090, "Prometheus")
         self._prometheus = f"http://{LOOPBACK}:{web}/"
@@ -271,6 +272,11 @@ def _body(url: str) -> bytes:
             return bytes(answer.read())
     except (OSError, ValueError):
         return b""
+
+
+def _has_pages(mails: Mails) -> bool:
+    """Whether this Alertmanager has pages for people; Debian's has none."""
+    return b"does not include" not in _body(mails.url)
 
 
 def _amtool() -> str:

@@ -92,6 +92,13 @@ def _log(key: str, name: str, metavar: str) -> Callable[..., Any]:
     metavar="URL",
     help="Alertmanager whose firing alerts are shown beside the machines; the hub itself alerts nobody.",
 )
+@click.option(
+    "--alertmanager.external-url",
+    "alertmanager_external_url",
+    envvar="GPU_EXPORTER_ALERTMANAGER_EXTERNAL_URL",
+    metavar="URL",
+    help="Where browsers reach it, for the links that silence an alert [--alertmanager.url]; empty: no such links.",
+)
 @_log("log.level", "level", "LEVEL")
 @_log("log.format", "form", "FORMAT")
 def hub(
@@ -102,6 +109,7 @@ def hub(
     form: str | None,
     prometheus_url: str | None,
     alertmanager_url: str | None,
+    alertmanager_external_url: str | None,
     **files: Any,
 ) -> None:
     """Show all machines on one page: which GPU is free, who holds what, which machine is down.
@@ -127,6 +135,8 @@ def hub(
         allow=_parsed("--web.allow", allow, networks, ()),
         prometheus=None if prometheus_url is None else _prometheus(prometheus_url),
         alertmanager_url=_parsed("--alertmanager.url", alertmanager_url, settings_url, None),
+        alertmanager_links=alertmanager_external_url
+        and _parsed("--alertmanager.external-url", alertmanager_external_url, settings_url, None),
         **files,
     )
     bound_arenas()

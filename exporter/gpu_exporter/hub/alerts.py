@@ -45,10 +45,14 @@ class Alert:
 
 
 class Alerts:
-    """Keeps what fires at the moment. ``trouble`` is why it is not known."""
+    """Keeps what fires at the moment, as the Alertmanager at ``url`` tells it; ``trouble`` is why it is not known.
 
-    def __init__(self, url: str) -> None:
+    Browsers reach it at ``links``, or not at all where that is empty.
+    """
+
+    def __init__(self, url: str, *, links: str) -> None:
         self.url = url
+        self._links = links
         self.trouble = ""
         self._firing: tuple[Alert, ...] = ()
 
@@ -108,13 +112,15 @@ class Alerts:
             )
 
     def _silence(self, labels: dict[str, str]) -> str:
-        """Where Alertmanager's own page makes a silence for it."""
+        """Where Alertmanager's own page makes a silence for it; empty where nobody reaches that."""
+        if not self._links:
+            return ""
         matchers = (
             f'{name}="{labels[name]}"'
             for name in _SILENCED_BY
             if labels.get(name) and '"' not in labels[name] and "\\" not in labels[name]
         )
-        return f"{self.url}/#/silences/new?filter={quote('{' + ','.join(matchers) + '}', safe='')}"
+        return f"{self._links}/#/silences/new?filter={quote('{' + ','.join(matchers) + '}', safe='')}"
 
 
 def alert_document(alert: Alert) -> dict[str, str]:

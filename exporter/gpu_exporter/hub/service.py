@@ -59,6 +59,9 @@ class Options:
     history_path: Path | None = None
     prometheus: PrometheusAccess | None = None
     alertmanager_url: str | None = None
+    alertmanager_links: str | None = (
+        None  # where browsers reach it; None where that is the same, empty where they do not
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ class Hub:
         self._gate = gate
         self._fleet = fleet
         self._past = past
-        self._alerts = None if options.alertmanager_url is None else Alerts(options.alertmanager_url)
+        asked, links = options.alertmanager_url, options.alertmanager_links
+        self._alerts = None if asked is None else Alerts(asked, links=asked if links is None else links)
         self._application = Application(fleet, past=past, alerts=self._alerts)
         self._notifier = Notifier.of_this_process()
         try:
