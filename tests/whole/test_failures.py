@@ -221,14 +221,20 @@ def test_pausing_lets_go_of_the_driver(start: Start, stub: Callable[..., Stub]) 
 def test_every_signal_to_pause_counts(start: Start, stub: Callable[..., Stub]) -> None:
     exporter = start(stub("h100"))
     wait_ups(exporter, 1)
+
+    def pause_or_resume() -> None:
+        exporter.signal(signal.SIGUSR1)
+        wait_for(
+            lambda: not pending(exporter, signal.SIGUSR1)
+        )  # another one before that would be the same to the kernel
+
     for _ in range(8):
-        for _ in range(2):
-            exporter.signal(signal.SIGUSR1)
-            wait_for(lambda: not pending(exporter, signal.SIGUSR1))
+        pause_or_resume()
+        pause_or_resume()
     # Had one of those pairs left it paused, this would resume it.
-    exporter.signal(signal.SIGUSR1)
+    pause_or_resume()
     exporter.wait_value(1, "gpu_exporter_paused")
-    exporter.signal(signal.SIGUSR1)
+    pause_or_resume()
     exporter.wait_value(0, "gpu_exporter_paused")
     wait_ups(exporter, 1)
 

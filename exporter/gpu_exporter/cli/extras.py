@@ -28,6 +28,12 @@ def missing(modules: Sequence[str]) -> dict[str, str]:
 def need(command: str, modules: Sequence[str], *, also: Sequence[str] = ()) -> None:
     """Raise ClickException where one of the modules is not installed; it names what brings them, and ``also`` those."""
     if missing(modules):
-        packages = [*missing([*modules, *also]).values()]
-        names = ", ".join(re.split("[<>=]", package)[0] for package in packages)
-        raise click.ClickException(f"{command} needs {names}; {remedy(packages)}")
+        packages = missing([*modules, *also])
+        names = ", ".join(_known_as(module, package) for module, package in packages.items())
+        raise click.ClickException(f"{command} needs {names}; {remedy([*packages.values()])}")
+
+
+def _known_as(module: str, package: str) -> str:
+    """What people call it: PySide6 rather than the part of it that is enough, dnspython rather than dns."""
+    name = re.split("[<>=]", package)[0]
+    return module if name.startswith(f"{module.lower()}-") else name
