@@ -112,8 +112,9 @@ deploy/prometheus.
 | evaluation a second of time | {self.load:.3f} s | | |
 | CPU above that of scraping ({self.scraping:.2f}) | {above:.2f} of a core | ≤ {ABOVE:g} | {verdict[above <= ABOVE]} |
 
-Where a budget is exceeded: reading one series of every GPU takes a Prometheus some 30 to 50 ms whatever is done with it,
-and the rules do so well over a hundred times: an alert that outlives its exporter asks what is sick and what is well again.
+Where a budget is exceeded: reading one series of every GPU takes a Prometheus some 30 to 50 ms whatever is done with
+it, and the rules do so well over a hundred times: an alert that outlives its exporter asks what is sick, and what is
+well again.
 {self.before}Slowest rules, median: {self.slow_rules}.
 """
 
