@@ -126,6 +126,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         (manager,) = re.findall(r"^Alertmanager +http://127\.0\.0\.1:(\d+)/", shown.log(), re.MULTILINE)
         told = '"value":"gpu-b"' in ask(int(manager), "/api/v2/silences").text
         assert told == ("does not include" in ask(int(manager), "/").text), "without pages, a command that silences"
+        assert told == any("--alertmanager.external-url= " in line for line in shown.children()), "nor links to them"
         assert len(shown.children()) == 6, "the hub, three exporters, Prometheus, Alertmanager"
         shown.interrupt()
         assert shown.ended() == 0, shown.log()

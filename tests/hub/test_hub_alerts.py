@@ -76,6 +76,12 @@ def test_an_address_that_is_none(tmp_path: Path) -> None:
     assert (done.returncode, "--alertmanager.url: 'alertmanager:9093' is not a URL" in done.stderr) == (2, True)
 
 
+def test_an_external_address_of_no_alertmanager(tmp_path: Path) -> None:
+    nodes = write_nodes(tmp_path / "n.json", {})
+    done = run("hub", f"--nodes.file={nodes}", "--alertmanager.external-url=https://alerts.example.org")
+    assert (done.returncode, "write --alertmanager.url too" in done.stderr) == (2, True), done.stderr
+
+
 def test_whatever_it_says_nothing_breaks() -> None:
     reader = alerts.Alerts("http://x", links="http://x")
     told = [1, {}, {"labels": 3}, {"labels": {"alertname": 5}, "annotations": []}]

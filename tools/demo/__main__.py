@@ -63,11 +63,12 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Mails:
-    """Where alerts become mails: the mailbox, and Alertmanager's port and address."""
+    """Where alerts become mails: the mailbox, and Alertmanager's port, address, and whether it has pages."""
 
     box: Mailbox
     port: int
     url: str
+    pages: bool
 
 
 class Demo:
@@ -131,7 +132,7 @@ class Demo:
             *(f"--hub.config.file={config}", f"--history.path={self._folder / 'history.db'}"),
             *(f"--web.listen-address={LOOPBACK}:{web}", "--log.level=error"),
             *([f"--alertmanager.url={mails.url}"] if mails else []),
-            *([] if mails is None or _has_pages(mails) else ["--alertmanager.external-url="]),
+            *([] if mails is None or mails.pages else ["--alertmanager.external-url="]),
         ]
         self._run("hub", command, web, "/livez")
         self._hub = f"http://{LOOPBACK}:{web}/"
@@ -163,12 +164,12 @@ class Demo:
             web,
             "/-/ready",
         )
-        return Mails(box, web, url)
+        return Mails(box, web, url, pages=b"does not include" not in _body(url))  # Debian's has none
 
     def _start_prometheus(self, machines: list[Machine], mails: Mails) -> None:
         """Prometheus with the deployed rules; and how all of it differs from what is deployed."""
         print(f"Alertmanager  {mails.url}")
-        if not _has_pages(mails):
+        if not mails.pages:
             print("              Debian leaves its pages out: Silence in mails leads to none; this silences:")
             print(f"              {_amtool()} --alertmanager.url={mails.url} silence add --comment=demo alias={SICK}")
         web = self._port(9090, "Prometheus")
@@ -272,11 +273,6 @@ def _body(url: str) -> bytes:
             return bytes(answer.read())
     except (OSError, ValueError):
         return b""
-
-
-def _has_pages(mails: Mails) -> bool:
-    """Whether this Alertmanager has pages for people; Debian's has none."""
-    return b"does not include" not in _body(mails.url)
 
 
 def _amtool() -> str:

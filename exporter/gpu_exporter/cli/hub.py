@@ -139,6 +139,10 @@ def hub(
         and _parsed("--alertmanager.external-url", alertmanager_external_url, settings_url, None),
         **files,
     )
+    if alertmanager_external_url and alertmanager_url is None:
+        raise click.UsageError(
+            "--alertmanager.external-url: no Alertmanager is asked that it could be of; write --alertmanager.url too"
+        )
     bound_arenas()
     try:
         service.run(options)

@@ -59,9 +59,8 @@ class Options:
     history_path: Path | None = None
     prometheus: PrometheusAccess | None = None
     alertmanager_url: str | None = None
-    alertmanager_links: str | None = (
-        None  # where browsers reach it; None where that is the same, empty where they do not
-    )
+    # Where browsers reach it: None where that is the same, empty where they do not.
+    alertmanager_links: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
